@@ -1,0 +1,99 @@
+# SPDX-FileCopyrightText: 2026 meshops.istio contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Every target is a line or two over the real tool, which can as well be called by hand.
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+.NOTPARALLEL:
+
+# Nobody installs into another cluster by accident: what points kubectl, helm and kubernetes.core at one is not passed on ...
+$(foreach name,KUBECONFIG $(filter K8S_AUTH_% HELM_KUBE%,$(.VARIABLES)),$(eval unexport $(name)))
+# ... and these two count only where they are typed, never from the environment.
+own_cluster := $(if $(filter command line,$(origin INVENTORY)),$(INVENTORY))
+arguments = $(if $(filter command line,$(origin ARGS)),$(ARGS))
+
+# Ansible wants a UTF-8 locale, and this one is everywhere.
+export LC_ALL := C.UTF-8
+cache_home := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)
+export ISTIO_LAB_CACHE := $(abspath $(or $(ISTIO_LAB_CACHE),$(cache_home)/meshops-istio-lab))
+
+playbook := .venv/bin/ansible-playbook
+lab_playbook := $(playbook) -i localhost, -c local lab/lab.yml
+
+.PHONY: help
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
+
+.PHONY: site
+site: venv ## Run site.yml on the embedded lab, built on first use; on your own cluster with INVENTORY=inventory/<yours>
+ifdef own_cluster
+	$(playbook) -i '$(own_cluster)' site.yml $(arguments)
+else
+	lab/with-lock $(MAKE) locked-site
+endif
+
+.PHONY: locked-site
+locked-site:
+	$(lab_playbook) -e istio_lab_state=present
+	$(playbook) -i inventory/lab.yml site.yml $(arguments)
+
+.PHONY: uninstall
+uninstall: venv ## Run uninstall.yml, on the lab or with INVENTORY=inventory/<yours>
+ifdef own_cluster
+	$(playbook) -i '$(own_cluster)' uninstall.yml $(arguments)
+else
+	lab/with-lock $(playbook) -i inventory/lab.yml uninstall.yml $(arguments)
+endif
+
+.PHONY: test
+test: ## Every check there is, as one pytest call on the embedded lab
+	@export ISTIO_STEP_TIMES=$$(mktemp); trap 'rm -f "$$ISTIO_STEP_TIMES"' EXIT; \
+	.ci/timed 'set-up: .venv' $(MAKE) venv && lab/with-lock $(MAKE) locked-test
+
+.PHONY: locked-test
+locked-test:
+	.ci/timed 'set-up: lab' $(lab_playbook) -e istio_lab_state=present
+	.venv/bin/pytest $(arguments)
+
+.PHONY: quick
+quick: venv ## Lint and unit tests: under two minutes, no lab
+	.venv/bin/pytest -m 'not slow' tests/gates tests/unit $(arguments)
+
+.PHONY: lab
+lab: venv ## Build and start the embedded cluster (two nodes with ARGS='-e istio_lab_nodes=2')
+	lab/with-lock $(lab_playbook) -e istio_lab_state=present $(arguments)
+
+.PHONY: lab-down
+lab-down: venv ## Stop the embedded cluster and leave nothing running; its built parts stay cached
+	lab/with-lock $(lab_playbook) -e istio_lab_state=absent $(arguments)
+
+.PHONY: lab-purge
+lab-purge: venv ## Stop the embedded cluster and delete its built parts too
+	lab/with-lock $(lab_playbook) -e istio_lab_state=purge $(arguments)
+
+.PHONY: kubeconfig
+kubeconfig: ## Print the path of the lab's kubeconfig, if the lab answers (make -s kubeconfig)
+	$(eval answer := $(shell python3 .ci/lab_kubeconfig.py '$(ISTIO_LAB_CACHE)/lab/kubeconfig'))
+	@:$(if $(filter 0,$(.SHELLSTATUS)),$(info $(answer)),$(error $(answer)))
+
+.PHONY: fixtures
+fixtures: venv ## Record anew, on the lab with its sample, what unit tests take for real (then: make site)
+	kubeconfig=$$($(MAKE) -s kubeconfig); lab/with-lock .venv/bin/python tests/unit/record_fixtures.py "$$kubeconfig"
+
+.PHONY: soundness
+soundness: venv ## Count how often the verdict is right: hundreds of checks and a million windows (hours; fewer with CHECKS= and WINDOWS=)
+	.venv/bin/python tests/soundness/simulate.py $(or $(WINDOWS),1000000)
+	ISTIO_SOUNDNESS_CHECKS=$(or $(CHECKS),200) lab/with-lock .venv/bin/pytest -p no:timeout tests/integration/test_affinity_soundness.py $(arguments)
+
+.PHONY: bench
+bench: venv ## Ratios of our probe to the seed's way, a shell loop and hey, on the lab (with a million requests: ARGS=--million)
+	cd benchmarks/tools && GOBIN=$(ISTIO_LAB_CACHE)/bench go install tool
+	kubeconfig=$$($(MAKE) -s kubeconfig); \
+	lab/with-lock $(playbook) -i inventory/lab.yml benchmarks/mesh.yml && \
+	lab/with-lock .venv/bin/python benchmarks/bench.py "$$kubeconfig" $(ISTIO_LAB_CACHE)/bench/hey $(arguments)
+
+.PHONY: venv
+venv: ## Make .venv hold requirements.txt
+	@.ci/venv

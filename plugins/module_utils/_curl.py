@@ -1,0 +1,305 @@
+# SPDX-FileCopyrightText: 2026 meshops.istio contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A plan as curl's configuration, and curl's lines as observations. Pure.
+
+Option names and the versions they came with: https://curl.se/docs/manpage.html.
+
+This module util is private to the collection: it may change at any time.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from urllib.parse import quote
+
+from ansible_collections.meshops.istio.plugins.module_utils._model import CheckError, Key, Target
+from ansible_collections.meshops.istio.plugins.module_utils._plan import Plan, Request
+
+# --parallel needs 7.66.0, %header{name} in --write-out 7.84.0.
+OLDEST_CURL = (7, 84, 0)
+USER_AGENT = "meshops.istio/istio_affinity_check"
+# Headers in which applications, proxies and ingress controllers commonly name the instance that answered.
+IDENTITY_HEADERS = ("X-Pod-Name", "X-Pod", "X-Hostname", "X-Served-By", "X-Backend-Server", "X-Instance-Id")
+# No HTTP header may hold this byte, so an answer can't forge a field.
+FIELD = "\x1f"
+FIELDS_BEFORE_IDENTITY = 7
+
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+# They steer the connection or the routing; as a key they would change what is measured.
+_RESERVED = frozenset(
+    ("connection", "content-length", "expect", "host", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade", "user-agent")
+)
+
+
+@dataclass(frozen=True)
+class Sending:
+    """How each request is sent: C(headers) beside the key's, seconds for one request, transfers in flight."""
+
+    headers: tuple[tuple[str, str], ...] = ()
+    keepalive: bool = False
+    concurrency: int = 10
+    connect_timeout: float = 2.0
+    request_timeout: float = 5.0
+    identity_headers: tuple[str, ...] = IDENTITY_HEADERS
+
+
+@dataclass
+class CookieJar:
+    """The cookie that each session was told to send: the first one, or with C(follow) the latest, as a browser does."""
+
+    name: str
+    follow: bool
+    values: dict[int, str] = field(default_factory=dict)
+
+    def saw(self, session: int | None, set_cookies: Iterable[str]) -> None:
+        """Take note of the Set-Cookie headers of an answer to a session's request."""
+        for line in set_cookies:
+            name, sep, value = line.partition(";")[0].partition("=")
+            if sep and name.strip() == self.name and session is not None and (self.follow or session not in self.values):
+                self.values[session] = value.strip()
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """A way to run transfers.
+
+    With a C(mark) they run one after the other, and every line of ours begins with it; with C(bodies), the answers'
+    bodies come before those lines. With C(request_ids), the first 24 characters of a UUID, each request has an
+    x-request-id of its own. With a C(jar) each session sends the cookie that it holds, and the answers' headers are
+    printed to fill it.
+    """
+
+    sending: Sending
+    mark: str | None = None
+    bodies: bool = False
+    request_ids: str | None = None
+    jar: CookieJar | None = None
+
+    def request_id(self, index: int) -> str:
+        return f"{self.request_ids}{index:012x}"
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One answer, or the lack of one. C(status) is 0 and C(exit) curl's exit code where nothing came back.
+
+    C(upstream) is true for an answer that an application gave: Envoy adds x-envoy-upstream-service-time to those
+    only, so an error page of Envoy's own has it not. C(identity) is the identity headers' values, joined by L(FIELD).
+    """
+
+    index: int
+    status: int
+    exit: int
+    seconds: float
+    server: str
+    upstream: bool
+    identity: str
+
+    @property
+    def answered(self) -> bool:
+        return self.exit == 0 and self.status > 0
+
+
+def curl_version(line: str) -> tuple[int, ...]:
+    """C((7, 88, 1)) from the first line of C(curl --version); empty where that is not curl's."""
+    match = re.match(r"curl (\d+)\.(\d+)\.(\d+)", line)
+    return tuple(int(part) for part in match.groups()) if match else ()
+
+
+def check_curl(line: str, where: str) -> str:
+    """The version as text. Raises L(CheckError) with C(no_curl) or C(old_curl)."""
+    version = curl_version(line)
+    wanted = ".".join(str(part) for part in OLDEST_CURL)
+    if not version:
+        raise CheckError("no_curl", f"There is no curl in {where}. Next: use a client pod whose image has curl {wanted} or newer (curlimages/curl does).")
+    found = ".".join(str(part) for part in version)
+    if version < OLDEST_CURL:
+        raise CheckError("old_curl", f"curl {found} in {where} is too old. Next: use a client pod whose image has curl {wanted} or newer.")
+    return found
+
+
+def check_sendable(key: Key, sessions: Sequence[str], target: Target, sending: Sending) -> None:
+    """Refuse what can't be sent as given, before anything is. Raises L(CheckError) with C(bad_option)."""
+    if not re.fullmatch(r"/[\x21-\x7e]*", target.path) or "#" in target.path:
+        raise _bad("path", repr(target.path), "it must start with / and hold neither spaces, # nor characters outside ASCII (percent-encode them)")
+    for name, value in sending.headers:
+        _check_header("headers", name, value)
+    for name in sending.identity_headers:
+        if not _TOKEN.fullmatch(name):
+            raise _bad("identify_header", repr(name), "it is not a header name")
+    _check_key(key)
+    if len(set(sessions)) != len(sessions):
+        repeated = next(value for value in sessions if sessions.count(value) > 1)
+        raise _bad("session_ids", repr(repeated), "it stands there twice")
+    for value in sessions:
+        _check_value(key, value)
+    if key.type == "source_ip" and any(name.lower() == "x-forwarded-for" for name, _value in sending.headers):
+        raise _bad("headers", "'X-Forwarded-For'", "with key.type source_ip the check sets it")
+
+
+def _check_key(key: Key) -> None:
+    if key.type == "header":
+        _check_header("key.name", key.name or "", "")
+    elif key.type == "cookie" and not _TOKEN.fullmatch(key.name or ""):
+        raise _bad("key.name", repr(key.name), "it is not a cookie name")
+    elif key.type == "query" and not key.name:
+        raise _bad("key.name", repr(key.name), "a query parameter needs a name")
+
+
+def _check_value(key: Key, value: str) -> None:
+    if key.type == "header" and (_CONTROL.search(value) or value != value.strip(" \t")):
+        raise _bad("session_ids", repr(value), "a header value holds no control characters and no spaces at its ends")
+    if key.type == "cookie" and not re.fullmatch(r"[\x21\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e]*", value):
+        raise _bad("session_ids", repr(value), "a cookie value holds no spaces, quotes, commas, semicolons, backslashes or characters outside ASCII (RFC 6265)")
+
+    if key.type == "source_ip":
+        try:
+            ipaddress.ip_address(value)
+        except ValueError as error:
+            raise _bad("session_ids", repr(value), "with key.type source_ip each must be an IP address, sent as X-Forwarded-For") from error
+
+
+def _check_header(option: str, name: str, value: str) -> None:
+    if not _TOKEN.fullmatch(name):
+        raise _bad(option, repr(name), "it is not a header name")
+    if name.lower() in _RESERVED:
+        raise _bad(option, repr(name), "this header steers the connection or the routing, so it can't be set here")
+    if _CONTROL.search(value):
+        raise _bad(option, repr(name), "its value holds control characters")
+
+
+def _bad(option: str, value: str, why: str) -> CheckError:
+    return CheckError("bad_option", f"Option {option}, value {value}: {why}.")
+
+
+def url_of(target: Target, key: Key, value: str | None) -> str:
+    """The URL of one request; a query key goes to the end of the path's own query."""
+    host, number = (target.via.address, target.via.port) if target.via else (target.host, target.port)
+    port = "" if number == 80 else f":{number}"
+    url = f"http://{host}{port}{target.path}"
+    if key.type != "query" or value is None:
+        return url
+    return f"{url}{'&' if '?' in target.path else '?'}{quote(key.name or '', safe='')}={quote(value, safe='')}"
+
+
+def configuration(plan: Plan, requests: Iterable[Request], target: Target, transfer: Transfer) -> bytes:
+    """curl's C(--config) for these requests."""
+    return _joined(transfer, [_stanza(plan, request, target, transfer) for request in requests])
+
+
+def block_configuration(plan: Plan, blocks: Iterable[Sequence[Request]], target: Target, transfer: Transfer, page: str) -> bytes:
+    """The same with a page of Envoy's admin port before the first block, between and after them, each ended by a line
+    C(<mark>page). The transfer needs a mark, as only what runs one after the other can be counted in between."""
+    look = f'url = {_quoted(page)}\nsilent\nnoproxy = "*"\nmax-time = 10\nwrite-out = "\\n{transfer.mark}page\\n"'
+    stanzas = [look]
+    for block in blocks:
+        stanzas.extend(_stanza(plan, request, target, transfer) for request in block)
+        stanzas.append(look)
+    return _joined(transfer, stanzas)
+
+
+def _joined(transfer: Transfer, stanzas: Sequence[str]) -> bytes:
+    start = "" if transfer.mark else f"parallel\nparallel-immediate\nparallel-max = {transfer.sending.concurrency}\n"
+    return (start + "\nnext\n".join(stanzas) + "\n").encode()
+
+
+def _stanza(plan: Plan, request: Request, target: Target, transfer: Transfer) -> str:
+    """One transfer. Options do not carry over a C(next), so each repeats them all."""
+    value = _key_value(plan, request, transfer.jar)
+    parts = [f"url = {_quoted(url_of(target, plan.key, value))}"]
+    parts.extend(f"header = {_quoted(header)}" for header in _key_headers(plan.key, value))
+    if transfer.request_ids:
+        parts.append(f'header = "x-request-id: {transfer.request_id(request.index)}"')
+    start = f"\\n{transfer.mark}R|" if transfer.mark else "R|"
+    end = f"{FIELD}%{{header_json}}\\n" if transfer.jar else "\\n"
+    parts.append(f'write-out = "{start}{request.index}{_write_out(transfer.sending.identity_headers)}{end}"')
+    if not transfer.bodies:
+        parts.append('output = "/dev/null"')
+    parts.append(_common(target, transfer.sending))
+    return "\n".join(parts)
+
+
+def _key_value(plan: Plan, request: Request, jar: CookieJar | None) -> str | None:
+    if request.session is None:
+        return None
+    return plan.sessions[request.session] if jar is None else jar.values.get(request.session)
+
+
+def _common(target: Target, sending: Sending) -> str:
+    options = [
+        "silent",
+        "http1.1",
+        "globoff",
+        "path-as-is",
+        'noproxy = "*"',
+        'proto = "=http"',
+        f"connect-timeout = {sending.connect_timeout:g}",
+        f"max-time = {sending.request_timeout:g}",
+        f"user-agent = {_quoted(USER_AGENT)}",
+    ]
+    if target.method == "HEAD":
+        options.append("head")
+    elif target.method != "GET":
+        options.append(f"request = {_quoted(target.method)}")
+    if not sending.keepalive:
+        # curl has no option for a fresh connection; asking the other side to close makes it open one each time.
+        options.append('header = "Connection: close"')
+    if target.via:
+        options.append(f"header = {_quoted(_header('Host', target.via.host))}")
+    options.extend(f"header = {_quoted(_header(name, value))}" for name, value in sending.headers)
+    return "\n".join(options)
+
+
+def _key_headers(key: Key, value: str | None) -> list[str]:
+    if value is None:
+        return []
+    # A sidecar takes the source address from X-Forwarded-For, the last one if there are several (Envoy's
+    # use_remote_address is off there), so one pod can stand for many sources.
+    headers = {"header": (key.name or "", value), "cookie": ("Cookie", f"{key.name}={value}"), "source_ip": ("X-Forwarded-For", value)}
+    return [_header(*headers[key.type])] if key.type in headers else []
+
+
+def _header(name: str, value: str) -> str:
+    # curl sends no header at all for "name:"; the semicolon asks for one with an empty value.
+    return f"{name}: {value}" if value else f"{name};"
+
+
+def _write_out(identity_headers: Iterable[str]) -> str:
+    fields = ["%{http_code}", "%{exitcode}", "%{time_total}", "%header{server}", "%header{x-envoy-upstream-service-time}"]
+    fields.extend(f"%header{{{name.lower()}}}" for name in identity_headers)
+    return FIELD + FIELD.join(fields)
+
+
+def _quoted(value: str) -> str:
+    return '"' + value.replace("\\", "\\\\").replace('"', '\\"').replace("\t", "\\t") + '"'
+
+
+def set_cookies(headers: bytes) -> list[str]:
+    """The Set-Cookie headers in curl's header_json; none where that is no JSON."""
+    try:
+        found = json.loads(headers)
+    except ValueError:
+        return []
+    values = found.get("set-cookie", []) if isinstance(found, dict) else []
+    return [str(value) for value in values]
+
+
+def parse_line(line: bytes) -> Observation | None:
+    """One line of L(configuration)'s write-out, or None for a line that is not one."""
+    if not line.startswith(b"R|"):
+        return None
+    fields = line[2:].decode("utf-8", "replace").split(FIELD)
+    if len(fields) < FIELDS_BEFORE_IDENTITY:
+        return None
+    try:
+        index, status, code, seconds = int(fields[0]), int(fields[1]), int(fields[2]), float(fields[3])
+    except ValueError:
+        return None
+    return Observation(index, status, code, seconds, fields[4], fields[5] != "", FIELD.join(fields[6:]))

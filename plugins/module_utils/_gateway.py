@@ -1,0 +1,73 @@
+# SPDX-FileCopyrightText: 2026 meshops.istio contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What the pods of a gateway know about the target. Reads only.
+
+The image of a gateway may have neither shell nor curl, so Istio's own pilot-agent asks Envoy's admin port; the pages'
+names go in as arguments, and hold nothing but the names of services.
+
+This module util is private to the collection: it may change at any time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from ansible_collections.meshops.istio.plugins.module_utils import _envoy
+from ansible_collections.meshops.istio.plugins.module_utils._exec import Exec
+from ansible_collections.meshops.istio.plugins.module_utils._model import CheckError, ProxyView, Target, Via
+from ansible_collections.meshops.istio.plugins.module_utils._survey import SIDECAR, Cluster
+
+READ_TIMEOUT = 30
+
+
+def find_gateway(cluster: Cluster, option: dict[str, Any], client_namespace: str) -> Via:
+    """The gateway of the option C(via). Raises L(CheckError) with C(bad_option) or C(no_gateway)."""
+    service, address, namespace = option.get("service"), option.get("address"), option.get("namespace") or "istio-system"
+    if (service is None) == (address is None):
+        raise CheckError("bad_option", "Option via needs either service or address; give one of them.")
+    port = option.get("port") or 80
+    if address:
+        return Via(address, port, option["host"])
+    found = cluster.service(namespace, str(service))
+    if found is None:
+        raise CheckError("no_gateway", f"There is no Service {namespace}/{service} to go through. Next: correct the options via.namespace and via.service.")
+    ports = [entry["port"] for entry in found["spec"].get("ports") or []]
+    if port not in ports:
+        raise CheckError("no_gateway", f"Service {namespace}/{service} has no port {port}; it has {ports}. Next: correct the option via.port.")
+    name = str(service) if namespace == client_namespace else f"{service}.{namespace}"
+    return Via(name, port, option["host"], namespace, service)
+
+
+def read_gateways(cluster: Cluster, new_api_client: Callable[[], Any], target: Target) -> tuple[ProxyView | None, ...]:
+    """A view for each ready pod of the gateway's Service; nothing for a gateway that is only an address."""
+    via = target.via
+    if via is None or via.service is None or via.namespace is None:
+        return ()
+    slices = cluster.endpoint_slices(via.namespace, via.service)
+    pods = {
+        endpoint["targetRef"]["name"]
+        for entry in slices
+        for endpoint in entry.get("endpoints") or []
+        if endpoint.get("targetRef") and (endpoint.get("conditions") or {}).get("ready") is not False
+    }
+    if not pods:
+        raise CheckError("no_gateway", f"Service {via.namespace}/{via.service} has no ready pod. Next: kubectl -n {via.namespace} get pods.")
+    return tuple(_read(new_api_client, via.namespace, pod, target) for pod in sorted(pods))
+
+
+def _read(new_api_client: Callable[[], Any], namespace: str, pod: str, target: Target) -> ProxyView | None:
+    pages = {name: _get(new_api_client, namespace, pod, url) for name, url in _envoy.admin_pages(target).items()}
+    wanted = _envoy.hosts_filter(target).encode()
+    hosts = _get(new_api_client, namespace, pod, _envoy.hosts_page())
+    pages["hosts"] = b"\n".join(line for line in hosts.split(b"\n") if wanted in line)
+    return _envoy.proxy_view(target, pages)
+
+
+def _get(new_api_client: Callable[[], Any], namespace: str, pod: str, url: str) -> bytes:
+    command = ["pilot-agent", "request", "GET", url.removeprefix(f"{_envoy.ADMIN}/")]
+    with Exec(new_api_client(), namespace, pod, SIDECAR, command, time.monotonic() + READ_TIMEOUT, stdin=False) as running:
+        return b"\n".join(running.lines())

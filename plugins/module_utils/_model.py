@@ -1,0 +1,245 @@
+# SPDX-FileCopyrightText: 2026 meshops.istio contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The nouns that the parts of the check hand to each other; no I/O and no logic beyond look-ups.
+
+This module util is private to the collection: it may change at any time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+class CheckError(Exception):
+    """The check could not run. C(code) is one stable word for programs, C(msg) the sentence for people."""
+
+    def __init__(self, code: str, msg: str) -> None:
+        super().__init__(msg)
+        self.code = code
+        self.msg = msg
+
+
+@dataclass(frozen=True)
+class Key:
+    """What the service hashes on: C(type) is header, cookie, query or source_ip; C(origin) is option or rule.
+
+    C(cookie) says where a cookie's values come from: given (the session IDs), learned (from the first answer) or
+    browser (from every answer that sets one).
+    """
+
+    type: str
+    name: str | None
+    origin: str = "option"
+    cookie: str = "given"
+
+    @property
+    def issued(self) -> bool:
+        """The values come from the other side, so each client has its own."""
+        return self.type == "cookie" and self.cookie != "given"
+
+    def __str__(self) -> str:
+        return f"{self.type} {self.name}" if self.name else self.type
+
+
+@dataclass(frozen=True)
+class Via:
+    """A gateway to go through: where it is reached (C(address), C(port)), the Host header to send, and, where it is a
+    Service of the cluster, which one."""
+
+    address: str
+    port: int
+    host: str
+    namespace: str | None = None
+    service: str | None = None
+
+
+@dataclass(frozen=True)
+class Target:
+    """A port of a Service: C(port) is the Service's, C(host) the name under which the mesh knows the service."""
+
+    namespace: str
+    service: str
+    port: int
+    port_name: str | None
+    host: str
+    path: str = "/"
+    method: str = "GET"
+    via: Via | None = None
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.service}:{self.port}"
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One endpoint of the service as its EndpointSlices show it; C(address) is C(ip:port), the form Envoy prints."""
+
+    pod: str
+    uid: str
+    address: str
+    node: str | None
+    zone: str | None
+    ready: bool
+
+
+@dataclass(frozen=True)
+class Membership:
+    """The endpoints at one moment. C(slices) maps an EndpointSlice's uid to its generation, which rises with every
+    change of an endpoint, so that a pod that came and went between two reads still shows."""
+
+    slices: dict[str, int]
+    backends: tuple[Backend, ...]
+
+    def ready(self) -> tuple[Backend, ...]:
+        return tuple(backend for backend in self.backends if backend.ready)
+
+
+@dataclass(frozen=True)
+class ObjectVersion:
+    """The state of one object of configuration: a change of the spec raises C(generation)."""
+
+    kind: str
+    namespace: str
+    name: str
+    uid: str
+    generation: int
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True)
+class ClientPod:
+    """A pod that sends requests. C(sidecar) says whether it has a container istio-proxy (an init container counts)."""
+
+    namespace: str
+    pod: str
+    uid: str
+    node: str | None
+    zone: str | None
+    container: str
+    sidecar: bool
+    restarts: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.pod}"
+
+
+@dataclass(frozen=True)
+class Host:
+    """A host of an Envoy cluster. C(healthy) is false for any health flag that takes it out of the balancing."""
+
+    address: str
+    healthy: bool
+    health_flags: str
+    weight: int
+    priority: int
+    zone: str
+    rq_total: int
+
+
+@dataclass(frozen=True)
+class HashPolicy:
+    """One entry of a route's hash_policy; C(type) as in L(Key). C(ttl) is only known for cookies, in seconds."""
+
+    type: str
+    name: str | None
+    ttl: float | None = None
+
+    def matches(self, key: Key) -> bool:
+        if self.type != key.type:
+            return False
+        if self.type == "source_ip":
+            return True
+        if self.type == "header":
+            return (self.name or "").lower() == (key.name or "").lower()
+        return self.name == key.name
+
+
+@dataclass(frozen=True)
+class RouteView:
+    """The route that a request of the probe takes. C(clusters) has more than one entry for a weighted route."""
+
+    route_config: str
+    virtual_host: str
+    clusters: tuple[tuple[str, int], ...]
+    hash_policies: tuple[HashPolicy, ...]
+    rule: str | None
+    version: str
+
+
+@dataclass(frozen=True)
+class ClusterView:
+    """The upstream cluster: C(rule) is the DestinationRule that Envoy was given (C(namespace/name)), if any."""
+
+    name: str
+    type: str
+    lb_policy: str
+    rule: str | None
+    version: str
+    minimum_ring_size: int | None = None
+    table_size: int | None = None
+
+
+@dataclass(frozen=True)
+class ProxyView:
+    """What one client's Envoy knows about the target at one moment. C(route) is None where no route answers for it."""
+
+    proxy_version: str | None
+    uptime: float | None
+    route: RouteView | None
+    cluster: ClusterView | None
+    hosts: tuple[Host, ...]
+    bytes_read: int = 0
+
+    def eligible(self) -> frozenset[str]:
+        """Addresses that the balancing can choose: healthy, and of the first priority in use."""
+        healthy = [host for host in self.hosts if host.healthy]
+        if not healthy:
+            return frozenset()
+        first = min(host.priority for host in healthy)
+        return frozenset(host.address for host in healthy if host.priority == first)
+
+    def balances_by(self, key: Key) -> bool:
+        """Both halves are there: the route hashes on the key and the cluster is a consistent-hash one."""
+        return (
+            self.route is not None
+            and self.cluster is not None
+            and self.cluster.lb_policy in ("RING_HASH", "MAGLEV")
+            and any(policy.matches(key) for policy in self.route.hash_policies)
+        )
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What the API server says about target and clients before anything is sent."""
+
+    target: Target
+    clients: tuple[ClientPod, ...]
+    membership: Membership
+    rules: tuple[ObjectVersion, ...]
+    unread: tuple[str, ...] = ()
+    versions: dict[str, str | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What the proxies that balance one client's requests know, and the endpoints, read together; taken before, between
+    and after the segments of a run. C(view) is the client's own Envoy's or the first gateway's, C(others) are those of
+    more gateway pods."""
+
+    view: ProxyView | None
+    membership: Membership
+    others: tuple[ProxyView | None, ...] = ()
+
+    def views(self) -> tuple[ProxyView | None, ...]:
+        return (self.view, *self.others)
+
+    def eligible(self) -> tuple[frozenset[str], ...]:
+        return tuple(view.eligible() for view in self.views() if view is not None)
+
+
+JsonDict = dict[str, Any]

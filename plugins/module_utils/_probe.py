@@ -1,0 +1,162 @@
+# SPDX-FileCopyrightText: 2026 meshops.istio contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Runs a plan in the client pods, with looks at their Envoys before, between and after the requests.
+
+This module util is private to the collection: it may change at any time.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ansible_collections.meshops.istio.plugins.module_utils import _curl, _envoy, _identity
+from ansible_collections.meshops.istio.plugins.module_utils._identity import Method
+from ansible_collections.meshops.istio.plugins.module_utils._model import (
+    CheckError,
+    Checkpoint,
+    ClientPod,
+    Membership,
+    ProxyView,
+    Survey,
+    Target,
+)
+from ansible_collections.meshops.istio.plugins.module_utils._plan import Plan, Request
+from ansible_collections.meshops.istio.plugins.module_utils._senders import SENDERS, Job
+from ansible_collections.meshops.istio.plugins.module_utils._session import PodSession
+from ansible_collections.meshops.istio.plugins.module_utils._tally import Tally, Trace
+
+# Requests without the key that are sent first to learn whether the answers name their pod.
+LEARNING = 5
+
+
+@dataclass
+class ClientRun:
+    """What came of one client: C(failure) is set where the run broke off after it had begun."""
+
+    client: ClientPod
+    curl: str | None
+    plan: Plan
+    tally: Tally
+    method: str = "header"
+    checkpoints: list[Checkpoint] = field(default_factory=list)
+    segments: list[range] = field(default_factory=list)
+    failure: CheckError | None = None
+    elapsed: float = 0.0
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """What all clients share: the target, how to send, how to know the pod, and where to read what else is needed."""
+
+    target: Target
+    sending: _curl.Sending
+    method: Method
+    timeout: float
+    rate: int | None
+    new_api_client: Callable[[], Any]
+    read_membership: Callable[[], Membership]
+    read_log: Callable[[ClientPod, float], str]
+    read_gateways: Callable[[], tuple[ProxyView | None, ...]]
+
+    def look(self, session: PodSession) -> tuple[Checkpoint, dict[str, bytes]]:
+        """The views of the proxies that balance: the gateway's pods if there is one on the way, else the client's own."""
+        view, pages = session.view(self.target)
+        if self.target.via:
+            view, *others = self.read_gateways() or (None,)
+            return Checkpoint(view, self.read_membership(), tuple(others)), pages
+        return Checkpoint(view, self.read_membership()), pages
+
+
+def look(api_client: Any, target: Target, client: ClientPod, timeout: float = 30) -> tuple[ProxyView | None, str | None]:
+    """Only read the client's Envoy: its view and the curl line. Sends nothing to any service."""
+    with PodSession(api_client, client, timeout) as session:
+        _curl.check_curl(session.curl_line, session.exec.where)
+        view, _pages = session.view(target)
+        session.end()
+        return view, session.curl_line
+
+
+def probe_all(survey: Survey, plans: dict[ClientPod, Plan], campaign: Campaign) -> list[ClientRun]:
+    """All clients at once, each in a thread with a connection of its own. Raises L(CheckError) if one can't begin."""
+    share = replace(campaign, rate=max(1, campaign.rate // len(plans)) if campaign.rate else None)
+    with ThreadPoolExecutor(max_workers=len(plans)) as pool:
+        futures = [pool.submit(probe, client, plan, survey.membership, share) for client, plan in plans.items()]
+        return [future.result() for future in futures]
+
+
+def probe(client: ClientPod, plan: Plan, membership: Membership, campaign: Campaign) -> ClientRun:
+    """One client: a look at Envoy, then segment by segment the requests and another look."""
+    started = time.monotonic()
+    run = ClientRun(client, None, plan, Tally([Trace() for _session in plan.sessions]))
+    with PodSession(campaign.new_api_client(), client, campaign.timeout) as session:
+        run.curl = _curl.check_curl(session.curl_line, session.exec.where)
+        checkpoint, pages = campaign.look(session)
+        run.client = replace(client, zone=client.zone or _envoy.zone_of(pages))
+        run.checkpoints.append(checkpoint)
+        jar = _curl.CookieJar(plan.key.name or "", plan.key.cookie == "browser") if plan.key.issued else None
+        job = Job(
+            session, plan, campaign.target, campaign.sending, campaign.method, lambda since: campaign.read_log(client, since), started + campaign.timeout, jar
+        )
+        try:
+            for batches in plan.segments():
+                run.segments.append(range(batches[0].start, batches[-1].stop))
+                for rounds in batches:
+                    _send(job, run, list(plan.requests(rounds)), membership, campaign.rate)
+                run.checkpoints.append(campaign.look(session)[0])
+            session.end()
+        except CheckError as error:
+            run.failure = error
+    run.elapsed = time.monotonic() - started
+    return run
+
+
+def _send(job: Job, run: ClientRun, requests: list[Request], membership: Membership, rate: int | None) -> None:
+    if not run.tally.sent:
+        learning = [request for request in requests if request.session is None][:LEARNING] or requests[:1]
+        run.method = _learn(job, run, learning, membership)
+        taught = {request.index for request in learning}
+        requests = [request for request in requests if request.index not in taught]
+    # A cookie of one round is sent in the next, so with a jar the rounds wait for each other.
+    rounds = [list(group) for _number, group in itertools.groupby(requests, key=lambda request: request.round)] if job.jar else [requests]
+    for chunk, pause in itertools.chain.from_iterable(_paced(group, rate) for group in rounds):
+        if time.monotonic() > job.deadline:
+            raise CheckError("timeout", f"The time allowed was over after {run.tally.sent} requests. Next: raise the option timeout, or send fewer requests.")
+        run.tally.sent += len(chunk)
+        for request, seen in SENDERS[run.method](job, chunk):
+            run.tally.add(request, seen)
+        time.sleep(pause)
+
+
+def _learn(job: Job, run: ClientRun, requests: list[Request], membership: Membership) -> str:
+    """The method to use: as the option says, or by what the first answers hold. They count as any others do."""
+    first = _identity.HEADER if job.method.name == "auto" else job.method.name
+    run.tally.sent += len(requests)
+    for request, seen in SENDERS[first](job, requests):
+        run.tally.add(request, seen)
+    if job.method.name != "auto":
+        return first
+    found = _identity.identify(run.tally.identities, job.method.labels(first), membership.backends)
+    counters = run.checkpoints[0].view is not None and job.target.via is None and job.jar is None
+    if found.pods or not counters:
+        return first
+    run.tally.identities.clear()
+    return _identity.UPSTREAM
+
+
+def _paced(requests: list[Request], rate: int | None) -> Iterator[tuple[list[Request], float]]:
+    """Chunks and the seconds to wait after each, so that no second, wherever it begins, has more than C(rate) requests:
+    with chunks of c that are at least c/(rate-c) apart, a second meets at most rate/c of them."""
+    if rate is None:
+        yield requests, 0.0
+        return
+    size = max(1, rate // 10)
+    pause = size / (rate - size) if rate > size else 1.0
+    for start in range(0, len(requests), size):
+        yield requests[start : start + size], pause

@@ -1,0 +1,219 @@
+# SPDX-FileCopyrightText: 2026 meshops.istio contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The module's result: the same keys whatever the verdict, null where nothing was computed. Pure.
+
+This module util is private to the collection: it may change at any time.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from ansible_collections.meshops.istio.plugins.module_utils._curl import url_of
+from ansible_collections.meshops.istio.plugins.module_utils._model import Backend, CheckError, ClientPod, JsonDict, Key, ProxyView, Survey
+from ansible_collections.meshops.istio.plugins.module_utils._probe import ClientRun
+from ansible_collections.meshops.istio.plugins.module_utils._tally import Latencies
+from ansible_collections.meshops.istio.plugins.module_utils._verdict import (
+    ERROR,
+    FAILED,
+    PASSED,
+    Control,
+    SessionFate,
+    Verdict,
+    Window,
+)
+
+NOT_RUN = Control("not_applicable", "not run")
+
+
+def empty_result(seed: int | None = None) -> JsonDict:
+    return {
+        "verdict": None,
+        "error": None,
+        "msg": None,
+        "key": None,
+        "sessions": [],
+        "requests": {"planned": None, "sent": 0, "answered": 0, "identified": 0, "failed": 0, "by_status": {}},
+        "controls": {name: _control(NOT_RUN) for name in ("spread", "keyless", "keepalive")},
+        "backends": [],
+        "clients": [],
+        "membership": {"changed": None, "events": []},
+        "bounds": {"false_pass": None, "flip_rate_95": None},
+        "prediction": {"available": False, "matched": None, "total": None, "reason": "not run"},
+        "latency_ms": {"p50": None, "p90": None, "p99": None, "max": None},
+        "findings": [],
+        "identified_by": None,
+        "attempts": [],
+        "versions": {"istiod": None, "proxy": None, "kubernetes": None, "curl": None},
+        "seed": seed,
+        "elapsed": None,
+    }
+
+
+def error_result(error: CheckError, seed: int | None = None) -> JsonDict:
+    return {**empty_result(seed), "verdict": ERROR, "error": {"code": error.code, "msg": error.msg}, "msg": f"error: {error.msg}"}
+
+
+def survey_result(survey: Survey, key: Key, seed: int) -> JsonDict:
+    """What is known before anything is sent; also the result of check mode."""
+    result = empty_result(seed)
+    result["key"] = {"type": key.type, "name": key.name, "origin": key.origin}
+    result["clients"] = [_client(client) for client in survey.clients]
+    result["backends"] = [_backend(backend, None, 0) for backend in survey.membership.ready()]
+    result["versions"].update(survey.versions)
+    return result
+
+
+def full_result(survey: Survey, window: Window, runs: Sequence[ClientRun], verdict: Verdict, seed: int, most_sessions: int, elapsed: float) -> JsonDict:
+    result = survey_result(survey, window.key, seed)
+    failure = next((run.failure for run in runs if run.failure), None)
+    result.update(
+        verdict=verdict.verdict,
+        error={"code": failure.code, "msg": failure.msg} if failure else None,
+        msg=message(survey, window, runs, verdict, elapsed),
+        sessions=[_session(fate, verdict.prediction.pods.get(fate.id)) for fate in returned(verdict.fates, most_sessions)],
+        requests=_requests(window, runs),
+        controls={name: _control(verdict.controls.get(name, NOT_RUN)) for name in ("spread", "keyless", "keepalive")},
+        backends=_backends(window, verdict),
+        clients=[_client(run.client) for run in runs],
+        membership={"changed": verdict.changed, "events": list(verdict.events)},
+        bounds={"false_pass": verdict.false_pass, "flip_rate_95": verdict.flip_rate_95},
+        prediction={
+            "available": verdict.prediction.available,
+            "matched": verdict.prediction.matched,
+            "total": verdict.prediction.total,
+            "reason": verdict.prediction.reason,
+        },
+        latency_ms=_latency(runs),
+        identified_by=window.identification.by,
+        elapsed=round(elapsed, 3),
+    )
+    views = [view for entry in window.evidence for view in entry.views()]
+    result["versions"]["proxy"] = views[-1].proxy_version if views else None
+    result["versions"]["curl"] = runs[0].curl if runs else None
+    return result
+
+
+def returned(fates: Sequence[SessionFate], most: int) -> list[SessionFate]:
+    """The sessions to show where there are too many: those that moved come first, otherwise in the order sent."""
+    if len(fates) <= most:
+        return list(fates)
+    return sorted(fates, key=lambda fate: not fate.moved)[:most]
+
+
+def message(survey: Survey, window: Window, runs: Sequence[ClientRun], verdict: Verdict, elapsed: float) -> str:
+    """The verdict, why, what to do next and what exactly was measured, in a few sentences."""
+    stuck = sum(1 for fate in verdict.fates if fate.pods and not fate.moved)
+    if verdict.verdict == PASSED:
+        bound = f"at most {verdict.flip_rate_95:.2%} of requests leave their session's pod (95 %)"
+        why = f"{stuck} of {len(verdict.fates)} sessions stayed on one pod each; {bound}"
+    else:
+        why = "; ".join(verdict.reasons)
+    advice = next_step(survey, window) if verdict.verdict == FAILED else ""
+    return f"{verdict.verdict}: {why}. {advice}{scope(survey, window, runs, elapsed)}"
+
+
+def next_step(survey: Survey, window: Window) -> str:
+    """What the client's own Envoy shows of the missing half, and where to look."""
+    target, key = survey.target, window.key
+    look = f"Next: kubectl -n {target.namespace} get destinationrules,virtualservices -o yaml. "
+    for entry in window.evidence:
+        client = entry.client
+        if not client.sidecar:
+            return (
+                f"Pod {client} has no sidecar (istio-proxy), so no rule of the mesh applies to its requests. "
+                f"Next: label its namespace for injection and recreate the pod, or name another client. "
+            )
+        views = entry.views()
+        if views and not views[-1].balances_by(key):
+            return f"The Envoy of pod {client} {halves(views[-1], key)}. {look}"
+    return look
+
+
+def halves(view: ProxyView, key: Key) -> str:
+    """Both halves of affinity in one client's Envoy, in words."""
+    if view.cluster is None:
+        return "has no cluster for this service"
+    rule = f"DestinationRule {view.cluster.rule}" if view.cluster.rule else "no DestinationRule in force"
+    policies = [" ".join(filter(None, (policy.type, policy.name))) for policy in view.route.hash_policies] if view.route else []
+    hashes = f"hashes on {', '.join(policies)}" if policies else "has no hash policy on its route"
+    return f"balances by {view.cluster.lb_policy} and {hashes}, not on {key} ({rule})"
+
+
+def scope(survey: Survey, window: Window, runs: Sequence[ClientRun], elapsed: float) -> str:
+    clients = ", ".join(str(run.client) + (f" (zone {run.client.zone})" if run.client.zone else "") for run in runs)
+    sent = sum(run.tally.sent for run in runs)
+    url = url_of(survey.target, Key("header", None), None)
+    return f"Measured: {sent} requests from {clients} to {url} (port {survey.target.port}), {len(window.after.ready())} ready backends, {elapsed:.1f} s."
+
+
+def _control(control: Control) -> JsonDict:
+    return {"state": control.state, "detail": control.detail}
+
+
+def _client(client: ClientPod) -> JsonDict:
+    return {
+        "pod": client.pod,
+        "namespace": client.namespace,
+        "node": client.node,
+        "zone": client.zone,
+        "container": client.container,
+        "sidecar": client.sidecar,
+    }
+
+
+def _backend(backend: Backend, eligible: bool | None, sessions: int) -> JsonDict:
+    return {
+        "pod": backend.pod,
+        "uid": backend.uid,
+        "address": backend.address,
+        "node": backend.node,
+        "zone": backend.zone,
+        "eligible": eligible,
+        "sessions": sessions,
+    }
+
+
+def _backends(window: Window, verdict: Verdict) -> list[JsonDict]:
+    sessions = Counter(pod for fate in verdict.fates for pod in fate.pods)
+    return [_backend(backend, verdict.eligible.get(backend.pod), sessions[backend.pod]) for backend in window.after.ready()]
+
+
+def _session(fate: SessionFate, predicted: str | None) -> JsonDict:
+    return {
+        "id": fate.id,
+        "pods": fate.pods,
+        "by_client": fate.by_client,
+        "predicted": predicted,
+        "moved": fate.moved,
+        "explained": fate.explained,
+    }
+
+
+def _requests(window: Window, runs: Sequence[ClientRun]) -> JsonDict:
+    by_status: Counter[str] = Counter()
+    for run in runs:
+        by_status.update(run.tally.by_status)
+    sent = sum(run.tally.sent for run in runs)
+    answered = sum(run.tally.answered for run in runs)
+    return {
+        "planned": sum(run.plan.total for run in runs),
+        "sent": sent,
+        "answered": answered,
+        "identified": sum(entry.identified + sum(entry.keyless.values()) for entry in window.evidence),
+        "failed": sent - answered,
+        "by_status": dict(sorted(by_status.items())),
+    }
+
+
+def _latency(runs: Sequence[ClientRun]) -> JsonDict:
+    total = Latencies()
+    for run in runs:
+        total.merge(run.tally.latencies)
+    shares = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
+    found = {name: total.percentile(share) for name, share in shares.items()}
+    found["max"] = total.highest or None
+    return {name: round(value * 1000, 2) if value is not None else None for name, value in found.items()}

@@ -1,0 +1,155 @@
+# SPDX-FileCopyrightText: 2026 meshops.istio contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""One way of sending for each way to know the answering pod. Each yields every request with what came of it.
+
+This module util is private to the collection: it may change at any time.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from ansible_collections.meshops.istio.plugins.module_utils import _curl, _envoy, _identity
+from ansible_collections.meshops.istio.plugins.module_utils._curl import CookieJar, Observation, Sending, Transfer
+from ansible_collections.meshops.istio.plugins.module_utils._identity import Method
+from ansible_collections.meshops.istio.plugins.module_utils._model import Host, Target
+from ansible_collections.meshops.istio.plugins.module_utils._plan import Plan, Request
+from ansible_collections.meshops.istio.plugins.module_utils._session import PodSession
+
+# An Envoy writes its access log out when the buffer is full or a timer fires, by default after a second in Istio.
+LOG_WAIT = 15.0
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a sender works with, for one client."""
+
+    session: PodSession
+    plan: Plan
+    target: Target
+    sending: Sending
+    method: Method
+    read_log: Callable[[float], str]
+    deadline: float
+    jar: CookieJar | None = None
+
+
+Answers = Iterator[tuple[Request, Observation]]
+Sender = Callable[[Job, Sequence[Request]], Answers]
+
+
+def by_header(job: Job, requests: Sequence[Request]) -> Answers:
+    """All at once; the answers' headers name the pod."""
+    yield from _transfer(job, requests, Transfer(job.sending, jar=job.jar))
+
+
+def by_body(job: Job, requests: Sequence[Request]) -> Answers:
+    """One after the other, as bodies that arrive together could not be told apart; the pattern finds the pod."""
+    pattern = job.method.pattern
+    mark = f"{job.session.nonce} "
+    by_index = {request.index: request for request in requests}
+    body = b""
+    for line in job.session.command("P", _curl.configuration(job.plan, requests, job.target, Transfer(job.sending, mark=mark, bodies=True))):
+        if not line.startswith(mark.encode()):
+            body = (body + line + b"\n")[: _identity.BODY_KEPT]
+            continue
+        seen = _curl.parse_line(line[len(mark) :])
+        request = by_index.pop(seen.index, None) if seen else None
+        if seen and request:
+            yield request, replace(seen, identity=_identity.in_body(pattern, body) if pattern else "")
+        body = b""
+
+
+def by_access_log(job: Job, requests: Sequence[Request]) -> Answers:
+    """All at once, each with a request ID of its own, by which the client sidecar's log then tells the pod."""
+    prefix = str(uuid.uuid4())[:24]
+    transfer = Transfer(job.sending, request_ids=prefix, jar=job.jar)
+    started = time.time()
+    seen = list(_transfer(job, requests, transfer))
+    wanted = {transfer.request_id(request.index): request.index for request, answer in seen if answer.answered}
+    found: dict[int, str] = {}
+    deadline = time.monotonic() + LOG_WAIT
+    while len(found) < len(wanted):
+        addresses = {host.address for host in _hosts(job.session.hosts(job.target))}
+        found = _identity.in_log(job.read_log(started), wanted, addresses)
+        if len(found) == len(wanted) or time.monotonic() > deadline:
+            break
+        time.sleep(0.5)
+    for request, answer in seen:
+        yield request, replace(answer, identity=found.get(request.index, ""))
+
+
+def by_counters(job: Job, requests: Sequence[Request]) -> Answers:
+    """Session after session, with the sidecar's counters read between: an image that says nothing of itself will do.
+
+    Which of a session's requests met which pod stays unknown, only how many did; the order that needs the fewest moves
+    is assumed, which never makes a move out of none.
+    """
+    ordered = sorted(requests, key=lambda request: (request.session is None, request.session or 0))
+    blocks = [list(group) for _session, group in itertools.groupby(ordered, key=lambda request: request.session)]
+    mark = f"{job.session.nonce} "
+    config = _curl.block_configuration(job.plan, blocks, job.target, Transfer(job.sending, mark=mark), _envoy.hosts_page())
+    by_index = {request.index: request for request in requests}
+    before: Sequence[Host] = ()
+    seen: list[tuple[Request, Observation]] = []
+    page: list[bytes] = []
+    for line in job.session.command("H", config, _envoy.hosts_filter(job.target)):
+        if not line.startswith(mark.encode()):
+            page.append(line)
+        elif line.endswith(b" page"):
+            after = _hosts(b"\n".join(page))
+            yield from _counted(before, after, seen)
+            before, seen, page = after, [], []
+        elif (answer := _curl.parse_line(line[len(mark) :])) and (request := by_index.pop(answer.index, None)):
+            seen.append((request, answer))
+    yield from seen
+
+
+def _counted(before: Sequence[Host], after: Sequence[Host], seen: Sequence[tuple[Request, Observation]]) -> Answers:
+    answered = sum(1 for _request, answer in seen if answer.answered)
+    addresses = iter(_identity.by_counters(before, after, answered) or [""] * answered)
+    for request, answer in seen:
+        yield request, replace(answer, identity=next(addresses, "") if answer.answered else "")
+
+
+def _transfer(job: Job, requests: Sequence[Request], transfer: Transfer) -> Answers:
+    by_index = {request.index: request for request in requests}
+    lines = job.session.command("P", _curl.configuration(job.plan, requests, job.target, transfer))
+    for line, set_cookies in _with_cookies(lines) if transfer.jar else ((line, []) for line in lines):
+        seen = _curl.parse_line(line)
+        request = by_index.pop(seen.index, None) if seen else None
+        if seen is None or request is None:
+            continue
+        if transfer.jar:
+            transfer.jar.saw(request.session, set_cookies)
+        yield request, seen
+
+
+def _with_cookies(lines: Iterator[bytes]) -> Iterator[tuple[bytes, list[str]]]:
+    """Each answer's line with the cookies it sets: curl prints the headers behind it as JSON, over several lines of
+    which the last is the closing brace."""
+    opening = f"{_curl.FIELD}{{".encode()
+    for text in lines:
+        line, _sep, first = text.rpartition(opening)
+        rest = itertools.takewhile(lambda following: following != b"}", lines)
+        yield line, _curl.set_cookies(b"{" + first + b"".join(rest) + b"}")
+
+
+def _hosts(text: bytes) -> Sequence[Host]:
+    """The hosts of all clusters of the target, one entry for each cluster and address."""
+    clusters = _envoy.parse_hosts(text.decode("utf-8", "replace"))
+    return [host for hosts in clusters.values() for host in hosts]
+
+
+SENDERS: dict[str, Sender] = {
+    _identity.HEADER: by_header,
+    _identity.BODY: by_body,
+    _identity.ACCESS_LOG: by_access_log,
+    _identity.UPSTREAM: by_counters,
+}

@@ -1,0 +1,169 @@
+# SPDX-FileCopyrightText: 2026 meshops.istio contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The conversation with a client pod: one exec, commands and curl configurations over its standard input.
+
+The exec's arguments are the same for everybody, as an API server's audit log keeps them. All that is the user's goes
+over standard input. The controller sends the next command only after the last one's end marker, so nothing in the pod
+can read ahead. A nonce that is new for each exec marks the lines that are ours.
+
+This module util is private to the collection: it may change at any time.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from ansible_collections.meshops.istio.plugins.module_utils import _envoy
+from ansible_collections.meshops.istio.plugins.module_utils._exec import Exec, exit_reason
+from ansible_collections.meshops.istio.plugins.module_utils._model import CheckError, ClientPod, ProxyView, Target
+
+# The commands that the script in the pod knows, each answered by lines and an end marker:
+#   P <bytes>            curl with this configuration; its lines
+#   A <bytes>            the same, for admin pages: bodies, each with a line of its own after it
+#   H <bytes> <filter>   the same, only lines that hold the filter or the nonce, then how many lines there were in all
+#   Q                    the orderly end
+# The pump is what keeps a forgotten probe from living on: at the deadline, or when the connection is closed, its end of
+# the pipe closes, the loop's read fails, and all processes of the exec are killed, by their group, which an exec has to
+# itself. A sidecar's admin port answers in any container of the pod.
+SCRIPT = r"""
+export LC_ALL=C
+set -f
+IFS=' ' read -r nonce deadline || exit 90
+read -r pid comm state parent group rest < /proc/$$/stat || exit 91
+[ "$group" = "$$" ] || exit 91
+command -v head >/dev/null || exit 92
+case $(type printf) in *builtin*) ;; *) exit 93 ;; esac
+printf '%s hello %s\n' "$nonce" "$(curl -q --version 2>/dev/null | head -n 1)"
+pump() {
+  if timeout 1 true 2>/dev/null; then exec timeout "$deadline" cat; else exec cat; fi
+}
+run() {
+  printf '%s' "$1" | curl -q -s --no-progress-meter -K -
+}
+filter() {
+  if command -v awk >/dev/null; then
+    awk 'index($0, ENVIRON["wanted"]) || index($0, ENVIRON["nonce"]) { print } END { print ENVIRON["nonce"] " lines " NR }'
+  else
+    cat
+  fi
+}
+export nonce
+pump | {
+  while IFS=' ' read -r kind size wanted; do
+    wait
+    [ "$kind" = Q ] && exit 0
+    config=$(head -c "$size"; printf .)
+    config=${config%.}
+    export wanted
+    case $kind in
+      H) { run "$config" | filter; printf '%s end %s\n' "$nonce" "$?"; } & ;;
+      *) { run "$config"; printf '%s end %s\n' "$nonce" "$?"; } & ;;
+    esac
+  done
+  kill -9 0
+}
+"""
+
+SHELL_ERRORS = {
+    "90": "standard input was closed at once",
+    "91": "its processes have no group of their own",
+    "92": "it has no head",
+    "93": "its shell has no printf of its own",
+}
+# Time for the reads before and after the requests, on top of the deadline for the whole run.
+GRACE = 10
+
+
+class PodSession:
+    """The conversation with the script in one client pod."""
+
+    def __init__(self, api_client: Any, client: ClientPod, timeout: float) -> None:
+        self.client = client
+        self.nonce = secrets.token_hex(16)
+        self.exec = Exec(api_client, client.namespace, client.pod, client.container, ["sh", "-c", SCRIPT], time.monotonic() + timeout + GRACE)
+        self.lines = self.exec.lines()
+        self.curl_line = self._hello(timeout)
+
+    def __enter__(self) -> PodSession:
+        return self
+
+    def __exit__(self, *details: Any) -> None:
+        self.exec.__exit__(*details)
+
+    def _hello(self, timeout: float) -> str:
+        self.exec.send(f"{self.nonce} {int(timeout + GRACE) + 1}\n".encode())
+        marker = f"{self.nonce} hello".encode()
+        for line in self.lines:
+            if line.startswith(marker):
+                return line[len(marker) :].strip().decode("utf-8", "replace")
+        raise self._no_shell()
+
+    def _no_shell(self) -> CheckError:
+        reason = exit_reason(self.exec.status)
+        where = self.exec.where
+        for code, why in SHELL_ERRORS.items():
+            if f"exit code {code}" in reason:
+                return CheckError("no_shell", f"The probe can't run in {where}: {why}. Next: use a client pod with a common shell (curlimages/curl has one).")
+        if "executable file not found" in reason or "no such file" in reason.lower():
+            return CheckError("no_shell", f"There is no sh in {where}. Next: use a client pod whose image has sh and curl (curlimages/curl has both).")
+        return CheckError("exec_refused", f"The probe did not start in {where}: {reason[:300]}. Next: try kubectl exec there by hand.")
+
+    def command(self, kind: str, body: bytes, wanted: str = "") -> Iterator[bytes]:
+        """Run one command; its lines. Raises L(CheckError) with C(exec_lost) where the end marker does not come."""
+        header = f"{kind} {len(body)} {wanted}".rstrip()
+        self.exec.send(header.encode() + b"\n" + body)
+        marker = f"{self.nonce} end ".encode()
+        for line in self.lines:
+            if line.startswith(marker):
+                return
+            yield line
+        raise CheckError(
+            "exec_lost",
+            f"The probe in {self.exec.where} ended early ({exit_reason(self.exec.status)[:200]}). "
+            "Next: see whether the pod or container was restarted (kubectl describe pod), then run the check again.",
+        )
+
+    def pages(self, target: Target) -> dict[str, bytes]:
+        """The admin pages by name; an empty dictionary where no Envoy answers, or one was cut short."""
+        urls = _envoy.admin_pages(target)
+        transfers = [
+            f'url = "{_config_escaped(url)}"\nmax-time = 10\nnoproxy = "*"\nwrite-out = "\\n{self.nonce} page {name} %{{http_code}} %{{size_download}}\\n"\n'
+            for name, url in urls.items()
+        ]
+        bodies: dict[str, bytes] = {}
+        body: list[bytes] = []
+        for line in self.command("A", "next\n".join(transfers).encode()):
+            if not line.startswith(f"{self.nonce} page ".encode()):
+                body.append(line)
+                continue
+            name, status, size = line.decode().split()[2:5]
+            text = b"\n".join(body)
+            body = []
+            if status == "200" and len(text) == int(size):
+                bodies[name] = text
+        return bodies if "info" in bodies else {}
+
+    def hosts(self, target: Target) -> bytes:
+        """The target's lines of the clusters page."""
+        url = f'url = "{_envoy.hosts_page()}"\nmax-time = 10\nnoproxy = "*"\n'
+        wanted = _envoy.hosts_filter(target)
+        count = f"{self.nonce} lines ".encode()
+        return b"\n".join(line for line in self.command("H", url.encode(), wanted) if not line.startswith(count) and wanted.encode() in line)
+
+    def view(self, target: Target) -> tuple[ProxyView | None, dict[str, bytes]]:
+        pages = self.pages(target)
+        if pages:
+            pages["hosts"] = self.hosts(target)
+        return _envoy.proxy_view(target, pages), pages
+
+    def end(self) -> None:
+        self.exec.send(b"Q\n")
+
+
+def _config_escaped(value: str) -> str:
+    return value.replace("\\", "\\\\").replace('"', '\\"')

@@ -1,0 +1,357 @@
+# SPDX-FileCopyrightText: 2026 meshops.istio contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What Kubernetes says about a service, its endpoints, the client pods and the rules. Reads only.
+
+This module util is private to the collection: it may change at any time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from ansible_collections.meshops.istio.plugins.module_utils._model import (
+    Backend,
+    CheckError,
+    ClientPod,
+    JsonDict,
+    Membership,
+    ObjectVersion,
+    Survey,
+    Target,
+)
+
+# AnsibleK8SModule reports a missing library before any of these is used.
+with contextlib.suppress(ImportError):
+    from kubernetes import client as kubernetes_client
+    from kubernetes.client.exceptions import ApiException
+    from urllib3.exceptions import HTTPError
+
+SIDECAR = "istio-proxy"
+PROBE_LABEL = "meshops.istio/probe=true"
+CONTAINER_ANNOTATION = "kubectl.kubernetes.io/default-container"
+ISTIO_NAMESPACE = "istio-system"
+TIMEOUT = (5, 30)
+
+# The kinds that decide how a request is routed and balanced: plural -> kind, all in networking.istio.io/v1
+# but for EnvoyFilter, which Istio still serves as v1alpha3.
+RULES = {
+    "destinationrules": ("DestinationRule", "v1"),
+    "virtualservices": ("VirtualService", "v1"),
+    "sidecars": ("Sidecar", "v1"),
+    "envoyfilters": ("EnvoyFilter", "v1alpha3"),
+}
+
+
+@dataclass(frozen=True)
+class ClientChoice:
+    """The option C(client): a named pod, or a selector and how many pods of it."""
+
+    namespace: str
+    pod: str | None = None
+    selector: str = PROBE_LABEL
+    container: str | None = None
+    max: int | None = None
+
+
+class Cluster:
+    """The few reads that the check needs, as plain dictionaries, with every failure as a L(CheckError)."""
+
+    def __init__(self, api_client: Any) -> None:
+        self.api_client = api_client
+        self.core = kubernetes_client.CoreV1Api(api_client)
+        self.discovery = kubernetes_client.DiscoveryV1Api(api_client)
+        self.custom = kubernetes_client.CustomObjectsApi(api_client)
+
+    def service(self, namespace: str, name: str) -> JsonDict | None:
+        return self._found(
+            lambda: self.core.read_namespaced_service(name, namespace, _preload_content=False, _request_timeout=TIMEOUT),
+            f"get services in namespace {namespace}",
+        )
+
+    def pod(self, namespace: str, name: str) -> JsonDict | None:
+        return self._found(
+            lambda: self.core.read_namespaced_pod(name, namespace, _preload_content=False, _request_timeout=TIMEOUT),
+            f"get pods in namespace {namespace}",
+        )
+
+    def pods(self, namespace: str, selector: str) -> list[JsonDict]:
+        return self._items(
+            lambda: self.core.list_namespaced_pod(namespace, label_selector=selector, _preload_content=False, _request_timeout=TIMEOUT),
+            f"list pods in namespace {namespace}",
+        )
+
+    def services(self, namespace: str) -> list[JsonDict]:
+        return self._items(
+            lambda: self.core.list_namespaced_service(namespace, _preload_content=False, _request_timeout=TIMEOUT),
+            f"list services in namespace {namespace}",
+        )
+
+    def endpoint_slices(self, namespace: str, service: str) -> list[JsonDict]:
+        return self._items(
+            lambda: self.discovery.list_namespaced_endpoint_slice(
+                namespace, label_selector=f"kubernetes.io/service-name={service}", _preload_content=False, _request_timeout=TIMEOUT
+            ),
+            f"list endpointslices.discovery.k8s.io in namespace {namespace}",
+        )
+
+    def rules(self, namespace: str, plural: str) -> list[JsonDict]:
+        version = RULES[plural][1]
+        return self._items(
+            lambda: self.custom.list_namespaced_custom_object(
+                "networking.istio.io", version, namespace, plural, _preload_content=False, _request_timeout=TIMEOUT
+            ),
+            f"list {plural}.networking.istio.io in namespace {namespace}",
+        )
+
+    def version(self) -> str | None:
+        api = kubernetes_client.VersionApi(self.api_client)
+        found = self._found(lambda: api.get_code(_preload_content=False, _request_timeout=TIMEOUT), "get /version")
+        return found.get("gitVersion") if found else None
+
+    def sidecar_log(self, client: ClientPod, since: float) -> str:
+        """What the client's sidecar has logged from a time on (seconds since 1970)."""
+        what = f"get pods/log in namespace {client.namespace}"
+        seconds = max(1, int(time.time() - since) + 2)
+        return self._answer(
+            lambda: self.core.read_namespaced_pod_log(
+                client.pod, client.namespace, container=SIDECAR, since_seconds=seconds, _preload_content=False, _request_timeout=TIMEOUT
+            ),
+            what,
+        ).decode("utf-8", "replace")
+
+    def _items(self, call: Callable[[], Any], what: str) -> list[JsonDict]:
+        found = self._found(call, what)
+        return list((found or {}).get("items") or [])
+
+    def _found(self, call: Callable[[], Any], what: str) -> JsonDict | None:
+        """The answer as a dictionary, or None where the object or its kind does not exist."""
+        body = self._answer(call, what)
+        found = json.loads(body) if body else None
+        return found if isinstance(found, dict) else None
+
+    def _answer(self, call: Callable[[], Any], what: str) -> bytes:
+        """The body of the answer; nothing where there is no such object. Raises L(CheckError) for every other failure."""
+        try:
+            return bytes(call().data)
+        except ApiException as error:
+            if error.status == 404:
+                return b""
+            raise _api_error(error, what) from error
+        except (HTTPError, OSError) as error:
+            raise CheckError("api_unreachable", f"The API server did not answer ({what}): {error}. Next: check kubeconfig, context and network.") from error
+
+
+def _api_error(error: Any, what: str) -> CheckError:
+    if error.status == 401:
+        return CheckError("unauthorized", f"The API server does not accept the credentials ({what}). Next: renew the kubeconfig or token.")
+    if error.status == 403:
+        return CheckError("forbidden", f"No permission to {what}. Next: grant that verb on that resource to the account of this run.")
+    return CheckError("api_error", f"The API server answered {error.status} {error.reason} ({what}).")
+
+
+def take_survey(cluster: Cluster, target: Target, choice: ClientChoice) -> Survey:
+    """Everything that is read before the first request. Raises L(CheckError)."""
+    clients = choose_clients(cluster, choice)
+    membership = read_membership(cluster, target)
+    rules, unread = read_rules(cluster, target, choice.namespace)
+    return Survey(target, clients, membership, rules, unread, {"kubernetes": cluster.version()})
+
+
+def find_target(cluster: Cluster, namespace: str, name: str, client_namespace: str, port: int | None, path: str, method: str) -> Target:
+    """The service and the port to call. Raises L(CheckError) with C(no_service), C(no_port) or C(headless)."""
+    service = cluster.service(namespace, name)
+    if service is None:
+        raise CheckError("no_service", f"There is no Service {namespace}/{name}. Next: correct the options namespace and service, or create it.")
+    chosen = choose_port(service, port)
+    host = name if client_namespace == namespace else f"{name}.{namespace}"
+    return Target(namespace, name, chosen["port"], chosen.get("name"), host, path, method)
+
+
+def choose_port(service: JsonDict, wanted: int | None) -> JsonDict:
+    """The port named by the option, else the only one, else the only one that Istio takes for HTTP."""
+    label = f"Service {service['metadata']['namespace']}/{service['metadata']['name']}"
+    ports: list[JsonDict] = service["spec"].get("ports") or []
+    listed = ", ".join(f"{port['port']} ({port.get('name', 'unnamed')})" for port in ports) or "none"
+    if wanted is not None:
+        for port in ports:
+            if port["port"] == wanted:
+                return port
+        raise CheckError("no_port", f"{label} has no port {wanted}; it has {listed}. Next: correct the option port.")
+    if len(ports) == 1:
+        return ports[0]
+    http = [port for port in ports if speaks_http(port)]
+    if len(http) == 1:
+        return http[0]
+    raise CheckError("no_port", f"{label} has several ports ({listed}). Next: say which in the option port.")
+
+
+def speaks_http(port: JsonDict) -> bool:
+    """Istio's protocol selection for plain HTTP, by appProtocol or the port's name (no sniffing)."""
+    protocol = str(port.get("appProtocol") or (port.get("name") or "").split("-")[0]).lower()
+    return protocol in ("http", "http2", "grpc", "grpc-web", "kubernetes.io/h2c")
+
+
+def choose_clients(cluster: Cluster, choice: ClientChoice) -> tuple[ClientPod, ...]:
+    """The named pod, or the ready pods of the selector, one for each zone unless C(max) asks for more or fewer."""
+    if choice.pod is not None:
+        pod = cluster.pod(choice.namespace, choice.pod)
+        if pod is None:
+            raise CheckError("no_client", f"There is no Pod {choice.namespace}/{choice.pod} to send from. Next: correct the option client.")
+        return (client_pod(pod, choice.container),)
+    running = [pod for pod in cluster.pods(choice.namespace, choice.selector) if is_ready(pod)]
+    if not running:
+        raise CheckError(
+            "no_client",
+            f"No ready Pod in namespace {choice.namespace} carries the label {choice.selector}. "
+            f"Next: kubectl -n {choice.namespace} get pods -l {choice.selector}, or name a pod in the option client.",
+        )
+    found = sorted((client_pod(pod, choice.container) for pod in running), key=lambda client: client.pod)
+    if choice.max is not None:
+        return tuple(found[: choice.max])
+    by_zone: dict[str | None, ClientPod] = {}
+    for client in found:
+        by_zone.setdefault(client.zone, client)
+    return tuple(by_zone.values())
+
+
+def client_pod(pod: JsonDict, container: str | None) -> ClientPod:
+    """Where to run curl in this pod. Raises L(CheckError) with C(client_not_running) or C(no_container)."""
+    meta, spec, status = pod["metadata"], pod["spec"], pod.get("status", {})
+    label = f"Pod {meta['namespace']}/{meta['name']}"
+    if status.get("phase") != "Running" or meta.get("deletionTimestamp"):
+        phase = "Terminating" if meta.get("deletionTimestamp") else status.get("phase", "unknown")
+        raise CheckError("client_not_running", f"{label} is {phase}, not Running. Next: wait for it, or name another client.")
+    statuses = status.get("containerStatuses") or []
+    return ClientPod(
+        namespace=meta["namespace"],
+        pod=meta["name"],
+        uid=meta["uid"],
+        node=spec.get("nodeName"),
+        zone=(meta.get("labels") or {}).get("topology.kubernetes.io/zone"),
+        container=choose_container(pod, label, container),
+        sidecar=has_sidecar(spec),
+        restarts=sum(int(entry.get("restartCount", 0)) for entry in statuses),
+    )
+
+
+def choose_container(pod: JsonDict, label: str, wanted: str | None) -> str:
+    """As kubectl chooses: the annotation, else the first container; but never the sidecar, whose traffic is not redirected."""
+    names = [container["name"] for container in pod["spec"]["containers"]]
+    if wanted == SIDECAR:
+        raise CheckError(
+            "no_container", f"Requests from container {SIDECAR} of {label} bypass the mesh. Next: name the application's container in client.container."
+        )
+    if wanted is not None:
+        if wanted not in names:
+            raise CheckError("no_container", f"{label} has no container {wanted}; it has {', '.join(names)}. Next: correct client.container.")
+        return wanted
+    annotated = (pod["metadata"].get("annotations") or {}).get(CONTAINER_ANNOTATION)
+    candidates = [name for name in names if name != SIDECAR]
+    if annotated in candidates:
+        return str(annotated)
+    if not candidates:
+        raise CheckError("no_container", f"{label} has no container but {SIDECAR}. Next: name another client.")
+    return str(candidates[0])
+
+
+def has_sidecar(spec: JsonDict) -> bool:
+    """A native sidecar is an init container, so both lists count."""
+    containers = list(spec.get("containers") or []) + list(spec.get("initContainers") or [])
+    return any(container["name"] == SIDECAR for container in containers)
+
+
+def is_ready(pod: JsonDict) -> bool:
+    if pod["metadata"].get("deletionTimestamp"):
+        return False
+    conditions = pod.get("status", {}).get("conditions") or []
+    return any(entry["type"] == "Ready" and entry["status"] == "True" for entry in conditions)
+
+
+def read_membership(cluster: Cluster, target: Target) -> Membership:
+    return membership_of(cluster.endpoint_slices(target.namespace, target.service), target)
+
+
+def membership_of(slices: Iterable[JsonDict], target: Target) -> Membership:
+    """Endpoints of the target's port in all slices. An address in two slices (dual stack) stands once for each."""
+    generations: dict[str, int] = {}
+    backends: list[Backend] = []
+    for entry in slices:
+        generations[entry["metadata"]["uid"]] = int(entry["metadata"].get("generation") or 0)
+        for port in entry.get("ports") or []:
+            if target.port_name in (None, "", port.get("name")):
+                backends.extend(_backends(entry, int(port["port"])))
+    return Membership(generations, tuple(sorted(set(backends), key=lambda backend: backend.address)))
+
+
+def _backends(entry: JsonDict, port: int) -> Iterable[Backend]:
+    for endpoint in entry.get("endpoints") or []:
+        reference = endpoint.get("targetRef") or {}
+        # A missing condition is to be read as true, except terminating (EndpointSlice API).
+        ready = (endpoint.get("conditions") or {}).get("ready") is not False
+        for address in endpoint.get("addresses") or []:
+            shown = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+            yield Backend(
+                pod=reference.get("name") or address,
+                uid=reference.get("uid") or "",
+                address=shown,
+                node=endpoint.get("nodeName"),
+                zone=endpoint.get("zone"),
+                ready=ready,
+            )
+
+
+def read_rules(cluster: Cluster, target: Target, client_namespace: str) -> tuple[tuple[ObjectVersion, ...], tuple[str, ...]]:
+    """The versions of all rules that could touch the request, and what may not be read with this account's rights.
+
+    An account that may only read pods and services can still run the check: Envoy's own configuration, read in the
+    client, is the first witness for a change of the rules.
+    """
+    found: list[ObjectVersion] = []
+    unread: list[str] = []
+    for namespace in dict.fromkeys((target.namespace, client_namespace, ISTIO_NAMESPACE)):
+        for plural, (kind, _version) in RULES.items():
+            try:
+                entries = cluster.rules(namespace, plural)
+            except CheckError as error:
+                if error.code != "forbidden":
+                    raise
+                unread.append(f"{plural} in namespace {namespace}")
+                continue
+            found.extend(object_version(kind, entry["metadata"]) for entry in entries if concerns(kind, entry, target))
+    return tuple(found), tuple(unread)
+
+
+def concerns(kind: str, rule: JsonDict, target: Target) -> bool:
+    """Whether a rule can touch requests to the target, by the hosts that it names. Sidecar and EnvoyFilter choose by
+    workload, and their effect can't be told from outside, so each of them counts."""
+    spec = rule.get("spec") or {}
+    if kind == "DestinationRule":
+        hosts = [spec.get("host", "")]
+    elif kind == "VirtualService":
+        routes = [entry for name in ("http", "tcp", "tls") for entry in spec.get(name) or []]
+        destinations = [(entry.get("destination") or {}).get("host", "") for route in routes for entry in route.get("route") or []]
+        hosts = [*(spec.get("hosts") or []), *destinations]
+    else:
+        return True
+    return any(_names(host, rule["metadata"]["namespace"], target) for host in hosts)
+
+
+def _names(host: str, namespace: str, target: Target) -> bool:
+    """A short name means a service of the rule's own namespace. The mesh's domain is not known here, so a wildcard
+    counts if it could end in it: better one rule too many in the window than one too few."""
+    if host.startswith("*"):
+        return ".svc." not in host or f".{target.namespace}.svc." in f".{host}"
+    if "." not in host:
+        return host == target.service and namespace == target.namespace
+    return f"{host}.".startswith(f"{target.service}.{target.namespace}.")
+
+
+def object_version(kind: str, meta: JsonDict) -> ObjectVersion:
+    return ObjectVersion(kind, meta["namespace"], meta["name"], meta["uid"], int(meta.get("generation") or 0))

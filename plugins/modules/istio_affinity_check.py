@@ -1,0 +1,667 @@
+#!/usr/bin/python
+# SPDX-FileCopyrightText: 2026 meshops.istio contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: istio_affinity_check
+short_description: Prove that every session sticks to one pod behind Istio
+version_added: 1.0.0
+description:
+  - Sends requests with many session IDs from a client pod inside the mesh to a service and fails if any session ID
+    lands on more than one pod.
+  - It also fails if affinity could not be proven, for example as backends came and went during the measurement, or as
+    requests without a session ID did not spread either. The return value RV(verdict) tells these cases apart.
+  - One exec in each client pod runs C(curl) for all requests. Nothing is installed and no object is changed.
+  - A verdict holds for the client pods, the port and the path that were probed, while the set of backends stays as it is.
+    Istio promises no more, as consistent hashing moves some sessions whenever a backend comes or goes.
+requirements:
+  - kubernetes >= 24.2.0
+  - A client pod with a shell and C(curl) 7.84.0 or newer.
+  - The permission to get pods and services, to list endpointslices, and to get and create pods/exec for the client
+    pods. With list on destinationrules, virtualservices, sidecars and envoyfilters, a rule that changed during the
+    measurement is noticed by its generation too.
+extends_documentation_fragment:
+  - kubernetes.core.k8s_auth_options
+  - meshops.istio.attributes
+  - meshops.istio.target
+attributes:
+  check_mode:
+    support: full
+    details:
+      - Reads and plans, but sends no request. RV(verdict) is then V(null) and RV(requests) has the planned number.
+      - A service that does not exist yet is no failure in check mode, so that a play that would create it can go on.
+options:
+  path:
+    description: The path to request, with its query string if any, percent-encoded.
+    type: str
+    default: /
+  method:
+    description: The request method. Methods that may change something in the application are not offered.
+    type: str
+    choices: [GET, HEAD, OPTIONS]
+    default: GET
+  headers:
+    description: More headers to send with each request, for example an authorization.
+    type: dict
+  profile:
+    description:
+      - How much to send where O(sessions), O(session_ids) and O(requests) do not say it.
+      - V(quick) sends 3 requests for each session, V(default) 20 and V(deep) 50.
+      - V(quick) and V(default) use 20 sessions or 12 for each ready backend, V(deep) at least 60; never more than 120.
+    type: str
+    choices: [quick, default, deep]
+    default: default
+  sessions:
+    description:
+      - How many session IDs to generate, called V(meshops-check-1) and so on.
+      - The spread over the pods is always measured with at least 20; the module adds what is missing.
+    type: int
+  session_ids:
+    description:
+      - The session IDs to send, as they are.
+      - Set C(no_log) on the task if they are tokens of real users.
+    type: list
+    elements: str
+  requests:
+    description: How many requests to send for each session ID, at least 2.
+    type: int
+  concurrency:
+    description: How many requests are in flight at once, from each client.
+    type: int
+    default: 10
+  rate:
+    description:
+      - The most requests in any second, from all clients together.
+      - Without it, requests are sent as fast as O(concurrency) allows.
+    type: int
+  timeout:
+    description: Seconds for the whole run. The deadline also ends it inside the client pods.
+    type: int
+    default: 300
+  connection:
+    description:
+      - V(new) opens a connection for each request, so that a balancer of connections can't be taken for affinity.
+      - With V(keepalive) connections are reused. The result is then at best V(not_proven).
+    type: str
+    choices: [new, keepalive]
+    default: new
+  via:
+    description:
+      - Go through a gateway, as a client outside the mesh does, instead of to the service itself.
+      - Rule and hosts are then read from every ready pod of the gateway, in its container C(istio-proxy).
+      - The requests may meet any pod of the gateway; that these agree is part of the verdict.
+    type: dict
+    suboptions:
+      namespace:
+        description: The namespace of the gateway's Service.
+        type: str
+        default: istio-system
+      service:
+        description: The Service of the gateway. Either this or O(via.address) is required.
+        type: str
+      address:
+        description:
+          - A host name or an address of a gateway that is no Service of this cluster.
+          - What its Envoy knows can't be read then, so RV(prediction) is not available.
+        type: str
+      host:
+        description: The Host header, as the gateway's routes know it.
+        type: str
+        required: true
+      port:
+        description: The port of the gateway.
+        type: int
+        default: 80
+  identify:
+    description:
+      - How the pod that answers is known.
+      - V(header) takes it from the response headers of O(identify_header).
+      - V(body) takes it from the response body by O(identify_pattern). Requests are then sent one after the other.
+      - V(access_log) looks each request up in the log of the client's sidecar, by a request ID that the check sets. The
+        log must be on, and the account needs to get pods/log in the namespace of the client.
+      - V(upstream) reads the counters of the client's sidecar around the requests of each session, for an application
+        that says nothing of itself. Other requests from the same client to the service at the same time spoil it.
+      - V(auto) takes V(header) if the first answers name a backend, else V(upstream).
+    type: str
+    choices: [auto, header, body, access_log, upstream]
+    default: auto
+  identify_pattern:
+    description:
+      - A Python regular expression whose first group, or all of it, is the name or address of the pod in the body.
+      - Required with O(identify=body), and of no use otherwise.
+    type: str
+  identify_header:
+    description:
+      - The response headers in which the application names the pod that answers, the most trusted first. The value must
+        be the name, the IP address or the C(address:port) of exactly one backend.
+    type: list
+    elements: str
+    default: [X-Pod-Name, X-Pod, X-Hostname, X-Served-By, X-Backend-Server, X-Instance-Id]
+  max_flip_rate:
+    description:
+      - The share of requests on which sessions might still move, by the 95 % bound of what was measured, that is good
+        enough for V(passed). Every request without an answer from a known pod counts as a move.
+      - The default is V(0.02), and V(0.08) with O(profile=quick), which sends too little to prove more.
+    type: float
+  fail_on:
+    description:
+      - The verdicts that fail the task, besides V(error).
+      - A session that was seen on two pods fails the task whatever this says, unless O(tolerate_explained_moves=true)
+        and every move went with a change of the backends.
+    type: list
+    elements: str
+    choices: [failed, inconclusive, not_proven]
+    default: [failed, inconclusive, not_proven]
+  tolerate_explained_moves:
+    description: Do not fail for sessions that moved with a change of the backends if V(inconclusive) is not in O(fail_on).
+    type: bool
+    default: false
+  attempts:
+    description:
+      - How often to measure at most. Only a result that is V(inconclusive) for no other reason than a change of the
+        backends is measured again. Every attempt is in RV(attempts).
+    type: int
+    default: 1
+  settle:
+    description: Seconds that the backends must have been the same before another attempt, waited for up to O(timeout).
+    type: int
+    default: 10
+  seed:
+    description: The number that decides the order of the requests. A random one is taken and returned otherwise.
+    type: int
+  max_sessions_returned:
+    description: The most entries in RV(sessions). Sessions that moved come first. All counts stay complete.
+    type: int
+    default: 200
+seealso:
+  - module: meshops.istio.istio_affinity_info
+  - module: kubernetes.core.k8s_exec
+  - name: Consistent hashing in Istio
+    description: The reference of the rule that is checked.
+    link: https://istio.io/latest/docs/reference/config/networking/destination-rule/#LoadBalancerSettings-ConsistentHashLB
+author:
+  - meshops.istio contributors (!UNKNOWN)
+"""
+
+EXAMPLES = r"""
+---
+- name: Prove that the sample's sessions stick
+  meshops.istio.istio_affinity_check:
+    namespace: sample
+    service: nginx-service
+    key:
+      type: header
+      name: user-session
+
+- name: Check a shop's cart gently, from a named pod, by its cookie
+  meshops.istio.istio_affinity_check:
+    namespace: shop
+    service: cart
+    port: 8080
+    path: /healthz
+    client:
+      namespace: probes
+      pod: probe-0
+    key:
+      type: cookie
+      name: cart
+    rate: 20
+    concurrency: 4
+
+- name: Look at the result without failing the play
+  meshops.istio.istio_affinity_check:
+    namespace: sample
+    service: nginx-service
+    fail_on: []
+    tolerate_explained_moves: true
+  register: affinity
+  failed_when: affinity.verdict == 'error'
+
+- name: Show what was found
+  ansible.builtin.debug:
+    var: affinity.msg
+"""
+
+RETURN = r"""
+verdict:
+  description:
+    - V(passed) if every session stayed on one pod, sessions spread, requests without the key spread, and the bound is met.
+    - V(failed) if a session landed on more than one pod without a change of the backends that explains it.
+    - V(inconclusive) if nothing can be said, for example since backends or rules changed.
+    - V(not_proven) if sessions stuck, but perhaps for another reason than the key.
+    - V(error) if the check could not run.
+    - V(null) in check mode.
+  returned: always
+  type: str
+  sample: passed
+error:
+  description: Why the check could not run, or why it broke off.
+  returned: always
+  type: dict
+  contains:
+    code:
+      description: A stable word, for example V(no_service) or V(forbidden).
+      type: str
+    msg:
+      description: The sentence for people.
+      type: str
+msg:
+  description: The verdict with its reasons, the next step and what was measured.
+  returned: always
+  type: str
+  sample: >-
+    passed: 36 of 36 sessions stayed on one pod each; at most 0.44% of requests leave their session's pod (95 %).
+    Measured: 740 requests from sample/test-pod to http://nginx-service/ (port 80), 3 ready backends, 0.9 s.
+key:
+  description: What the sessions were told apart by, and whether the option or the rule in force said so.
+  returned: always
+  type: dict
+  sample: {type: header, name: user-session, origin: option}
+sessions:
+  description: The pods that each session landed on, up to O(max_sessions_returned) sessions.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    id:
+      description: The session ID.
+      type: str
+    pods:
+      description: The number of requests by pod.
+      type: dict
+      sample: {nginx-deployment-5d9c7b8f4-abcde: 20}
+    by_client:
+      description: The same for each client pod.
+      type: dict
+    predicted:
+      description: The pod that it must land on by the state of the client's Envoy. V(null) where RV(prediction) is not available.
+      type: str
+    moved:
+      description: Whether it landed on more than one pod.
+      type: bool
+    explained:
+      description: Whether every move went with a change of the backends. V(null) where it did not move.
+      type: bool
+requests:
+  description: The number of requests by what became of them. C(failed) had no answer. C(by_status) counts the answers.
+  returned: always
+  type: dict
+  sample: {planned: 740, sent: 740, answered: 740, identified: 740, failed: 0, by_status: {'200': 740}}
+controls:
+  description:
+    - The controls that keep a result from being right by accident, each with C(state) V(passed), V(failed) or
+      V(not_applicable), and C(detail).
+    - C(spread) is whether different sessions use different pods, C(keyless) whether requests without the key do.
+  returned: always
+  type: dict
+backends:
+  description: The ready backends, whether every client's Envoy can choose them, and how many sessions each got.
+  returned: always
+  type: list
+  elements: dict
+clients:
+  description: The pods that sent the requests.
+  returned: always
+  type: list
+  elements: dict
+membership:
+  description: Whether the set of backends changed, and what happened to backends, rules and the clients' Envoys.
+  returned: always
+  type: dict
+bounds:
+  description:
+    - C(false_pass) is the chance that balancing at random had shown no move either.
+    - C(flip_rate_95) is the share of requests on which sessions might move at most, with a confidence of 95 %.
+  returned: always
+  type: dict
+prediction:
+  description:
+    - Whether the landing pods could be computed from the clients' Envoys, and how many sessions landed there.
+    - C(available) is V(false), with the C(reason), where something forbids it (weights, priorities, several hash
+      policies, a set of hosts that changed) and where what was computed does not fit what was seen.
+  returned: always
+  type: dict
+latency_ms:
+  description: Percentiles of the time that the requests took, in milliseconds.
+  returned: always
+  type: dict
+findings:
+  description: Causes that were found. Empty in this release; RV(msg) has what the client's Envoy shows.
+  returned: always
+  type: list
+  elements: dict
+identified_by:
+  description: How the answering pod was known, as O(identify) calls it, with the header that was taken.
+  returned: always
+  type: str
+  sample: header X-Pod-Name
+attempts:
+  description: The verdict, message and events of every attempt.
+  returned: always
+  type: list
+  elements: dict
+versions:
+  description: The versions of Kubernetes, of the client's proxy and of curl.
+  returned: always
+  type: dict
+seed:
+  description: The number that decided the order of the requests.
+  returned: always
+  type: int
+elapsed:
+  description: Seconds from the first look to the last.
+  returned: always
+  type: float
+"""
+
+import random
+import re
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ansible_collections.kubernetes.core.plugins.module_utils.k8s.core import AnsibleK8SModule
+
+from ansible_collections.meshops.istio.plugins.module_utils._curl import IDENTITY_HEADERS, Sending, check_sendable
+from ansible_collections.meshops.istio.plugins.module_utils._gateway import find_gateway, read_gateways
+from ansible_collections.meshops.istio.plugins.module_utils._identity import Method, identify
+from ansible_collections.meshops.istio.plugins.module_utils._model import CheckError, JsonDict, Key, Membership, ProxyView, Survey
+from ansible_collections.meshops.istio.plugins.module_utils._options import (
+    Connection,
+    client_choice,
+    client_spec,
+    connection_spec,
+    given_key,
+    key_in_force,
+    key_spec,
+)
+from ansible_collections.meshops.istio.plugins.module_utils._plan import PROFILES, Plan, make_plan
+from ansible_collections.meshops.istio.plugins.module_utils._probe import Campaign, ClientRun, look, probe_all
+from ansible_collections.meshops.istio.plugins.module_utils._result import error_result, full_result, survey_result
+from ansible_collections.meshops.istio.plugins.module_utils._senders import SENDERS
+from ansible_collections.meshops.istio.plugins.module_utils._survey import (
+    ClientChoice,
+    Cluster,
+    find_target,
+    read_membership,
+    read_rules,
+    take_survey,
+)
+from ansible_collections.meshops.istio.plugins.module_utils._verdict import (
+    ERROR,
+    FAILED,
+    Evidence,
+    Verdict,
+    Window,
+    all_backends,
+    judge,
+)
+from ansible_collections.meshops.istio.plugins.module_utils._watch import end_with_the_play
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The options after they were checked."""
+
+    choice: ClientChoice
+    key: Key | None
+    sending: Sending
+    method: Method
+    max_flip_rate: float
+    seed: int
+
+
+def argument_spec() -> JsonDict:
+    return {
+        **connection_spec(),
+        "namespace": {"type": "str", "required": True},
+        "service": {"type": "str", "required": True},
+        "port": {"type": "int"},
+        "client": client_spec(),
+        "key": key_spec(),
+        "path": {"type": "str", "default": "/"},
+        "method": {"type": "str", "default": "GET", "choices": ["GET", "HEAD", "OPTIONS"]},
+        "headers": {"type": "dict", "no_log": True},
+        "profile": {"type": "str", "default": "default", "choices": ["quick", "default", "deep"]},
+        "sessions": {"type": "int"},
+        "session_ids": {"type": "list", "elements": "str", "no_log": False},
+        "requests": {"type": "int"},
+        "concurrency": {"type": "int", "default": 10},
+        "rate": {"type": "int"},
+        "timeout": {"type": "int", "default": 300},
+        "connection": {"type": "str", "default": "new", "choices": ["new", "keepalive"]},
+        "via": {
+            "type": "dict",
+            "options": {
+                "namespace": {"type": "str", "default": "istio-system"},
+                "service": {"type": "str"},
+                "address": {"type": "str"},
+                "host": {"type": "str", "required": True},
+                "port": {"type": "int", "default": 80},
+            },
+        },
+        "identify": {"type": "str", "default": "auto", "choices": ["auto", *SENDERS]},
+        "identify_pattern": {"type": "str"},
+        "identify_header": {"type": "list", "elements": "str", "default": list(IDENTITY_HEADERS)},
+        "max_flip_rate": {"type": "float"},
+        "fail_on": {
+            "type": "list",
+            "elements": "str",
+            "choices": ["failed", "inconclusive", "not_proven"],
+            "default": ["failed", "inconclusive", "not_proven"],
+        },
+        "tolerate_explained_moves": {"type": "bool", "default": False},
+        "attempts": {"type": "int", "default": 1},
+        "settle": {"type": "int", "default": 10},
+        "seed": {"type": "int"},
+        "max_sessions_returned": {"type": "int", "default": 200},
+    }
+
+
+# option: the smallest and the largest value that makes sense
+LIMITS = {
+    "port": (1, 65535),
+    "sessions": (1, 100_000),
+    "requests": (2, 1_000_000),
+    "concurrency": (1, 300),
+    "rate": (1, 100_000),
+    "timeout": (5, 86_400),
+    "max_flip_rate": (0.000001, 1),
+    "attempts": (1, 100),
+    "settle": (0, 3_600),
+    "max_sessions_returned": (0, 100_000),
+}
+
+
+def read_settings(params: JsonDict) -> Settings:
+    """Refuse what makes no sense, before anything is touched. Raises CheckError with C(bad_option)."""
+    for option, (least, most) in LIMITS.items():
+        value = params[option]
+        if value is not None and not least <= value <= most:
+            raise CheckError("bad_option", f"Option {option} is {value}; it must lie between {least} and {most}.")
+    if params["session_ids"] is not None and not params["session_ids"]:
+        raise CheckError("bad_option", "Option session_ids is an empty list; give IDs, or leave it out to have some generated.")
+    if not params["identify_header"]:
+        raise CheckError("bad_option", "Option identify_header is an empty list; name at least one header, or leave it out.")
+    sending = Sending(
+        headers=tuple((str(name), str(value)) for name, value in (params["headers"] or {}).items()),
+        keepalive=params["connection"] == "keepalive",
+        concurrency=params["concurrency"],
+        identity_headers=tuple(params["identify_header"]),
+    )
+    seed = params["seed"] if params["seed"] is not None else random.SystemRandom().randrange(2**31)
+    bound = params["max_flip_rate"] if params["max_flip_rate"] is not None else PROFILES[params["profile"]].max_flip_rate
+    key, method = given_key(params), read_method(params)
+    if key and key.issued and method.name in ("body", "upstream"):
+        raise CheckError("bad_option", f"Options key.cookie={key.cookie} and identify={method.name} exclude each other; use header or access_log.")
+    return Settings(client_choice(params), key, sending, method, bound, seed)
+
+
+def read_method(params: JsonDict) -> Method:
+    """How the pods are to be known. Raises CheckError with C(bad_option)."""
+    pattern = params["identify_pattern"]
+    if (params["identify"] == "body") != (pattern is not None):
+        raise CheckError("bad_option", "Options identify=body and identify_pattern go together; give both or neither.")
+    if params["identify"] == "body" and params["method"] == "HEAD":
+        raise CheckError("bad_option", "Option identify is body, but the answers to HEAD have none; use another method.")
+    try:
+        compiled = re.compile(pattern) if pattern is not None else None
+    except re.error as error:
+        raise CheckError("bad_option", f"Option identify_pattern is no regular expression: {error}.") from error
+    return Method(params["identify"], tuple(params["identify_header"]), compiled)
+
+
+def check(module: Any, settings: Settings) -> tuple[JsonDict, bool]:
+    """Survey, plan, probe, survey, verdict; again if only churn was in the way and attempts are left.
+
+    Returns the result of the last attempt and whether any session moved in it.
+    """
+    params = module.params
+    connection = Connection(module)
+    cluster = Cluster(connection.api_client)
+    attempts: list[JsonDict] = []
+    while True:
+        started = time.monotonic()
+        survey, key, plan = prepare(params, settings, connection, cluster)
+        if module.check_mode:
+            result = survey_result(survey, key, settings.seed)
+            result["requests"]["planned"] = plan.total * len(survey.clients)
+            result["msg"] = (
+                f"check mode: {result['requests']['planned']} requests would go to {survey.target} from {', '.join(str(client) for client in survey.clients)}."
+            )
+            return result, False
+        window, runs, verdict = measure(params, settings, connection, cluster, survey, plan)
+        result = full_result(survey, window, runs, verdict, settings.seed, params["max_sessions_returned"], time.monotonic() - started)
+        attempts.append({"verdict": result["verdict"], "msg": result["msg"], "events": result["membership"]["events"], "elapsed": result["elapsed"]})
+        result["attempts"] = attempts
+        if not verdict.churn_only or len(attempts) >= params["attempts"]:
+            return result, any(fate.moved for fate in verdict.fates)
+        wait_for_quiet(cluster, survey, params["settle"], params["timeout"])
+
+
+def prepare(params: JsonDict, settings: Settings, connection: Connection, cluster: Cluster) -> tuple[Survey, Key, Plan]:
+    """All that can be known and refused before the first request."""
+    choice = settings.choice
+    target = find_target(cluster, params["namespace"], params["service"], choice.namespace, params["port"], params["path"], params["method"])
+    if params["via"]:
+        target = replace(target, via=find_gateway(cluster, params["via"], choice.namespace))
+    survey = take_survey(cluster, target, choice)
+    key = settings.key or key_in_force(first_view(connection, cluster, survey))
+    backends = len(survey.membership.ready())
+    profile = PROFILES[params["profile"]]
+    keyless = key.type != "source_ip"
+    plan = make_plan(key, params["session_ids"], params["sessions"], params["requests"], profile, backends, settings.seed, keyless)
+    check_sendable(key, plan.sessions, target, settings.sending)
+    return survey, key, plan
+
+
+def first_view(connection: Connection, cluster: Cluster, survey: Survey) -> ProxyView | None:
+    """The view of a proxy that balances, to take the key from."""
+    if survey.target.via:
+        return next(iter(read_gateways(cluster, connection.new_api_client, survey.target)), None)
+    return look(connection.new_api_client(), survey.target, survey.clients[0])[0]
+
+
+def measure(
+    params: JsonDict, settings: Settings, connection: Connection, cluster: Cluster, survey: Survey, plan: Plan
+) -> tuple[Window, list[ClientRun], Verdict]:
+    target = survey.target
+
+    campaign = Campaign(
+        target,
+        settings.sending,
+        settings.method,
+        params["timeout"],
+        params["rate"],
+        new_api_client=connection.new_api_client,
+        read_membership=lambda: read_membership(cluster, target),
+        read_log=cluster.sidecar_log,
+        read_gateways=lambda: read_gateways(cluster, connection.new_api_client, target),
+    )
+    runs = probe_all(survey, dict.fromkeys(survey.clients, plan), campaign)
+    try:
+        after = campaign.read_membership()
+        rules_after = read_rules(cluster, target, settings.choice.namespace)[0]
+    except CheckError as error:
+        # What was seen before may still say that sessions move, so it is judged, with the loss as a reason.
+        after, rules_after = runs[-1].checkpoints[-1].membership, survey.rules
+        runs[0].failure = runs[0].failure or error
+    window = make_window(settings, survey, after, rules_after, runs, plan.key)
+    return window, runs, judge(window)
+
+
+def make_window(settings: Settings, survey: Survey, after: Membership, rules_after: Any, runs: list[ClientRun], key: Key) -> Window:
+    """The window with pods in place of what the answers said of themselves."""
+    memberships = [survey.membership, *(checkpoint.membership for run in runs for checkpoint in run.checkpoints), after]
+    identities = {identity for run in runs for identity in run.tally.identities}
+    found = identify(identities, settings.method.labels(runs[0].method), all_backends(memberships))
+    evidence = []
+    for run in runs:
+        keyless: dict[str, int] = {}
+        for identity, count in run.tally.keyless.items():
+            if identity in found.pods:
+                keyless[found.pods[identity]] = keyless.get(found.pods[identity], 0) + count
+        traces = tuple(trace.mapped(found.pods) for trace in run.tally.sessions)
+        evidence.append(Evidence(run.client, run.plan, run.tally, traces, keyless, tuple(run.checkpoints), tuple(run.segments), run.failure))
+    return Window(
+        key,
+        survey.membership,
+        after,
+        survey.rules,
+        rules_after,
+        found,
+        tuple(evidence),
+        settings.max_flip_rate,
+        settings.sending.keepalive,
+        survey.target.via.address if survey.target.via else None,
+    )
+
+
+def wait_for_quiet(cluster: Cluster, survey: Survey, settle: int, timeout: int) -> None:
+    """Until the endpoints have been the same for some seconds, or the time is over; the next attempt then judges."""
+    deadline = time.monotonic() + timeout
+    last, since = read_membership(cluster, survey.target), time.monotonic()
+    while time.monotonic() - since < settle and time.monotonic() < deadline:
+        time.sleep(min(1.0, settle))
+        now = read_membership(cluster, survey.target)
+        if now != last:
+            last, since = now, time.monotonic()
+
+
+def fails_task(result: JsonDict, moved: bool, params: JsonDict) -> bool:
+    """C(error) always; a session on two pods unless tolerated; else what the option fail_on says."""
+    verdict = result["verdict"]
+    if verdict in (ERROR, FAILED):
+        return True
+    if moved and not params["tolerate_explained_moves"]:
+        return True
+    return verdict in params["fail_on"]
+
+
+def main() -> None:
+    module = AnsibleK8SModule(
+        argument_spec=argument_spec(),
+        mutually_exclusive=[("sessions", "session_ids")],
+        supports_check_mode=True,
+    )
+    end_with_the_play()
+    seed = None
+    moved = False
+    try:
+        settings = read_settings(module.params)
+        seed = settings.seed
+        result, moved = check(module, settings)
+    except CheckError as error:
+        result = error_result(error, seed)
+        if module.check_mode and error.code in ("no_service", "no_client"):
+            result.update(verdict=None, error=None, msg=f"check mode: nothing to check yet. {error.msg}")
+    if fails_task(result, moved, module.params):
+        module.fail_json(changed=False, **result)
+    module.exit_json(changed=False, **result)
+
+
+if __name__ == "__main__":
+    main()

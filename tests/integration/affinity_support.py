@@ -1,0 +1,147 @@
+# SPDX-FileCopyrightText: 2026 meshops.istio contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A sample of its own for the tests of the check, and ways to alter it and to know that Envoy has followed."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+from inprocess import run_check, run_info
+
+if TYPE_CHECKING:
+    from conftest import Ansible, Kubectl, Played
+
+KEY = {"type": "header", "name": "user-session"}
+CHECK = "meshops.istio.istio_affinity_check"
+INFO = "meshops.istio.istio_affinity_info"
+# What the sample consists of, and in which order it can be made anew.
+PARTS = ("configmap/nginx-deployment", "deployment/nginx-deployment", "service/nginx-service")
+RULES = ("destinationrule/nginx-destinationrule", "virtualservice/nginx-virtualservice")
+CLIENT = "pod/test-pod"
+VOLATILE = ("resourceVersion", "uid", "generation", "creationTimestamp", "managedFields")
+
+
+@dataclass
+class Mesh:
+    """The sample in a namespace that tests have to themselves."""
+
+    namespace: str
+    ansible: Ansible
+    kubectl: Kubectl
+    kubeconfig: Path
+    objects: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def make(self) -> None:
+        """Namespace and sample by the roles, as users make them; remembered, to be put right quickly later."""
+        tasks = [{"ansible.builtin.include_role": {"name": f"meshops.istio.{role}"}} for role in ("istio_namespace", "istio_sample")]
+        self.ansible(tasks, extra_vars={"istio_namespace_name": self.namespace, "istio_sample_namespace": self.namespace}).expect()
+        self.objects = {name: self.get(name) for name in (*PARTS, *RULES, CLIENT)}
+
+    def converge(self) -> None:
+        """As it was made, whatever a test did to it."""
+        for name, wanted in self.objects.items():
+            there = self.kubectl("-n", self.namespace, "get", name, "--ignore-not-found", "-o", "name").stdout
+            if not there:
+                self.kubectl("create", "-f", "-", stdin=json.dumps(wanted))
+            elif name != CLIENT and self.get(name)["spec" if "spec" in wanted else "data"] != wanted["spec" if "spec" in wanted else "data"]:
+                self.kubectl("replace", "-f", "-", stdin=json.dumps(wanted))
+        self.kubectl("-n", self.namespace, "rollout", "status", "deployment/nginx-deployment", "--timeout=120s")
+        self.kubectl("-n", self.namespace, "wait", "--for=condition=Ready", CLIENT, "--timeout=120s")
+        self.wait_until("three pods, and no more", lambda: len(self.pods()) == self.objects["deployment/nginx-deployment"]["spec"]["replicas"])
+        self.wait_for("proxy.in_sync")
+
+    def get(self, name: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.kubectl("-n", self.namespace, "get", name, "-o", "json").stdout)
+        found.pop("status", None)
+        if name == CLIENT:
+            _without_sidecar(found)
+        for key in VOLATILE:
+            found["metadata"].pop(key, None)
+        return found
+
+    def check(self, *, check: bool = False, **options: Any) -> tuple[Played, dict[str, Any]]:
+        """One istio_affinity_check on the sample's service, as a task of a play: the run, and the module's result."""
+        played = self.ansible([{"name": "Check", CHECK: self._options(options)}], check=check)
+        return played, played.of(CHECK).result
+
+    def look(self, **options: Any) -> dict[str, Any]:
+        """The same without Ansible around it: the result alone, in a third of the time."""
+        kubeconfig = options.pop("kubeconfig", self.kubeconfig)
+        return run_check(kubeconfig, **self._options(options))
+
+    def _options(self, options: dict[str, Any]) -> dict[str, Any]:
+        arguments = {"namespace": self.namespace, "service": "nginx-service", "key": KEY} | options
+        return {name: value for name, value in arguments.items() if value is not None}
+
+    def wait_for(self, condition: str) -> None:
+        """Until the test pod's Envoy shows what a Jinja expression says of C(proxy), its entry in istio_affinity_info."""
+        holds = jinja2.Environment(autoescape=True).compile_expression(condition)
+
+        def seen() -> bool:
+            services = run_info(self.kubeconfig, namespace=self.namespace, service="nginx-service", key=KEY)
+            return bool(services and services[0]["proxies"] and holds(proxy=services[0]["proxies"][0]))
+
+        self.wait_until(condition, seen)
+
+    def delete(self, kind: str, name: str) -> None:
+        self.kubectl("-n", self.namespace, "delete", kind, name, "--wait=true")
+
+    def patch(self, kind: str, name: str, patch: dict[str, Any]) -> None:
+        self.kubectl("-n", self.namespace, "patch", kind, name, "--type=merge", "-p", json.dumps(patch))
+
+    def apply(self, *objects: dict[str, Any]) -> None:
+        document = {"apiVersion": "v1", "kind": "List", "items": list(objects)}
+        self.kubectl("-n", self.namespace, "apply", "-f", "-", stdin=json.dumps(document))
+
+    def scale(self, pods: int) -> None:
+        self.kubectl("-n", self.namespace, "scale", "deployment/nginx-deployment", f"--replicas={pods}")
+        self.kubectl("-n", self.namespace, "rollout", "status", "deployment/nginx-deployment", "--timeout=120s")
+        self.wait_until(f"{pods} pods", lambda: len(self.pods()) == pods)
+        self.wait_for("proxy.in_sync")
+
+    def pods(self, selector: str = "app=nginx") -> list[dict[str, Any]]:
+        return list(json.loads(self.kubectl("-n", self.namespace, "get", "pods", "-l", selector, "-o", "json").stdout)["items"])
+
+    def requests_seen(self) -> int:
+        """How many requests the test pod's Envoy has sent to the service, by its own counters."""
+        shown = self.kubectl("-n", self.namespace, "exec", "test-pod", "-c", "curl", "--", "curl", "-s", "localhost:15000/clusters").stdout
+        lines = [line for line in shown.splitlines() if f"nginx-service.{self.namespace}.svc" in line and "::rq_total::" in line]
+        return sum(int(line.rsplit("::", 1)[1]) for line in lines)
+
+    def wait_until(self, what: str, condition: Callable[[], bool], timeout: float = 90) -> None:
+        """Poll for a state of the cluster that kubectl wait can't name."""
+        deadline = time.monotonic() + timeout
+        while not condition():
+            assert time.monotonic() < deadline, f"not within {timeout:.0f} s: {what}"
+            time.sleep(0.3)
+
+
+def _without_sidecar(pod: dict[str, Any]) -> None:
+    """The pod as it was asked for: what admission added is added again when it is made anew."""
+    spec = pod["spec"]
+    (container,) = (entry for entry in spec["containers"] if entry["name"] == "curl")
+    container.pop("volumeMounts", None)
+    pod["spec"] = {key: spec[key] for key in ("terminationGracePeriodSeconds", "automountServiceAccountToken", "securityContext") if key in spec}
+    pod["spec"]["containers"] = [container]
+    labels = pod["metadata"]["labels"]
+    pod["metadata"]["labels"] = {key: value for key, value in labels.items() if key in ("app", "meshops.istio/probe") or key.startswith("app.kubernetes.io/")}
+    pod["metadata"]["annotations"] = {"kubectl.kubernetes.io/default-container": "curl"}
+
+
+def curl_pod(name: str, image: str = "docker.io/curlimages/curl:8.16.0") -> dict[str, Any]:
+    """A client of the plainest kind."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name},
+        "spec": {
+            "terminationGracePeriodSeconds": 0,
+            "containers": [{"name": "curl", "image": image, "command": ["sleep", "infinity"]}],
+        },
+    }

@@ -1,0 +1,147 @@
+# SPDX-FileCopyrightText: 2026 meshops.istio contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How often the verdict is right, counted. A few of each in `make test`; as many as docs/verdict.md has in `make soundness`."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from affinity_support import Mesh
+from soundness.simulate import one_window
+
+CHECKS = int(os.environ.get("ISTIO_SOUNDNESS_CHECKS", "1"))
+WINDOWS = int(os.environ.get("ISTIO_SOUNDNESS_WINDOWS", "600"))
+RULE = ("destinationrule", "nginx-destinationrule")
+WEIGHTED = "proxy.hash_policy | length > 0"
+
+
+def verdicts(results: list[dict[str, Any]]) -> Counter[str]:
+    return Counter(str(result["verdict"]) for result in results)
+
+
+@pytest.mark.parametrize("pods", [2, 3, 6])
+def test_a_healthy_mesh_always_passes_and_one_without_the_rule_always_fails(broken: Mesh, pods: int, record_property: Any) -> None:
+    broken.scale(pods)
+    healthy = [broken.look() for _number in range(CHECKS)]
+    broken.delete(*RULE)
+    broken.wait_for("proxy.lb_policy == 'LEAST_REQUEST'")
+    ruleless = [broken.look() for _number in range(CHECKS)]
+    record_property("verdicts", f"{pods} pods: healthy {dict(verdicts(healthy))}, without the rule {dict(verdicts(ruleless))}")
+    assert verdicts(healthy) == {"passed": CHECKS}, [result["msg"] for result in healthy if result["verdict"] != "passed"]
+    assert verdicts(ruleless) == {"failed": CHECKS}, [result["msg"] for result in ruleless if result["verdict"] != "failed"]
+
+
+def rollout(mesh: Mesh) -> None:
+    mesh.kubectl("-n", mesh.namespace, "rollout", "restart", "deployment/nginx-deployment")
+
+
+def scale_up(mesh: Mesh) -> None:
+    mesh.kubectl("-n", mesh.namespace, "scale", "deployment/nginx-deployment", "--replicas=4")
+
+
+def scale_down(mesh: Mesh) -> None:
+    mesh.kubectl("-n", mesh.namespace, "scale", "deployment/nginx-deployment", "--replicas=2")
+
+
+def kill_a_pod(mesh: Mesh) -> None:
+    mesh.kubectl("-n", mesh.namespace, "delete", "pod", mesh.pods()[0]["metadata"]["name"], "--wait=false")
+
+
+def change_the_rule(mesh: Mesh) -> None:
+    mesh.patch(*RULE, {"spec": {"trafficPolicy": {"loadBalancer": {"consistentHash": {"httpHeaderName": "other"}}}}})
+
+
+EVENTS: list[Callable[[Mesh], None]] = [rollout, scale_up, scale_down, kill_a_pod, change_the_rule]
+
+
+def quiet(mesh: Mesh) -> None:
+    """As it was: three ready pods, the rule, and Envoy knows it."""
+    mesh.patch(*RULE, {"spec": {"trafficPolicy": {"loadBalancer": {"consistentHash": {"httpHeaderName": "user-session"}}}}})
+    mesh.scale(3)
+    mesh.wait_until("the sample is as it was", lambda: mesh.look(profile="quick")["verdict"] == "passed")
+
+
+@pytest.mark.parametrize("event", EVENTS)
+def test_what_happens_at_a_random_moment_is_never_passed_over_nor_taken_for_a_failure(
+    broken: Mesh, event: Callable[[Mesh], None], record_property: Any
+) -> None:
+    chance = random.Random(event.__name__)
+    results = []
+    for _number in range(CHECKS):
+        quiet(broken)
+        moment = threading.Timer(chance.uniform(0, 6), event, (broken,))
+        moment.start()
+        # Some eight seconds, so that most of a rollout fits in.
+        results.append(broken.look(rate=100))
+        moment.join()
+    record_property("verdicts", f"{event.__name__}: {dict(verdicts(results))}")
+    for result in results:
+        moved = [session for session in result["sessions"] if session["moved"]]
+        assert not (result["verdict"] == "passed" and moved), result["msg"]
+        assert not (result["verdict"] == "failed" and all(session["explained"] for session in moved)), result["msg"]
+        if event is not change_the_rule:
+            assert result["verdict"] in ("passed", "inconclusive"), json.dumps(moved[:3]) + result["msg"]
+
+
+@pytest.fixture
+def churn(broken: Mesh) -> Iterator[None]:
+    """Pods come and go all the time."""
+    stop = threading.Event()
+
+    def stir() -> None:
+        while not stop.is_set():
+            for replicas in (4, 3):
+                broken.kubectl("-n", broken.namespace, "scale", "deployment/nginx-deployment", f"--replicas={replicas}")
+                stop.wait(3)
+
+    thread = threading.Thread(target=stir)
+    thread.start()
+    yield
+    stop.set()
+    thread.join()
+
+
+def test_no_rule_is_failed_under_constant_churn_too(broken: Mesh, churn: None) -> None:
+    broken.delete(*RULE)
+    broken.wait_for("proxy.lb_policy == 'LEAST_REQUEST'")
+    time.sleep(3)
+    results = [broken.look() for _number in range(CHECKS)]
+    assert verdicts(results) == {"failed": CHECKS}, [result["msg"] for result in results]
+
+
+@pytest.mark.parametrize(("weights", "profile"), [((90, 10), "default"), ((99, 1), "deep")])
+def test_a_weighted_split_is_always_caught(broken: Mesh, weights: tuple[int, int], profile: str) -> None:
+    """Two subsets of the same pods: by the pod template's hash, one Deployment each."""
+    deployment = json.loads(broken.kubectl("-n", broken.namespace, "get", "deployment", "nginx-deployment", "-o", "json").stdout)
+    canary = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "nginx-canary"}, "spec": deployment["spec"]}
+    canary["spec"]["replicas"] = 2
+    canary["spec"]["selector"]["matchLabels"]["version"] = "canary"
+    canary["spec"]["template"]["metadata"]["labels"]["version"] = "canary"
+    broken.apply(canary)
+    try:
+        broken.kubectl("-n", broken.namespace, "rollout", "status", "deployment/nginx-canary", "--timeout=90s")
+        # The stable pods are those without the label, which a subset can't say; so the stable subset is all of them.
+        broken.patch(*RULE, {"spec": {"subsets": [{"name": "all", "labels": {"app": "nginx"}}, {"name": "canary", "labels": {"version": "canary"}}]}})
+        route = [
+            {"destination": {"host": "nginx-service", "subset": subset}, "weight": weight} for subset, weight in zip(("all", "canary"), weights, strict=True)
+        ]
+        broken.patch("virtualservice", "nginx-virtualservice", {"spec": {"http": [{"route": route}]}})
+        broken.wait_for(WEIGHTED)
+        time.sleep(3)
+        results = [broken.look(profile=profile) for _number in range(CHECKS)]
+        assert verdicts(results) == {"failed": CHECKS}, [result["msg"] for result in results]
+    finally:
+        broken.delete("deployment", "nginx-canary")
+
+
+def test_generated_windows_of_known_truth() -> None:
+    wrong = [seed for seed in range(WINDOWS) if one_window(seed)[2]]
+    assert wrong == [], "python tests/soundness/simulate.py shows more"

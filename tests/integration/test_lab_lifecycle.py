@@ -1,0 +1,151 @@
+# SPDX-FileCopyrightText: 2026 meshops.istio contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The lab comes and goes without a trace, survives being killed, and says in words why it can't work. It is up again in the end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from lab_support import LAB, PLAYBOOK, PORTS, WITH_LOCK, Seen, changes, environment, init_process, kubectl, lab, look, plain, ready_pods
+
+from harness import ROOT, run
+
+OTHER_WAY = "make site INVENTORY=inventory/minikube.yml"
+
+
+@pytest.fixture
+def up() -> Iterator[Seen]:
+    """The machine with the lab up, which it is again afterwards whatever became of the test."""
+    lab("present").expect()
+    yield look()
+    lab("present").expect()
+
+
+def _no_trace(before: Seen, after: Seen) -> None:
+    assert before.processes, "the test looks in the wrong place"
+    assert not after.processes
+    assert not after.mounts
+    assert before.ports - after.ports == PORTS
+    assert not after.listeners - before.listeners
+    assert after.interfaces == before.interfaces, "the lab's interfaces are in its own namespaces"
+    assert after.packages == before.packages
+
+
+def _wait_for_end(seen: Seen, seconds: float = 20) -> Seen:
+    """A killed process tree is gone a moment later, without anybody's help."""
+    deadline = time.monotonic() + seconds
+    while (now := look()).processes & seen.processes and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return now
+
+
+def test_running_lab_is_left_alone():
+    start = time.monotonic()
+    assert changes(lab("present").expect()) == 0
+    assert time.monotonic() - start < 30
+
+
+def test_killed_lab_ends_whole_and_comes_back(up: Seen):
+    pods = ready_pods()
+    assert "kube-system/kube-apiserver-node-1" in pods
+    os.kill(init_process(), signal.SIGKILL)
+    dead = _wait_for_end(up)
+    _no_trace(up, dead)
+
+    assert changes(lab("present").expect()) > 0
+    assert kubectl("get", "--raw=/readyz") == "ok"
+    assert pods <= ready_pods()
+    back = look()
+    assert back.ports - dead.ports == PORTS
+    assert {address for address, port in back.listeners - dead.listeners if port in PORTS} == {"0100007F"}, "on loopback only"
+
+
+def test_nothing_remains_of_a_lab_taken_down(up: Seen):
+    assert up.groups
+    assert up.mounts
+    own = {str(path.readlink()) for pid in up.processes for path in Path(f"/proc/{pid}/ns").iterdir() if path.name in ("net", "mnt", "pid", "uts", "ipc")}
+    own -= {str(path.readlink()) for path in Path("/proc/self/ns").iterdir()}
+    assert len(own) > 5, "every pod has some of its own"
+
+    assert changes(lab("absent").expect()) > 0
+    down = look()
+    _no_trace(up, down)
+    assert not down.groups
+    assert not own & down.namespaces
+    assert changes(lab("absent").expect()) == 0
+    assert (LAB / "nodes/node-1/joined").exists(), "its data stay"
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> dict[str, str]:
+    """The environment of somebody with a cache, and so a lock, of their own."""
+    settings = environment(ISTIO_LAB_CACHE=str(tmp_path / "cache"))
+    settings.pop("ISTIO_LAB_LOCKED", None)
+    return settings
+
+
+def test_lock_names_its_holder(elsewhere: dict[str, str]):
+    assert run(WITH_LOCK, WITH_LOCK, "sh", "-c", "exit 7", env=elsewhere).rc == 7, "it may be taken again by who has it, and passes on how a command ended"
+
+    with subprocess.Popen([WITH_LOCK, "sh", "-c", "echo held; read end"], env=elsewhere, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout
+        assert holder.stdin
+        assert holder.stdout.readline() == "held\n"
+        refused = run(WITH_LOCK, "echo", "never", env=elsewhere).expect(75)
+        assert refused.stdout == ""
+        assert f"held by {ROOT}, process {holder.pid}, since " in refused.stderr
+        assert "sh -c echo held; read end" in refused.stderr
+        unlocked = run(*PLAYBOOK, env=elsewhere).expect(2)
+        assert f"The embedded lab is in use (held by {ROOT}, process {holder.pid}" in plain(unlocked)
+        holder.stdin.close()
+    run(WITH_LOCK, "true", env=elsewhere).expect()
+
+
+def test_lock_is_not_held_by_what_a_command_leaves_running(elsewhere: dict[str, str]):
+    left = int(run(WITH_LOCK, "sh", "-c", "sleep 60 >/dev/null 2>&1 & echo $!", env=elsewhere).expect().stdout)
+    try:
+        run(WITH_LOCK, "true", env=elsewhere).expect()
+    finally:
+        os.kill(left, signal.SIGKILL)
+
+
+def test_says_that_it_needs_root(elsewhere: dict[str, str]):
+    # In a user namespace without a mapping nobody is root, and the files can still be read.
+    refused = lab("present", before=("unshare", "--user"), env=elsewhere).expect(2)
+    assert "The embedded lab needs root" in plain(refused)
+    assert OTHER_WAY in plain(refused)
+
+
+def test_says_which_system_it_runs_on(elsewhere: dict[str, str], tmp_path: Path):
+    release = tmp_path / "os-release"
+    release.write_text('ID=fedora\nPRETTY_NAME="Fedora Linux 42"\n')
+    disguised = ("unshare", "--mount", "sh", "-c", f'mount --bind {release} /etc/os-release && exec "$@"', "sh")
+    refused = lab("present", before=disguised, env=elsewhere).expect(2)
+    assert "Debian-like Linux on x86_64; this is Fedora Linux 42 on x86_64" in plain(refused)
+    assert OTHER_WAY in plain(refused)
+
+
+def test_says_what_the_machine_lacks(elsewhere: dict[str, str], tmp_path: Path):
+    """All at once: a second lab while this one runs, its ports, memory and disk for a build."""
+    lacking = {"istio_lab_build_memory_mib": 10**9, "istio_lab_build_disk_mib": 10**9}
+    refused = plain(lab("present", env=elsewhere, **lacking).expect(2))
+    assert f"Another lab runs on this machine, of the cache {LAB.parent}, and there can be only one" in refused
+    assert "somebody else has port 26443 and port 26480" in refused
+    assert "needs 1000000000 MiB of available memory" in refused
+    assert f"needs 1000000000 MiB of disk below {tmp_path}/cache" in refused
+    assert OTHER_WAY in refused
+    assert not (tmp_path / "cache/parts").exists()
+
+
+def test_leaves_the_lab_of_another_cache_alone(elsewhere: dict[str, str]):
+    first = init_process()
+    lab("purge", env=elsewhere).expect()
+    assert init_process() == first
+    assert Path(f"/proc/{first}").exists()
+    assert kubectl("get", "--raw=/readyz") == "ok"

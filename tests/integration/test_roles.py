@@ -1,0 +1,309 @@
+# SPDX-FileCopyrightText: 2026 meshops.istio contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The roles and playbooks on the live lab: idempotent, honest in check mode, and careful with what is not theirs."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from harness import BIN, ROOT, clean_environment, run
+
+if TYPE_CHECKING:
+    from integration.conftest import Ansible, Kubectl, Played
+
+    Cases = Callable[..., tuple[Played, dict[str, str]]]
+
+INVENTORY = ROOT / "inventory/lab.yml"
+
+SITE = "meshops.istio.site"
+UNINSTALL = "meshops.istio.uninstall"
+
+
+def _role(name: str, **variables: Any) -> dict[str, Any]:
+    return {"name": f"Role {name}", "ansible.builtin.include_role": {"name": f"meshops.istio.{name}"}, "vars": variables}
+
+
+def _items(played: Played) -> set[str]:
+    """What a run changed, or in check mode would change, as it is shown: the labels of loops."""
+    shown = re.findall(r"^changed: \[\w+\] => \(item=([^)]*)\)", played.stdout, re.MULTILINE)
+    return {item for label in shown for item in label.split(", ")}
+
+
+def _tasks(played: Played) -> set[str]:
+    """The names of the tasks that changed something, those of check mode as what they stand for."""
+    return {
+        name.rpartition(": ")[2].replace("Would create", "Create").replace("Would make", "Make").removesuffix(", or mend its labels") for name in played.changed
+    }
+
+
+def _get(kubectl: Kubectl, *words: str) -> Any:
+    return json.loads(kubectl("get", *words, "--output=json").stdout)
+
+
+def _said(played: Played) -> str:
+    """Everything that was printed, as one line: the callback folds long messages."""
+    return re.sub(r"\s+", " ", played.stdout)
+
+
+# -- a converged cluster --
+
+
+def test_site_shows_pods_sessions_and_verdict(sample: Played):
+    pods = sample.named("Pods").result["msg"]
+    assert pods[0] == "istio-system:"
+    assert any(re.fullmatch(r"  istiod-\S+ +1/1  Running", line) for line in pods)
+    assert sum(bool(re.fullmatch(r"  nginx-deployment-\S+ +2/2  Running", line)) for line in pods) == 3
+    assert any(re.fullmatch(r"  test-pod +2/2  Running", line) for line in pods)
+    sessions = sample.named("Sessions").result["msg"]
+    assert [line.split()[0] for line in sessions if line.startswith("sid-")] == [f"sid-{number}" for number in range(1, 21)]
+    assert all(re.fullmatch(r"sid-\d+ +nginx-deployment-\S+ +x \d+", line) for line in sessions if line.startswith("sid-"))
+    assert sample.named("Verdict").result["msg"].startswith("passed: ")
+    assert max(len(line) for line in [*pods, *sessions]) <= 80
+    # Cluster and API server are named before anything else happens.
+    assert next(task.name for task in sample.tasks if task.status == "ok") == "Cluster, context and API server"
+    assert "context istio-lab" in sample.named("Cluster, context and API server").result["msg"]
+    assert "https://127.0.0.1:26443" in sample.named("Cluster, context and API server").result["msg"]
+
+
+@pytest.mark.usefixtures("sample")
+def test_bare_clone_and_no_other_cluster(tmp_path: Path, other_cluster: tuple[Path, list[bytes]]):
+    """The clone's own site.yml, with its own inventory and roles, has nothing to do on the lab and asks nobody else."""
+    kubeconfig, asked = other_cluster
+    clone = tmp_path / "clone"
+    run("git", "-c", "safe.directory=*", "clone", "--quiet", "--no-hardlinks", ROOT, clone).expect()
+    elsewhere = {"KUBECONFIG": str(kubeconfig), "K8S_AUTH_KUBECONFIG": str(kubeconfig), "K8S_AUTH_CONTEXT": "other"}
+    seen = run(BIN / "ansible-playbook", "--check", "site.yml", cwd=clone, env=clean_environment(**elsewhere)).expect().stdout
+    assert re.search(r"^lab +: .* changed=0 .* failed=0", seen, re.MULTILINE), seen
+    assert "TASK [meshops.istio.istio_sample : " in seen
+    assert asked == []
+
+
+@pytest.fixture
+def other_cluster(tmp_path: Path) -> Iterator[tuple[Path, list[bytes]]]:
+    """The kubeconfig of an API server that is not the lab's, and what it was asked."""
+    asked: list[bytes] = []
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def listen() -> None:
+        while True:
+            try:
+                connection, _address = listener.accept()
+            except OSError:
+                return
+            with connection:
+                asked.append(connection.recv(1000))
+
+    thread = threading.Thread(target=listen)
+    thread.start()
+    kubeconfig = tmp_path / "other"
+    cluster = {"server": f"http://127.0.0.1:{listener.getsockname()[1]}"}
+    entries = {"clusters": [{"name": "other", "cluster": cluster}], "contexts": [{"name": "other", "context": {"cluster": "other"}}]}
+    kubeconfig.write_text(yaml.safe_dump({"apiVersion": "v1", "kind": "Config", "current-context": "other", **entries}))
+    yield kubeconfig, asked
+    listener.shutdown(socket.SHUT_RDWR)
+    listener.close()
+    thread.join()
+
+
+# -- altered by hand --
+
+# What is done to an object by kubectl; the object is named as it is shown when it's put right.
+ALTERED = {
+    "Deployment istio-system/istiod": "set env --namespace=istio-system deployment/istiod ADDED=by-hand",
+    "Service istio-system/istiod": "delete --namespace=istio-system service istiod",
+    "ConfigMap istio-system/istio": """patch --namespace=istio-system configmap istio --type=merge
+        --patch='{"data": {"mesh": "accessLogFile: /dev/null", "added": "x"}}'""",
+    "ClusterRole istiod-clusterrole-istio-system": """patch clusterrole istiod-clusterrole-istio-system --type=json
+        --patch='[{"op": "add", "path": "/rules/-", "value": {"apiGroups": [""], "resources": ["secrets"], "verbs": ["delete"]}}]'""",
+    "MutatingWebhookConfiguration istio-sidecar-injector": """patch mutatingwebhookconfiguration istio-sidecar-injector --type=json
+        --patch='[{"op": "replace", "path": "/webhooks/0/timeoutSeconds", "value": 7}]'""",
+    "CustomResourceDefinition telemetries.telemetry.istio.io": "delete crd telemetries.telemetry.istio.io",
+    "CustomResourceDefinition sidecars.networking.istio.io": """patch crd sidecars.networking.istio.io --type=json
+        --patch='[{"op": "add", "path": "/spec/names/shortNames", "value": ["added"]}]'""",
+    "ConfigMap sample/nginx-deployment": """patch --namespace=sample configmap nginx-deployment --type=merge --patch='{"data": {"added.conf": "x"}}'""",
+    "Deployment sample/nginx-deployment": "scale --namespace=sample deployment/nginx-deployment --replicas=2",
+    "Service sample/nginx-service": """patch --namespace=sample service nginx-service --type=merge
+        --patch='{"spec": {"selector": {"added": "x"}, "sessionAffinity": "ClientIP"}}'""",
+    "DestinationRule sample/nginx-destinationrule": """patch --namespace=sample destinationrule nginx-destinationrule --type=merge
+        --patch='{"spec": {"exportTo": ["."], "trafficPolicy": {"loadBalancer": {"consistentHash": null, "simple": "RANDOM"}}}}'""",
+    "VirtualService sample/nginx-virtualservice": "delete --namespace=sample virtualservice nginx-virtualservice",
+}
+
+
+@pytest.mark.usefixtures("sample")
+def test_altered_objects_are_put_right(ansible: Ansible, kubectl: Kubectl):
+    before = {item: _get(kubectl, *_named(item)) for item in ALTERED}
+    rule = "DestinationRule sample/nginx-destinationrule"
+    kubectl(*shlex.split(ALTERED[rule]))
+    failed = ansible(SITE, arguments=("--tags", "verify")).expect(2)
+    assert any(line.endswith("moved") for line in failed.named("Sessions").result["msg"])
+    assert failed.named("Verdict, affinity is not proven").result["msg"].startswith("failed: ")
+
+    for item in set(ALTERED) - {rule}:
+        kubectl(*shlex.split(ALTERED[item]))
+    kubectl("label", "namespace", "sample", "istio-injection-")
+    kubectl("set", "image", "--namespace=sample", "pod/test-pod", "curl=docker.io/library/nginx:1.29")
+    predicted = ansible(SITE, check=True, arguments=("--skip-tags", "verify")).expect()
+    # istiod's webhook guards the rule, and its Service is gone; a run puts that right before it comes to the rule.
+    assert _items(predicted) == set(ALTERED) - {rule} | {"test-pod"}
+    assert f"{rule}: not compared" in _said(predicted)
+    done = ansible(SITE).expect()
+    assert _items(done) == set(ALTERED) | {"test-pod"}
+    assert _tasks(predicted) == _tasks(done)
+    assert "test-pod is deleted and made again: its image was altered" in _said(done)
+    for item, was in before.items():
+        now = _get(kubectl, *_named(item))
+        for key in set(was) - {"metadata", "status"}:
+            assert _without_addresses(now[key]) == _without_addresses(was[key]), item
+    assert _injection(kubectl, "sample") == {"istio-injection": "enabled"}
+    again = ansible(SITE).expect()
+    assert again.changed == ()
+    assert again.stats["lab"]["changed"] == 0
+
+
+def _named(item: str) -> tuple[str, ...]:
+    kind, where = item.split(" ")
+    *namespace, name = where.split("/")
+    return (kind, name, *(f"--namespace={one}" for one in namespace))
+
+
+def _without_addresses(value: Any) -> Any:
+    """A Service that is made anew gets another one."""
+    return {key: held for key, held in value.items() if key not in ("clusterIP", "clusterIPs")} if isinstance(value, dict) else value
+
+
+def test_says_what_the_sample_waits_for(ansible: Ansible, namespace: Callable[..., str]):
+    variables = {"istio_sample_namespace": namespace(), "istio_sample_nginx_image": "docker.io/library/none:1", "istio_sample_wait_timeout": 10}
+    stopped = ansible([_role("istio_sample", **variables)]).expect(2)
+    message = stopped.named("Stop, with what is missing").result["msg"]
+    assert "nginx-deployment: 3 pods wanted, 3 of the latest configuration, 0 available" in message
+    assert re.search(r"nginx-deployment-\S+, container nginx: (ErrImagePull|ImagePullBackOff)", message)
+
+
+# -- what is not theirs: one host a case, all on the lab --
+
+
+@pytest.fixture
+def cases(ansible: Ansible, tmp_path: Path) -> Cases:
+    """Run a playbook or tasks on the lab once for each set of variables; the messages of failed tasks come by the set's name."""
+    lab_variables = yaml.safe_load(INVENTORY.read_text())["all"]["hosts"]["lab"]
+
+    def play(what: Any, hosts: dict[str, dict[str, Any]], *codes: int) -> tuple[Played, dict[str, str]]:
+        inventory = tmp_path / "inventory.yml"
+        inventory.write_text(yaml.safe_dump({"all": {"hosts": {name: lab_variables | variables for name, variables in hosts.items()}}}))
+        played = ansible(what, inventory=inventory).expect(*codes)
+        return played, {task.host: task.result["msg"] for task in played.tasks if task.status == "failed"}
+
+    return play
+
+
+@pytest.mark.usefixtures("sample")
+def test_site_stops_before_any_change(cases: Cases, lab: Path, tmp_path: Path):
+    (tmp_path / "dead").write_text(re.sub(r"https://127.0.0.1:\d+", "https://127.0.0.1:9", lab.read_text()))
+    homes = {name: str(tmp_path / name) for name in ("HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME")}
+    repositories = tmp_path / "HELM_CONFIG_HOME/repositories.yaml"
+    repositories.parent.mkdir()
+    repositories.write_text(yaml.safe_dump({"apiVersion": "", "repositories": [{"name": "istio", "url": "https://charts.example.com/own"}]}))
+    before = repositories.read_text()
+    # A version that is not there yet, so that helm is needed.
+    newer = {"istio_control_plane_version": "1.31.1"}
+    hosts = {
+        "nofile": {"istio_cluster_kubeconfig": str(tmp_path / "none")},
+        "nocontext": {"istio_cluster_context": "production"},
+        "noanswer": {"istio_cluster_kubeconfig": str(tmp_path / "dead")},
+        "older": {"istio_control_plane_version": "1.30.0"},
+        "nohelm": newer | {"istio_control_plane_helm_binary": "/nonexistent/helm"},
+        "otherrepository": newer | {"istio_control_plane_helm_environment": homes},
+    }
+    stopped, said = cases(SITE, hosts, 2)
+    assert f"no kubeconfig at {tmp_path / 'none'}" in said["nofile"]
+    assert "no context 'production'" in said["nocontext"]
+    assert "It has: istio-lab." in said["nocontext"]
+    assert "API server https://127.0.0.1:9 " in said["noanswer"]
+    assert "istiod 1.31.0 is installed and istio_control_plane_version is 1.30.0" in said["older"]
+    assert "Helm 3 is needed at '/nonexistent/helm'" in said["nohelm"]
+    assert "helm could not add 'istio'" in said["otherrepository"]
+    assert repositories.read_text() == before
+    assert all(counts["failures"] == 1 and counts["changed"] == 0 for counts in stopped.stats.values())
+
+
+def test_environment_that_redirects(ansible: Ansible):
+    stopped = ansible(UNINSTALL, env={"K8S_AUTH_HOST": "https://127.0.0.1:1"}).expect(2)
+    assert "K8S_AUTH_HOST in the environment" in _said(stopped)
+    assert stopped.stats["lab"]["changed"] == 0
+
+
+def test_sample_leaves_other_objects(cases: Cases, kubectl: Kubectl, namespace: Callable[..., str]):
+    name, outside = namespace(), namespace(injection=False)
+    kubectl("--namespace", name, "create", "service", "clusterip", "nginx-service", "--tcp=80")
+    hosts = {
+        "there": {"istio_sample_namespace": name},
+        "gone": {"istio_sample_namespace": name, "istio_sample_state": "absent"},
+        "outside": {"istio_sample_namespace": outside},
+    }
+    played, said = cases([_role("istio_sample")], hosts, 2)
+    assert f"Service {name}/nginx-service: there already" in said["there"]
+    assert "is not labelled for sidecars" in said["outside"]
+    assert "gone" not in said
+    assert f"Service {name}/nginx-service: kept" in _said(played)
+    assert played.changed == ()
+    assert _get(kubectl, "--namespace", name, "service", "nginx-service")
+
+
+def test_namespaces(cases: Cases, kubectl: Kubectl, namespace: Callable[..., str]):
+    """Its own, one that is somebody else's, and one that somebody else labelled."""
+    bare, theirs = namespace(injection=False), namespace(injection=False)
+    kubectl("delete", "namespace", "test-own", "--ignore-not-found")
+    kubectl("--namespace", bare, "run", "bare", "--image=docker.io/curlimages/curl:8.16.0", "--", "sleep", "600")
+    kubectl("label", "namespace", theirs, "istio.io/rev=theirs")
+    hosts = {
+        "own": {"istio_namespace_name": "test-own"},
+        "bare": {"istio_namespace_name": bare},
+        "theirs": {"istio_namespace_name": theirs},
+        "both": {"istio_namespace_name": "test-both", "istio_namespace_revision": "canary"},
+    }
+    labelled, said = cases([_role("istio_namespace")], hosts, 2)
+    assert f"Without one in {bare}: bare." in _said(labelled)
+    assert "by somebody else" in said["theirs"]
+    assert "contradict each other" in said["both"]
+    assert [_injection(kubectl, name) for name in ("test-own", bare, theirs)] == [{"istio-injection": "enabled"}] * 2 + [{"istio.io/rev": "theirs"}]
+    # Its own may change over; never to both labels.
+    revision = {"istio_namespace_injection": False, "istio_namespace_revision": "canary"}
+    cases([_role("istio_namespace")], {"own": hosts["own"] | revision})
+    assert _injection(kubectl, "test-own") == {"istio.io/rev": "canary"}
+    removed, said = cases([_role("istio_namespace", istio_namespace_state="absent")], {name: hosts[name] for name in ("own", "bare", "theirs")})
+    assert not said
+    assert {name for name, counts in removed.stats.items() if counts["changed"]} == {"own", "bare"}
+    kubectl("get", "namespace", "test-own", codes=(1,))
+    assert [_injection(kubectl, name) for name in (bare, theirs)] == [{}, {"istio.io/rev": "theirs"}]
+
+
+def _injection(kubectl: Kubectl, namespace: str) -> dict[str, str]:
+    labels = _get(kubectl, "namespace", namespace)["metadata"]["labels"]
+    return {name: value for name, value in labels.items() if name in ("istio-injection", "istio.io/rev")}
+
+
+# -- there and back --
+
+
+@pytest.mark.usefixtures("sample")
+def test_uninstall_says_what_it_would_keep(ansible: Ansible, kubectl: Kubectl):
+    """Istio's own leftovers do not count; what somebody put beside it does."""
+    kubectl("--namespace=istio-system", "create", "configmap", "somebodys")
+    try:
+        predicted = ansible(UNINSTALL, check=True).expect()
+    finally:
+        kubectl("--namespace=istio-system", "delete", "configmap", "somebodys")
+    assert "Namespace istio-system stays: in it are ConfigMap somebodys." in _said(predicted)
+    assert re.search(r"1\d custom resource definitions of Istio stay", _said(predicted))
+    assert kubectl("get", "namespaces", "sample", "istio-system", "--output=name").stdout.split() == ["namespace/sample", "namespace/istio-system"]

@@ -1,0 +1,267 @@
+# SPDX-FileCopyrightText: 2026 meshops.istio contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The verdict, rule by rule, on windows whose truth is known."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ansible_collections.meshops.istio.plugins.module_utils._model import CheckError
+from ansible_collections.meshops.istio.plugins.module_utils._tally import Run, Trace
+from ansible_collections.meshops.istio.plugins.module_utils._verdict import Verdict, Window, is_explained, judge, unused_chance, upper_bound
+from simulation import Truth, at_random, first_host, flipping, ring, window
+
+PODS = tuple(f"pod-{number}" for number in range(12))
+
+
+def verdict_on(truth: Truth) -> Verdict:
+    return judge(window(truth))
+
+
+@settings(max_examples=60)
+@given(st.integers(2, 8), st.integers(0, 2**31))
+def test_a_rule_in_force_passes(pods: int, seed: int) -> None:
+    found = verdict_on(Truth(history=((0, PODS[:pods]),), seed=seed))
+    assert (found.verdict, found.reasons) == ("passed", ())
+    assert found.flip_rate_95 < 0.02
+
+
+@settings(max_examples=60)
+@given(st.integers(2, 8), st.integers(0, 2**31))
+def test_no_rule_fails(pods: int, seed: int) -> None:
+    found = verdict_on(Truth(balancer=at_random, history=((0, PODS[:pods]),), seed=seed))
+    assert found.verdict == "failed"
+    assert "landed on" in found.reasons[0]
+    assert found.false_pass < 1e-6
+
+
+@settings(max_examples=60)
+@given(st.integers(0, 2**31))
+def test_a_weighted_split_of_ninety_to_ten_fails(seed: int) -> None:
+    assert verdict_on(Truth(balancer=flipping(0.1), seed=seed)).verdict == "failed"
+
+
+def test_everything_on_one_pod_is_not_proven() -> None:
+    found = verdict_on(Truth(balancer=first_host))
+    assert found.verdict == "not_proven"
+    assert found.controls["spread"].state == "failed"
+    assert found.controls["keyless"].state == "failed"
+
+
+def test_a_locality_split_is_never_passed() -> None:
+    one = Truth(history=((0, PODS[:4]),), seen_by={0: PODS[:2]})
+    assert verdict_on(one).verdict == "not_proven"
+    both = replace(one, clients=2, seen_by={0: PODS[:2], 1: PODS[2:4]})
+    assert verdict_on(both).verdict == "failed"
+
+
+def test_one_backend_is_inconclusive() -> None:
+    found = verdict_on(Truth(history=((0, ("only",)),)))
+    assert found.verdict == "inconclusive"
+    assert "fewer than two" in found.reasons[0]
+    assert not found.churn_only
+
+
+@settings(max_examples=80)
+@given(st.integers(1, 19), st.integers(0, 2**31), st.sampled_from(["scale up", "scale down", "replace"]))
+def test_moves_with_a_change_of_the_backends_are_never_passed_nor_failed(at: int, seed: int, what: str) -> None:
+    after = {"scale up": PODS[:4], "scale down": PODS[:2], "replace": (*PODS[:2], PODS[5])}[what]
+    found = verdict_on(Truth(history=((0, PODS[:3]), (at, after)), seed=seed))
+    assert found.verdict == "inconclusive"
+    assert found.churn_only
+    assert all(fate.explained for fate in found.fates if fate.moved)
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 2**31))
+def test_a_rollout_moves_sessions_back_and_forth_and_is_not_failed(seed: int) -> None:
+    steps = [PODS[:3], PODS[:4], (*PODS[1:4],), (*PODS[1:5],), (*PODS[2:5],), (*PODS[2:6],), (*PODS[3:6],)]
+    history = tuple((3 * number, hosts) for number, hosts in enumerate(steps))
+    assert verdict_on(Truth(history=history, rounds=24, seed=seed)).verdict == "inconclusive"
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 2**31))
+def test_no_rule_under_churn_is_failed_all_the_same(seed: int) -> None:
+    chance = random.Random(seed)
+    history = tuple((number * 4, tuple(chance.sample(PODS[:6], 3))) for number in range(5))
+    assert verdict_on(Truth(balancer=at_random, history=history, seed=seed)).verdict == "failed"
+
+
+def test_a_pod_that_came_and_went_between_two_looks_is_seen() -> None:
+    truth = Truth(history=((0, PODS[:3]), (1, PODS[:4]), (2, PODS[:3])))
+    found = verdict_on(truth)
+    assert found.verdict == "inconclusive"
+    assert found.changed
+    assert found.events == ("endpoints changed and changed back",)
+
+
+def test_a_rule_that_changed_is_named() -> None:
+    found = verdict_on(Truth(rules_changed=True))
+    assert found.verdict == "inconclusive"
+    assert found.reasons == ("DestinationRule sample/nginx-destinationrule changed",)
+    assert not found.churn_only
+
+
+@pytest.mark.parametrize(("lost", "verdict"), [(0.0, "passed"), (0.001, "passed"), (0.05, "inconclusive"), (1.0, "inconclusive")])
+def test_lost_answers_are_counted_as_moves_that_might_have_been(lost: float, verdict: str) -> None:
+    found = verdict_on(Truth(lost=lost, seed=3))
+    assert found.verdict == verdict
+
+
+def test_lost_answers_do_not_excuse_a_move() -> None:
+    assert verdict_on(Truth(balancer=at_random, lost=0.3)).verdict == "failed"
+
+
+def test_without_the_keyless_control_the_prediction_is_the_proof() -> None:
+    found = verdict_on(Truth(keyless=False))
+    assert found.verdict == "passed"
+    assert found.controls["keyless"].state == "not_applicable"
+    assert (found.prediction.available, found.prediction.matched, found.prediction.total) == (True, 36, 36)
+
+
+def unseen(seen: Window) -> Window:
+    """The same window where no Envoy could be read."""
+    entry = seen.evidence[0]
+    blind = tuple(replace(checkpoint, view=None) for checkpoint in entry.checkpoints)
+    return replace(seen, evidence=(replace(entry, checkpoints=blind),))
+
+
+def test_without_either_proof_nothing_is_proven() -> None:
+    found = judge(unseen(window(Truth(keyless=False))))
+    assert found.verdict == "not_proven"
+    assert "nothing shows that the key" in found.reasons[0]
+
+
+def test_without_envoy_the_keyless_control_is_the_proof() -> None:
+    found = judge(unseen(window(Truth())))
+    assert found.verdict == "passed"
+    assert found.prediction.reason == "the client's Envoy could not be read"
+
+
+def by_name(session: str | None, hosts: Sequence[str], chance: random.Random) -> str:
+    """Sticky, spread, and another mapping than the ring's."""
+    return chance.choice(list(hosts)) if session is None else sorted(hosts)[sum(session.encode()) % len(hosts)]
+
+
+def test_a_prediction_that_does_not_fit_is_not_a_failure() -> None:
+    found = verdict_on(Truth(balancer=by_name))
+    assert found.verdict == "passed"
+    assert not found.prediction.available
+    assert "landed elsewhere than computed" in found.prediction.reason
+
+
+def test_a_run_that_broke_off_is_inconclusive_with_its_reason() -> None:
+    seen = window(Truth())
+    entry = replace(seen.evidence[0], failure=CheckError("exec_lost", "The connection broke off."))
+    found = judge(replace(seen, evidence=(entry,)))
+    assert found.verdict == "inconclusive"
+    assert "The connection broke off." in found.reasons
+
+
+def test_a_changed_envoy_configuration_is_inconclusive() -> None:
+    seen = window(Truth())
+    entry = seen.evidence[0]
+    last = entry.checkpoints[-1]
+    route = replace(last.view.route, hash_policies=())
+    checkpoints = (*entry.checkpoints[:-1], replace(last, view=replace(last.view, route=route)))
+    found = judge(replace(seen, evidence=(replace(entry, checkpoints=checkpoints),)))
+    assert found.verdict == "inconclusive"
+    assert "route or cluster in the Envoy of sample/test-0 changed" in found.reasons
+
+
+def test_a_push_that_changes_nothing_but_versions_does_not_matter() -> None:
+    seen = window(Truth())
+    entry = seen.evidence[0]
+    last = entry.checkpoints[-1]
+    route = replace(last.view.route, version="2")
+    checkpoints = (*entry.checkpoints[:-1], replace(last, view=replace(last.view, route=route)))
+    assert judge(replace(seen, evidence=(replace(entry, checkpoints=checkpoints),))).verdict == "passed"
+
+
+def recounted(seen: Window, change: Callable[[int, int], int]) -> Window:
+    """The same window with other counters at the last look: C(change) of a host's position and its figure."""
+    entry = seen.evidence[0]
+    last = entry.checkpoints[-1]
+    hosts = tuple(replace(host, rq_total=change(number, host.rq_total)) for number, host in enumerate(last.view.hosts))
+    checkpoints = (*entry.checkpoints[:-1], replace(last, view=replace(last.view, hosts=hosts)))
+    return replace(seen, evidence=(replace(entry, checkpoints=checkpoints),))
+
+
+def test_counters_that_contradict_the_answers_are_inconclusive() -> None:
+    found = judge(recounted(window(Truth()), lambda number, total: total + (5, -5, 0)[number]))
+    assert found.verdict == "inconclusive"
+    assert "two witnesses disagree" in found.reasons[0]
+
+
+def test_counters_that_did_not_move_show_that_envoy_was_not_in_the_path() -> None:
+    found = judge(recounted(window(Truth()), lambda _number, _total: 0))
+    assert found.verdict == "inconclusive"
+    assert "went around it" in found.reasons[0]
+
+
+def test_counters_with_other_traffic_in_them_say_nothing() -> None:
+    assert judge(recounted(window(Truth()), lambda number, total: total + 100 * number)).verdict == "passed"
+
+
+def test_keepalive_never_decides() -> None:
+    found = judge(replace(window(Truth()), keepalive=True))
+    assert found.verdict == "not_proven"
+
+
+def trace(*pods: str) -> Trace:
+    found = Trace()
+    for number, pod in enumerate(pods):
+        found.add(number, pod)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("pods", "counts", "explained"),
+    [
+        ("aabb", [0, 1], True),
+        ("aabb", [1, 0], True),
+        ("aabb", [0, 0], False),
+        ("abab", [1, 0], False),
+        ("abab", [2, 2], True),
+        ("aaab", [0, 1], True),
+        ("abbb", [0, 1], False),
+    ],
+)
+def test_each_move_needs_a_change_of_its_own_at_its_time(pods: str, counts: list[int], explained: bool) -> None:
+    assert is_explained(trace(*pods), [range(2), range(2, 4)], counts) is explained
+
+
+def test_more_runs_than_are_kept_are_not_explained() -> None:
+    assert not is_explained(Trace([Run(0, 1, "a"), Run(2, 3, "b")], overflow=True), [range(4)], [100])
+
+
+@pytest.mark.parametrize(
+    ("events", "trials", "bound"),
+    # R: qbeta(0.95, events + 1, trials - events); the first two are 1 - 0.05^(1/n) of the domain's table
+    [(0, 380, 0.00785), (0, 950, 0.00315), (5, 380, 0.02746), (100, 1000, 0.11700), (380, 380, 1.0)],
+)
+def test_the_bound_is_clopper_and_pearsons(events: int, trials: int, bound: float) -> None:
+    assert upper_bound(events, trials) == pytest.approx(bound, rel=2e-3)
+
+
+def test_the_chance_of_an_unused_backend() -> None:
+    assert unused_chance(3, 0, 20) == 1.0
+    assert unused_chance(3, 1, 36) < 1e-4
+    assert unused_chance(10, 1, 20) > 0.5
+
+
+def test_the_simulated_ring_is_a_ring() -> None:
+    """Guards the simulation itself: moves on scale-up as measured for Envoy's ring, some between pods that stayed."""
+    chance = random.Random(1)
+    sessions = [f"sid-{number}" for number in range(2000)]
+    before = [ring(session, PODS[:3], chance) for session in sessions]
+    after = [ring(session, PODS[:4], chance) for session in sessions]
+    moved = sum(old != new for old, new in zip(before, after, strict=True)) / len(sessions)
+    assert 0.25 < moved < 0.45
