@@ -242,4 +242,33 @@ class Checkpoint:
         return tuple(view.eligible() for view in self.views() if view is not None)
 
 
+@dataclass(frozen=True)
+class EvidenceItem:
+    """One thing seen in this run: C(source) names the object or page, C(field) the place in it, C(value) what stands there."""
+
+    source: str
+    field: str
+    value: str
+
+
+@dataclass(frozen=True)
+class Fix:
+    """What to do: C(kind) is yaml (to be applied as it stands), command (for a shell) or manual (a sentence)."""
+
+    kind: str
+    body: str
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A cause of broken affinity or a risk to it; C(id) is the catalogue's (C13), C(severity) error, warning or info."""
+
+    id: str
+    severity: str
+    title: str
+    evidence: tuple[EvidenceItem, ...]
+    fix: Fix
+    reference: str
+
+
 JsonDict = dict[str, Any]
