@@ -66,6 +66,8 @@ def convert(hint: Any, value: Any) -> Any:
 
 def _fitting(hint: Any, value: Any) -> Any:
     """Where None is allowed, a value of a wrong kind is None."""
+    if typing.get_origin(hint) is typing.Annotated:
+        return _fitting(typing.get_args(hint)[0], value)
     if hint in CONVERTERS:
         return CONVERTERS[hint](value)
     if dataclasses.is_dataclass(hint) and not isinstance(value, dict):
