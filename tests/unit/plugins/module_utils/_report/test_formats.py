@@ -87,7 +87,7 @@ def test_mutated_reports_are_rejected():
     first = run_of(probed(recorded("inconclusive") | {"findings": [FINDING]}), seen("does_not", "b"), settings=WAIVERS)
     document = json.loads(to_json(run_of(probed("inconclusive"), entry("c", error="refused"), after=first, hours=1)))
     tried = 0
-    for container, key, data in random.Random(6).sample(_places(document), 150):
+    for container, key, data in random.Random(6).sample(_places(document), 80):
         was = container[key]
         container[key] = [{"else": 1}]
         assert not VALIDATOR.is_valid(document), (key, "changed")
@@ -100,7 +100,7 @@ def test_mutated_reports_are_rejected():
             container["else"] = 1
             assert not VALIDATOR.is_valid(document), (key, "added")
             del container["else"]
-    assert tried > 50
+    assert tried > 25
     VALIDATOR.validate(document)
 
 
