@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from urllib.parse import quote
 
 from ansible_collections.meshops.istio.plugins.module_utils._model import (
+    CheckError,
     ClusterView,
     HashPolicy,
     Host,
@@ -27,6 +28,7 @@ from ansible_collections.meshops.istio.plugins.module_utils._model import (
 )
 
 ADMIN = "http://localhost:15000"
+STATEFUL_FILTER = "envoy.filters.http.stateful_session"
 
 
 def admin_pages(target: Target) -> dict[str, str]:
@@ -57,10 +59,22 @@ def hosts_filter(target: Target) -> str:
 
 
 def proxy_view(target: Target, pages: dict[str, bytes]) -> ProxyView | None:
-    """The view from the pages' bodies, or None where there is no Envoy to ask."""
+    """The view from the pages' bodies, or None where there is no Envoy to ask. Raises L(CheckError) with
+    C(strange_envoy) where a page is not of the form that it has in every known Envoy: it is not guessed over."""
     info = _json(pages.get("info", b""))
     if not info:
         return None
+    try:
+        return _view(target, pages, info)
+    except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
+        raise CheckError(
+            "strange_envoy",
+            f"The admin pages of Envoy do not have the known form ({type(error).__name__}: {error}). "
+            "Next: look at /server_info, /config_dump and /clusters on port 15000 of the client pod.",
+        ) from error
+
+
+def _view(target: Target, pages: dict[str, bytes], info: JsonDict) -> ProxyView:
     clusters = parse_clusters(_json(pages.get("clusters", b"")))
     route = find_route(_json(pages.get("routes", b"")), target)
     name = _cluster_of(route, target, clusters)
@@ -84,7 +98,7 @@ def zone_of(pages: dict[str, bytes]) -> str | None:
 def _json(body: bytes) -> JsonDict:
     try:
         found = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -168,11 +182,19 @@ def matches(match: JsonDict, target: Target) -> bool:
         prefix = match["path_separated_prefix"]
         fits = path == prefix or path.startswith(prefix + "/")
     elif "safe_regex" in match:
-        fits = re.fullmatch(match["safe_regex"].get("regex", ""), path) is not None
+        fits = _fits(match["safe_regex"].get("regex", ""), path)
     else:
         fits = False
     others = [entry for entry in match.get("headers") or [] if not _is_method(entry, target.method)]
     return fits and not others and not match.get("query_parameters")
+
+
+def _fits(regex: str, path: str) -> bool:
+    """Envoy's expressions are RE2's; one that Python can't read is taken for one that does not fit."""
+    try:
+        return re.fullmatch(regex, path) is not None
+    except re.error:
+        return False
 
 
 def _is_method(entry: JsonDict, method: str) -> bool:
@@ -192,6 +214,7 @@ def _route_view(config: JsonDict, host: JsonDict, route: JsonDict) -> RouteView:
         hash_policies=tuple(_hash_policies(action.get("hash_policy") or [])),
         rule=_rule_of(route.get("metadata"), "virtual-service"),
         version=str(config.get("version_info", "")),
+        stateful=any(STATEFUL_FILTER in (part.get("typed_per_filter_config") or {}) for part in (host, route)),
     )
 
 
@@ -232,7 +255,8 @@ def parse_hosts(text: str) -> dict[str, list[Host]]:
         hosts.setdefault(cluster, []).append(
             Host(
                 address=address,
-                healthy=flags == "healthy",
+                # A page that was cut short can lack the priority, which stands behind the flags.
+                healthy=flags == "healthy" and "priority" in fields,
                 health_flags=flags,
                 weight=_int(fields.get("weight"), 1),
                 priority=_int(fields.get("priority"), 0),
@@ -246,4 +270,4 @@ def parse_hosts(text: str) -> dict[str, list[Host]]:
 
 
 def _int(text: str | None, default: int) -> int:
-    return int(text) if text and text.isdigit() else default
+    return int(text) if text and re.fullmatch(r"[0-9]{1,19}", text) else default

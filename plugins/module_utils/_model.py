@@ -58,7 +58,8 @@ class Via:
 
 @dataclass(frozen=True)
 class Target:
-    """A port of a Service: C(port) is the Service's, C(host) the name under which the mesh knows the service."""
+    """A port of a Service: C(port) is the Service's, C(host) the name under which the mesh knows the service,
+    C(persistence) its labels for Istio's persistent sessions, which are another thing than affinity by a hash."""
 
     namespace: str
     service: str
@@ -68,6 +69,7 @@ class Target:
     path: str = "/"
     method: str = "GET"
     via: Via | None = None
+    persistence: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.namespace}/{self.service}:{self.port}"
@@ -161,7 +163,8 @@ class HashPolicy:
 
 @dataclass(frozen=True)
 class RouteView:
-    """The route that a request of the probe takes. C(clusters) has more than one entry for a weighted route."""
+    """The route that a request of the probe takes. C(clusters) has more than one entry for a weighted route;
+    C(stateful) is whether Envoy's filter for persistent sessions is on for it."""
 
     route_config: str
     virtual_host: str
@@ -169,6 +172,7 @@ class RouteView:
     hash_policies: tuple[HashPolicy, ...]
     rule: str | None
     version: str
+    stateful: bool = False
 
 
 @dataclass(frozen=True)
