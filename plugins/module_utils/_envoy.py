@@ -28,6 +28,8 @@ from ansible_collections.meshops.istio.plugins.module_utils._model import (
 )
 
 ADMIN = "http://localhost:15000"
+# Envoy prints these of each host; one that lacks any of them stands on a page that was cut short, and isn't guessed at.
+NEEDED = ("health_flags", "weight", "priority", "rq_total")
 STATEFUL_FILTER = "envoy.filters.http.stateful_session"
 
 
@@ -251,12 +253,13 @@ def parse_hosts(text: str) -> dict[str, list[Host]]:
             values.setdefault((cluster, match.group(1)), {})[match.group(2)] = match.group(3)
     hosts: dict[str, list[Host]] = {}
     for (cluster, address), fields in values.items():
-        flags = fields.get("health_flags", "")
+        if not all(fields.get(name) for name in NEEDED):
+            continue
+        flags = fields["health_flags"]
         hosts.setdefault(cluster, []).append(
             Host(
                 address=address,
-                # A page that was cut short can lack the priority, which stands behind the flags.
-                healthy=flags == "healthy" and "priority" in fields,
+                healthy=flags == "healthy",
                 health_flags=flags,
                 weight=_int(fields.get("weight"), 1),
                 priority=_int(fields.get("priority"), 0),
