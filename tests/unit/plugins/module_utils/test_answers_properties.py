@@ -20,7 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ansible_collections.meshops.istio.plugins.module_utils import _exec
+from ansible_collections.meshops.istio.plugins.module_utils import _envoy, _exec
 from ansible_collections.meshops.istio.plugins.module_utils._curl import END, FIELD, CookieJar, Sending, parse_line, set_cookies
 from ansible_collections.meshops.istio.plugins.module_utils._envoy import parse_hosts, proxy_view
 from ansible_collections.meshops.istio.plugins.module_utils._exec import Exec, exit_reason
