@@ -185,6 +185,9 @@ def _route_view(config: JsonDict, host: JsonDict, route: JsonDict) -> RouteView:
     clusters = tuple((entry["name"], int(entry.get("weight", 0))) for entry in weighted)
     if "cluster" in action:
         clusters = ((action["cluster"], 100),)
+    # Envoy applies these of a weighted route's clusters, of the route and of the virtual host.
+    levels = [*weighted, route, host]
+    retries = (action.get("retry_policy") or {}).get("retry_host_predicate") or []
     return RouteView(
         route_config=(config.get("route_config") or {}).get("name", ""),
         virtual_host=host.get("name", ""),
@@ -192,7 +195,18 @@ def _route_view(config: JsonDict, host: JsonDict, route: JsonDict) -> RouteView:
         hash_policies=tuple(_hash_policies(action.get("hash_policy") or [])),
         rule=_rule_of(route.get("metadata"), "virtual-service"),
         version=str(config.get("version_info", "")),
+        headers_removed=tuple(name.lower() for level in levels for name in level.get("request_headers_to_remove") or []),
+        headers_set=tuple(_overwritten(entry for level in levels for entry in level.get("request_headers_to_add") or [])),
+        retry_predicates=tuple(entry.get("name", "") for entry in retries),
     )
+
+
+def _overwritten(entries: Iterable[JsonDict]) -> Iterable[tuple[str, str]]:
+    """Header and value of the entries that do not merely add a second value."""
+    for entry in entries:
+        if entry.get("append_action") == "OVERWRITE_IF_EXISTS_OR_ADD":
+            header = entry.get("header") or {}
+            yield str(header.get("key", "")).lower(), str(header.get("value", ""))
 
 
 def _hash_policies(entries: Iterable[JsonDict]) -> Iterable[HashPolicy]:

@@ -161,7 +161,11 @@ class HashPolicy:
 
 @dataclass(frozen=True)
 class RouteView:
-    """The route that a request of the probe takes. C(clusters) has more than one entry for a weighted route."""
+    """The route that a request of the probe takes. C(clusters) has more than one entry for a weighted route.
+
+    C(headers_removed) and C(headers_set) are the request headers that it takes away or overwrites, in small letters;
+    C(retry_predicates) are the conditions that keep a retry from a host.
+    """
 
     route_config: str
     virtual_host: str
@@ -169,6 +173,9 @@ class RouteView:
     hash_policies: tuple[HashPolicy, ...]
     rule: str | None
     version: str
+    headers_removed: tuple[str, ...] = ()
+    headers_set: tuple[tuple[str, str], ...] = ()
+    retry_predicates: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -272,3 +279,16 @@ class Finding:
 
 
 JsonDict = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Bodies of the objects that a cause may lie in: services and pods by namespace and name, rules by kind, and the
+    versions seen. C(unread) names what this account may not read."""
+
+    services: dict[tuple[str, str], JsonDict]
+    namespaces: dict[str, JsonDict]
+    rules: dict[str, tuple[JsonDict, ...]]
+    pods: dict[tuple[str, str], JsonDict]
+    unread: tuple[str, ...] = ()
+    versions: dict[str, str | None] = field(default_factory=dict)
