@@ -299,3 +299,16 @@ class Finding:
 
 
 JsonDict = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Bodies of the objects that a cause may lie in: services and pods by namespace and name, rules by kind, and the
+    versions seen. C(unread) names what this account may not read."""
+
+    services: dict[tuple[str, str], JsonDict]
+    namespaces: dict[str, JsonDict]
+    rules: dict[str, tuple[JsonDict, ...]]
+    pods: dict[tuple[str, str], JsonDict]
+    unread: tuple[str, ...] = ()
+    versions: dict[str, str | None] = field(default_factory=dict)
