@@ -120,7 +120,7 @@ def probe(client: ClientPod, plan: Plan, membership: Membership, campaign: Campa
 
 
 def _send(job: Job, run: ClientRun, requests: list[Request], membership: Membership, campaign: Campaign) -> None:
-    size, pause = _pace(campaign)
+    size, pause = pace(campaign.sending, campaign.rate, campaign.brake.watches)
     if not run.tally.sent:
         learning = [request for request in requests if request.session is None][: min(LEARNING, size or LEARNING)] or requests[:1]
         run.method = _learn(job, run, learning, membership, campaign.brake)
@@ -161,13 +161,12 @@ def _learn(job: Job, run: ClientRun, requests: list[Request], membership: Member
     return _identity.UPSTREAM
 
 
-def _pace(campaign: Campaign) -> tuple[int | None, float]:
+def pace(sending: _curl.Sending, rate: int | None, stops: bool) -> tuple[int | None, float]:
     """How many requests to send at once (None: all) and the seconds to wait after them, so that no second, wherever it
     begins, has more than the rate: with chunks of c that are at least c/(rate-c) apart, a second meets at most rate/c of
     them. Without a rate, a run that may have to stop sends what may be in flight at once, and looks at the answers."""
-    rate = campaign.rate
     if rate is None:
-        return (campaign.sending.concurrency, 0.0) if campaign.brake.watches else (None, 0.0)
+        return (sending.concurrency, 0.0) if stops else (None, 0.0)
     size = max(1, rate // 10)
     return size, size / (rate - size) if rate > size else 1.0
 
