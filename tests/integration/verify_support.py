@@ -67,7 +67,9 @@ class Estate:
 
     def verify(self, hosts: dict[str, dict[str, Any]], *, check: bool = False, env: dict[str, str] | None = None, **variables: Any) -> Played:
         """One run; reports of all runs are in C(folder)."""
-        everywhere = QUICKLY | {"istio_affinity_report_dir": str(self.folder / "reports"), "istio_affinity_settle": 3} | variables
+        everywhere = (
+            QUICKLY | {"istio_affinity_services": [], "istio_affinity_report_dir": str(self.folder / "reports"), "istio_affinity_settle": 3} | variables
+        )
         inventory = self.folder / "inventory.yml"
         inventory.write_text(yaml.safe_dump({"all": {"hosts": {name: LAB | everywhere | more for name, more in hosts.items()}}}))
         return self.ansible(VERIFY, inventory=inventory, check=check, arguments=("--forks", "6"), env=env)
@@ -79,8 +81,9 @@ class Estate:
 
 def outcome(played: Played, host: str) -> dict[str, Any]:
     """What the role ended with on one host."""
-    (found,) = [task.result["ansible_facts"] for task in played.tasks if task.host == host and task.name.endswith(": Say it in one place")]
-    result: dict[str, Any] = found["istio_affinity_outcome"]
+    found = [task.result["ansible_facts"] for task in played.tasks if task.host == host and task.name.endswith("Say it in one place")]
+    assert len(found) == 1, f"{len(found)} outcomes of {host}\n{played}"
+    result: dict[str, Any] = found[0]["istio_affinity_outcome"]
     return result
 
 
