@@ -35,6 +35,8 @@ with contextlib.suppress(ImportError):
 
 SIDECAR = "istio-proxy"
 PROBE_LABEL = "meshops.istio/probe=true"
+# The label prefix of Istio's persistent sessions: by a cookie, or with -header behind it by a header.
+PERSISTENCE_LABEL = "istio.io/persistent-session"
 CONTAINER_ANNOTATION = "kubectl.kubernetes.io/default-container"
 ISTIO_NAMESPACE = "istio-system"
 TIMEOUT = (5, 30)
@@ -196,7 +198,9 @@ def find_target(cluster: Cluster, namespace: str, name: str, client_namespace: s
         raise CheckError("no_service", f"There is no Service {namespace}/{name}. Next: correct the options namespace and service, or create it.")
     chosen = choose_port(service, port)
     host = name if client_namespace == namespace else f"{name}.{namespace}"
-    return Target(namespace, name, chosen["port"], chosen.get("name"), host, path, method)
+    labels = service["metadata"].get("labels") or {}
+    persistence = tuple(f"{label}={value}" for label, value in sorted(labels.items()) if label in (PERSISTENCE_LABEL, f"{PERSISTENCE_LABEL}-header"))
+    return Target(namespace, name, chosen["port"], chosen.get("name"), host, path, method, persistence=persistence)
 
 
 def choose_port(service: JsonDict, wanted: int | None) -> JsonDict:
