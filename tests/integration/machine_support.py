@@ -20,6 +20,7 @@ import pytest
 from harness import BIN, Ran, clean_environment, run
 
 BOOT = Path(__file__).parent / "machine.sh"
+GROUP = "istio-test-"
 NAMESPACES = ("--mount", "--pid", "--uts", "--ipc", "--cgroup", "--root", "--wd")
 
 
@@ -59,10 +60,26 @@ def wait_for(what: str, seen: Callable[[], bool], seconds: float = 30) -> None:
 @contextlib.contextmanager
 def machine(folder: Path) -> Iterator[Machine]:
     """Boot one, and leave no process, mount or cgroup of it."""
-    group = f"istio-test-{os.getpid()}"
+    group = f"{GROUP}{os.getpid()}"
     with _cgroup(group) as members:
         join = ("sh", "-c", 'echo $$ >"$0" && exec "$@"', members)
-        command = (*join, "unshare", "--fork", "--pid", "--kill-child", "--mount", "--uts", "--ipc", "--cgroup", "--propagation=private", BOOT, folder)
+        # Should this process be killed, so is the machine.
+        command = (
+            *join,
+            "setpriv",
+            "--pdeathsig=KILL",
+            "unshare",
+            "--fork",
+            "--pid",
+            "--kill-child",
+            "--mount",
+            "--uts",
+            "--ipc",
+            "--cgroup",
+            "--propagation=private",
+            BOOT,
+            folder,
+        )
         outer = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
         try:
             yield _booted(outer)
@@ -94,15 +111,23 @@ def _booted(outer: subprocess.Popen[bytes]) -> Machine:
 def _cgroup(name: str) -> Iterator[Path]:
     """A control group (version 2) for all that the machine starts; yields the file of its processes."""
     hierarchy = next(line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines() if line.split()[2] == "cgroup2")
+    for left in Path(hierarchy).glob(f"{GROUP}*"):
+        # Of a run that was killed.
+        if "populated 0" in (left / "cgroup.events").read_text():
+            _remove(left)
     group = Path(hierarchy) / name
-    group.mkdir(exist_ok=True)
+    group.mkdir()
     try:
         yield group / "cgroup.procs"
     finally:
         wait_for("The machine's end", lambda: "populated 0" in (group / "cgroup.events").read_text())
-        for path in sorted((path for path in group.rglob("*") if path.is_dir()), reverse=True):
-            path.rmdir()
-        group.rmdir()
+        _remove(group)
+
+
+def _remove(group: Path) -> None:
+    for path in sorted((path for path in group.rglob("*") if path.is_dir()), reverse=True):
+        path.rmdir()
+    group.rmdir()
 
 
 def changes(ran: Ran) -> int:
