@@ -13,7 +13,17 @@ This module util is private to the collection: it may change at any time.
 
 from __future__ import annotations
 
-from ansible_collections.meshops.istio.plugins.module_utils._report.model import BackendSeen, Continuity, Landing, LiveResult, ServiceReport
+from ansible_collections.meshops.istio.plugins.module_utils._report.model import (
+    BACKENDS_CHANGED,
+    MOVED,
+    NOT_AVAILABLE,
+    SAME,
+    BackendSeen,
+    Continuity,
+    Landing,
+    LiveResult,
+    ServiceReport,
+)
 
 
 def continuity(result: LiveResult | None, past: ServiceReport | None) -> Continuity | None:
@@ -37,11 +47,11 @@ def compared(result: LiveResult, last: LiveResult, when: str | None) -> Continui
     old, new = pods(last.backends), pods(result.backends)
     if old != new:
         detail = f"the backends are others ({len(old - new)} went, {len(new - old)} came); {kept} of {len(both)} sessions kept their pod"
-        return Continuity("backends_changed", detail, when, len(both), kept, ())
+        return Continuity(BACKENDS_CHANGED, detail, when, len(both), kept, ())
     if moved:
         detail = f"the backends are the same, but {len(moved)} of {len(both)} sessions landed on another pod"
-        return Continuity("moved", detail, when, len(both), kept, moved)
-    return Continuity("same", f"the backends are the same, and all {len(both)} sessions landed on the same pod", when, len(both), kept, ())
+        return Continuity(MOVED, detail, when, len(both), kept, moved)
+    return Continuity(SAME, f"the backends are the same, and all {len(both)} sessions landed on the same pod", when, len(both), kept, ())
 
 
 def values_change(result: LiveResult) -> bool:
@@ -59,4 +69,4 @@ def pods(backends: tuple[BackendSeen, ...]) -> set[str]:
 
 
 def _unknown(why: str) -> Continuity:
-    return Continuity("not_available", why, None, 0, 0, ())
+    return Continuity(NOT_AVAILABLE, why, None, 0, 0, ())

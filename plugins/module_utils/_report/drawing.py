@@ -72,11 +72,11 @@ def lane(pod: str, number: int, sessions: Sequence[SessionSeen]) -> Html:
 
 
 def _moved(place: int, count: int, session: SessionSeen) -> Html:
-    """The share of the session's requests as the height of its cell."""
-    share = max(0.12, count / max(1, sum(session.pods.values())))
+    """The stronger, the more of the session's requests."""
+    share = count / max(1, sum(session.pods.values()))
     kind = "explained" if session.explained else "moved"
     title = tag("title", f"{session.id}: {count} requests")
-    return tag("rect", title, x=place, y=f"{1 - share:.3g}", width=0.86, height=f"{share:.3g}", class_=kind)
+    return tag("rect", title, x=place, y=0, width=0.86, height=1, class_=kind, fill_opacity=f"{0.3 + 0.7 * share:.2f}")
 
 
 def bar(share: float) -> Html:

@@ -17,7 +17,9 @@ from ansible_collections.meshops.istio.plugins.module_utils._report.drawing impo
 from ansible_collections.meshops.istio.plugins.module_utils._report.markup import Child, Html, each, join, table, tag
 from ansible_collections.meshops.istio.plugins.module_utils._report.model import (
     GREEN,
+    MOVED,
     NOT_APPLICABLE,
+    SAME,
     BackendSeen,
     Continuity,
     FindingSeen,
@@ -30,7 +32,7 @@ from ansible_collections.meshops.istio.plugins.module_utils._report.numbers impo
 
 CONTROLS = {"spread": "Different sessions use different pods", "keyless": "Without the key requests spread", "keepalive": "On kept connections too"}
 STATES = {"passed": "✓ passed", "failed": "✕ failed", "not_applicable": "— not applicable"}
-CONTINUITY = {"same": "✓", "moved": "✕"}
+CONTINUITY = {SAME: "✓", MOVED: "✕"}
 
 
 def anchor(service: ServiceReport) -> str:
@@ -50,7 +52,7 @@ def section(service: ServiceReport) -> Html:
     verdict = tag("span", service.verdict.replace("_", " "), " (by its rules)" if service.mode == "static" else "", class_="verdict")
     summary = tag("summary", name, badge(service.status), verdict, strip(service.history))
     since = tag("p", "Broken since ", moment(service.since), class_="since") if service.since else None
-    why = tag("p", service.why, class_="why")
+    why = tag("p", service.why[:1].upper() + service.why[1:], class_="why")
     parts = (since, why, waiver(service), each(finding(found) for found in service.findings), probed(service), looked(service), past(service))
     folded = service.status in (GREEN, NOT_APPLICABLE)
     return tag("article", tag("details", summary, *parts, open=not folded), id=anchor(service), class_=f"panel {service.status}")
@@ -136,14 +138,14 @@ def session_map(live: LiveResult) -> Html:
         (
             tag("span", short[pod], title=pod, class_="mono"),
             count(held[pod]),
-            tag("span", percent_of(held[pod], len(live.sessions)), class_="aside"),
-            tag("span", place(backends.get(pod)), class_="aside soft"),
+            percent_of(held[pod], len(live.sessions)),
+            tag("span", place(backends.get(pod)), class_="soft"),
             lane(pod, number, ordered),
         )
         for number, pod in enumerate(pods)
     ]
     caption = join(f"{len(live.sessions)} sessions, a column each; the rows are the pods", f" {common}…" if common else "")
-    head = ("Pod", "Sessions", tag("span", "Share", class_="aside"), tag("span", "Where", class_="aside"), "Where each session landed")
+    head = ("Pod", "Sessions", "Share", "Where", "Where each session landed")
     return join(heading("Sessions by pod"), table(caption, head, rows, "map"), map_keys(live))
 
 
@@ -162,9 +164,9 @@ def place(backend: BackendSeen | None) -> str:
 def map_keys(live: LiveResult) -> Html:
     """What the marks mean, of those that are there."""
     moved = [session for session in live.sessions if session.moved]
-    keys = [("", "stayed on one pod")]
+    keys = [("", "stayed on one pod")] if len(moved) < len(live.sessions) else []
     if any(not session.explained for session in moved):
-        keys.append(("moved", "landed on more than one pod (height: share of its requests)"))
+        keys.append(("moved", "landed on more than one pod (the stronger, the more of its requests)"))
     if any(session.explained for session in moved):
         keys.append(("explained", "moved with a change of the backends"))
     if any(session.predicted and session.pods and session.predicted not in session.pods for session in live.sessions):
@@ -196,20 +198,22 @@ def controls(live: LiveResult) -> Html:
     )
 
 
-def definitions(pairs: Sequence[tuple[str, Child]]) -> Html:
-    return tag("dl", *(each((tag("dt", name), tag("dd", value))) for name, value in pairs if value not in (NONE, "", None)))
+def definitions(title: str, pairs: Sequence[tuple[str, Child]]) -> Html:
+    """What is known of it, or nothing at all."""
+    known = [each((tag("dt", name), tag("dd", value))) for name, value in pairs if value not in (NONE, "", None)]
+    return tag("div", heading(title), tag("dl", *known)) if known else Html()
 
 
 def figures(live: LiveResult) -> Html:
     prediction = live.prediction
     matched = f"{count(prediction.matched)} of {count(prediction.total)} sessions" if prediction.total is not None else NONE
     pairs: list[tuple[str, Child]] = [
-        ("Requests that may move, at most (95 %)", percent(live.bounds.flip_rate_95)),
-        ("Chance that random balancing looks like this", chance(live.bounds.false_pass)),
-        ("Landed where Envoy's algorithm says", matched),
-        ("Not computed, as", prediction.reason or ""),
+        ("May still move, at most (95 %)", percent(live.bounds.flip_rate_95)),
+        ("Looks so by chance", chance(live.bounds.false_pass)),
+        ("Landed as computed", matched),
+        ("Not computed, as", (prediction.reason or "") if live.sessions else ""),
     ]
-    return tag("div", heading("How sure this is"), definitions(pairs))
+    return definitions("How sure this is", pairs)
 
 
 def latency(live: LiveResult) -> Html:
@@ -232,7 +236,7 @@ def requests(live: LiveResult) -> Html:
         ("Not answered", count(seen.failed)),
         ("By status", ", ".join(f"{status}: {count(number)}" for status, number in seen.by_status.items())),
     ]
-    return tag("div", heading("Requests"), definitions(pairs))
+    return definitions("Requests", pairs) if seen.sent else Html()
 
 
 def events(live: LiveResult) -> Html:
@@ -256,7 +260,7 @@ def facts(live: LiveResult) -> Html:
         ("Took", f"{live.elapsed:g} s" if live.elapsed is not None else ""),
         ("Seed", str(live.seed) if live.seed is not None else ""),
     ]
-    return join(heading("How it was measured"), definitions(pairs))
+    return definitions("How it was measured", pairs)
 
 
 def sessions_table(live: LiveResult) -> Html:
@@ -289,7 +293,7 @@ def looked(service: ServiceReport) -> Html:
         ("Backends", ", ".join(backend.pod for backend in static.backends) if service.live is None else ""),
         ("Envoys", ", ".join(f"{proxy.client}: {'in sync' if proxy.in_sync else proxy.missing or 'not in sync'}" for proxy in static.proxies)),
     ]
-    return join(heading("Rules and Envoys"), definitions(pairs), predicted_table(static) if service.live is None else None)
+    return join(definitions("Rules and Envoys", pairs), predicted_table(static) if service.live is None else None)
 
 
 def predicted_table(static: StaticResult) -> Html:

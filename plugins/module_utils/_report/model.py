@@ -24,6 +24,23 @@ GREEN, RED, WAIVED, NOT_APPLICABLE = "green", "red", "waived", "not_applicable"
 STATUSES = (RED, WAIVED, GREEN, NOT_APPLICABLE)
 
 UTC = timezone.utc  # noqa: UP017 - its short name came with Python 3.11, and ansible-core 2.16 runs on 3.10
+# Of a session's way from run to run.
+SAME, MOVED, BACKENDS_CHANGED, NOT_AVAILABLE = "same", "moved", "backends_changed", "not_available"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Beside an annotation: a keyword of the schema with its value."""
+
+    keyword: str
+    value: str | int | tuple[str, ...]
+
+
+Moment = Annotated[str, Rule("pattern", r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]
+VerdictWord = Annotated[str, Rule("enum", VERDICTS)]
+StatusWord = Annotated[str, Rule("enum", STATUSES)]
+Count = Annotated[int, Rule("minimum", 0)]
+
 TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 
@@ -235,15 +252,15 @@ class StaticResult:
 class Past:
     """One run, as the history keeps it."""
 
-    time: str
-    verdict: str
-    status: str
+    time: Moment
+    verdict: VerdictWord
+    status: StatusWord
 
 
 @dataclass(frozen=True)
 class Conclusion:
-    time: str
-    verdict: str
+    time: Moment
+    verdict: VerdictWord
 
 
 @dataclass(frozen=True)
@@ -251,7 +268,7 @@ class WaiverUsed:
     match: Annotated[str, "The verdict or the finding that is waived."]
     owner: str
     reason: str
-    until: Annotated[str, "The last day on which it holds, in UTC."]
+    until: Annotated[str, Rule("pattern", r"^\d{4}-\d\d-\d\d$"), "The last day on which it holds, in UTC."]
     expired: bool
 
 
@@ -266,11 +283,11 @@ class Landing:
 
 @dataclass(frozen=True)
 class Continuity:
-    state: Annotated[str, "same, moved, backends_changed or not_available."]
+    state: Annotated[str, Rule("enum", (SAME, MOVED, BACKENDS_CHANGED, NOT_AVAILABLE))]
     detail: str
-    compared_with: Annotated[str | None, "The time of the run compared with."]
-    compared: Annotated[int, "Sessions that landed on one pod in both runs."]
-    kept: Annotated[int, "Those of them that landed on the same pod."]
+    compared_with: Annotated[Moment | None, "The time of the run compared with."]
+    compared: Annotated[Count, "Sessions that landed on one pod in both runs."]
+    kept: Annotated[Count, "Those of them that landed on the same pod."]
     moved: tuple[Landing, ...]
 
 
@@ -279,15 +296,15 @@ class ServiceReport:
     namespace: str
     service: str
     port: int | None
-    mode: Annotated[str, "live where it was probed, else static."]
-    verdict: Annotated[str, "passed, failed, inconclusive, not_proven or error of a probe; sticks, does_not or unknown of a look."]
-    status: Annotated[str, "green, red, waived or not_applicable."]
+    mode: Annotated[str, Rule("enum", ("live", "static")), "live where it was probed, else static."]
+    verdict: Annotated[VerdictWord, "passed, failed, inconclusive, not_proven or error of a probe; sticks, does_not or unknown of a look."]
+    status: StatusWord
     why: str
-    since: Annotated[str | None, "Since when it is red or waived."]
+    since: Annotated[Moment | None, "Since when it is red or waived."]
     waiver: WaiverUsed | None
     single: Annotated[bool, "It has one replica by intent."]
-    first_seen: str
-    counting_since: Annotated[str, "From when on the longest time without a conclusive verdict is counted."]
+    first_seen: Moment
+    counting_since: Annotated[Moment, "From when on the longest time without a conclusive verdict is counted."]
     conclusive: Annotated[Conclusion | None, "The last verdict that says whether sessions stick."]
     history: tuple[Past, ...]
     continuity: Continuity | None
@@ -319,29 +336,29 @@ class Gone:
     namespace: str
     service: str
     port: int | None
-    status: str
-    verdict: str
-    last_seen: str
+    status: StatusWord
+    verdict: VerdictWord
+    last_seen: Moment
 
 
 @dataclass(frozen=True)
 class Summary:
-    services: int
-    green: int
-    red: int
-    waived: int
-    not_applicable: int
-    live: Annotated[int, "How many were probed."]
+    services: Count
+    green: Count
+    red: Count
+    waived: Count
+    not_applicable: Count
+    live: Annotated[Count, "How many were probed."]
 
 
 @dataclass(frozen=True)
 class RunPast:
     """One run of a cluster."""
 
-    time: str
-    status: str
-    red: int
-    services: int
+    time: Moment
+    status: Annotated[str, Rule("enum", (GREEN, RED))]
+    red: Count
+    services: Count
 
 
 @dataclass(frozen=True)
@@ -353,10 +370,10 @@ class SettingsUsed:
 
 @dataclass(frozen=True)
 class Report:
-    schema_version: int
+    schema_version: Annotated[int, Rule("const", SCHEMA_VERSION), "Rises when a reader of the former one could fail."]
     cluster: str
-    time: str
-    status: Annotated[str, "red if any service is, or if the cluster could not be looked at; else green."]
+    time: Moment
+    status: Annotated[str, Rule("enum", (GREEN, RED)), "red if any service is, or if the cluster could not be looked at; else green."]
     error: Annotated[str | None, "Why the cluster could not be looked at."]
     settings: SettingsUsed
     summary: Summary

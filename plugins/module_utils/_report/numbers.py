@@ -33,9 +33,9 @@ def chance(value: float | None) -> str:
     """A chance that may be very small."""
     if value is None:
         return NONE
-    if value <= 0:
-        return "none to speak of"
-    return f"{value:.2%}" if value >= 0.0001 else f"1 in {1 / value:.0e}" if value > 1e-300 else "none to speak of"
+    if value >= 0.0001:
+        return f"{value:.2%}"
+    return f"1 in {1 / value:,.0f}" if value > 1e-12 else "less than 1 in 1,000,000,000,000"
 
 
 def count(value: int | None) -> str:

@@ -24,8 +24,8 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-# What XML 1.0 can't hold, and no report needs.
-UNPRINTABLE = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+# What XML 1.0 can't hold, moves a terminal's cursor or turns the direction of writing: no report needs it.
+UNPRINTABLE = re.compile("[^\t\n\x20-\x7e\xa0-\u2027\u202f-\u2065\u206a-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 # Past this JSON readers of other languages lose digits.
 LARGEST = 2**53
 
@@ -66,6 +66,8 @@ def convert(hint: Any, value: Any) -> Any:
 
 def _fitting(hint: Any, value: Any) -> Any:
     """Where None is allowed, a value of a wrong kind is None."""
+    if typing.get_origin(hint) is typing.Annotated:
+        return _fitting(typing.get_args(hint)[0], value)
     if hint in CONVERTERS:
         return CONVERTERS[hint](value)
     if dataclasses.is_dataclass(hint) and not isinstance(value, dict):

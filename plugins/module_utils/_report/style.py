@@ -41,6 +41,7 @@ h1, h2, h3 { line-height: 1.2; text-wrap: balance; overflow-wrap: anywhere; }
 h1 { margin: 0; font-size: clamp(1.5rem, 4vw, 2.1rem); letter-spacing: -.015em; }
 h2 { margin: 2.5rem 0 .9rem; font-size: 1.3rem; }
 h3 { margin: 1.6rem 0 .5rem; font-size: 1rem; }
+h4 { margin: 1.5rem 0 .5rem; font-size: .82rem; font-weight: 650; letter-spacing: .02em; }
 code, pre, .mono { font-family: ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace; font-size: .875em; overflow-wrap: anywhere; }
 pre { margin: .4rem 0; padding: .75rem .9rem; background: var(--sunk); border-radius: 8px; white-space: pre-wrap; }
 p { margin: .4rem 0; }
@@ -79,7 +80,8 @@ th, td { padding: .42rem .9rem .42rem 0; text-align: left; vertical-align: middl
 thead th { border-top: 0; color: var(--soft); font-size: .8rem; white-space: nowrap; }
 th:last-child, td:last-child { padding-right: 0; }
 .panel { margin: 0 0 1rem; padding: 1.1rem 1.3rem; background: var(--panel); border: 1px solid var(--line); border-radius: 14px; }
-.overview td:nth-child(2), .overview th { overflow-wrap: anywhere; }
+.overview { min-width: 47rem; }
+.overview th { overflow-wrap: normal; }
 .number { white-space: nowrap; }
 .nowrap { white-space: nowrap; }
 
@@ -92,15 +94,15 @@ article .verdict { color: var(--soft); }
 article .strip { margin-left: auto; }
 .why { margin: .7rem 0 0; max-width: 60rem; overflow-wrap: anywhere; }
 .since { font-weight: 650; color: var(--red); }
-.columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 19rem), 1fr)); gap: 0 2.4rem; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1rem; margin: 0; font-size: .92rem; }
+.columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); gap: 0 2.4rem; }
+dl { display: grid; grid-template-columns: minmax(6rem, max-content) minmax(8rem, 1fr); gap: .15rem 1rem; margin: 0; font-size: .92rem; }
 dd { margin: 0; overflow-wrap: anywhere; }
 
 .map td:last-child { width: 68%; }
 .map th, .map td { padding-top: .2rem; padding-bottom: .2rem; border-top: 0; }
 .map thead th { padding-bottom: .35rem; }
 .map th { white-space: nowrap; }
-.lane { display: block; width: 100%; height: 22px; background: var(--sunk); border-radius: 4px; forced-color-adjust: none; }
+.lane { display: block; width: 100%; height: 26px; background: var(--sunk); border-radius: 4px; forced-color-adjust: none; }
 .lane .p0 { fill: var(--p0); } .lane .p1 { fill: var(--p1); } .lane .p2 { fill: var(--p2); }
 .lane .p3 { fill: var(--p3); } .lane .p4 { fill: var(--p4); } .lane .p5 { fill: var(--p5); }
 .lane .moved { fill: var(--red); } .lane .explained { fill: var(--amber); }
@@ -115,10 +117,10 @@ dd { margin: 0; overflow-wrap: anywhere; }
 .strip .red { fill: var(--red); } .strip .green { fill: var(--green); } .strip .waived { fill: var(--amber); } .strip .not_applicable { fill: var(--grey); }
 .overview .strip { width: 8rem; }
 .state-passed { color: var(--green); } .state-failed { color: var(--red); } .state-not_applicable { color: var(--soft); }
+.panel, .note { overflow-wrap: anywhere; }
 .finding { margin: .8rem 0 0; padding: .8rem 1rem; border-radius: 10px; background: var(--sunk); border-left: 4px solid var(--grey); }
 .finding pre { background: var(--panel); }
 .finding.error { border-left-color: var(--red); } .finding.warning { border-left-color: var(--amber); }
-.finding h4 { margin: 0; font-size: .98rem; }
 .data { margin-top: 1rem; font-size: .92rem; }
 .data > summary { color: var(--link); width: fit-content; }
 .note { padding: .7rem 1rem; border-radius: 10px; background: var(--amber-soft); color: var(--ink); }
@@ -131,7 +133,7 @@ footer { padding-top: 1.5rem; padding-bottom: 3rem; color: var(--soft); font-siz
   main, header.top, footer { padding-left: .9rem; padding-right: .9rem; }
   .panel { padding: .9rem .9rem; border-radius: 12px; }
   .map td:last-child { width: 58%; }
-  .map .aside { display: none; }
+  .map tr > :nth-child(3), .map tr > :nth-child(4) { display: none; }
   article .strip { margin-left: 0; width: 100%; }
   .lane { height: 26px; }
   th, td { padding-right: .6rem; }
@@ -155,5 +157,10 @@ footer { padding-top: 1.5rem; padding-bottom: 3rem; color: var(--soft); font-siz
   tr, .finding, .figures li, dl, .map { break-inside: avoid; }
   h2, h3, summary { break-after: avoid; }
   .scroll { overflow: visible; }
+  table { font-size: 9pt; }
+  .overview { min-width: 0; }
+  .overview th { min-width: 9rem; }
+  .overview tr > :nth-child(7) { display: none; }
+  .map td:last-child { width: 55%; }
 }
 """
