@@ -14,8 +14,8 @@ This module util is private to the collection: it may change at any time.
 from __future__ import annotations
 
 from ansible_collections.meshops.istio.plugins.module_utils._causes import advisories, choice, client, fakes, halves, key, protocol, rule
-from ansible_collections.meshops.istio.plugins.module_utils._causes._base import SEVERITIES, Cause, Client, Section, Situation
-from ansible_collections.meshops.istio.plugins.module_utils._model import Facts, Finding, Survey
+from ansible_collections.meshops.istio.plugins.module_utils._causes._base import SEVERITIES, Cause, Client, Hit, Section, Situation
+from ansible_collections.meshops.istio.plugins.module_utils._model import EvidenceItem, Facts, Finding, Fix, Survey
 from ansible_collections.meshops.istio.plugins.module_utils._verdict import Verdict, Window
 
 __all__ = ["CATALOGUE", "SECTIONS", "Cause", "Client", "Situation", "find_causes", "situation_of"]
@@ -34,7 +34,16 @@ def find_causes(situation: Situation) -> list[Finding]:
     """Every cause that holds, root cause first: errors before warnings before remarks, each in the catalogue's order."""
     found: dict[tuple[str, str], Finding] = {}
     for cause in CATALOGUE:
-        for hit in cause.find(situation):
+        for hit in _hits(cause, situation):
             # Several clients may show the same: one finding will do.
             found.setdefault((cause.id, hit.fix.body), Finding(cause.id, hit.severity, cause.title, hit.evidence, hit.fix, cause.reference))
     return sorted(found.values(), key=lambda finding: SEVERITIES.index(finding.severity))
+
+
+def _hits(cause: Cause, situation: Situation) -> list[Hit]:
+    """What one cause finds. An object of a form that it does not know costs its own answer, never the verdict's."""
+    try:
+        return list(cause.find(situation))
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        seen = EvidenceItem(situation.source, "objects that concern it", f"{type(error).__name__}: {error}")
+        return [Hit((seen,), Fix("manual", f"Whether {cause.id} holds could not be told. Report this with the objects of the service."), "info")]
