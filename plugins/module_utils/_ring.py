@@ -15,6 +15,7 @@ from __future__ import annotations
 import bisect
 import math
 from collections.abc import Callable, Collection, Sequence
+from functools import lru_cache
 
 from ansible_collections.meshops.istio.plugins.module_utils._model import ClusterView, Key, ProxyView
 
@@ -100,6 +101,7 @@ def maglev_chooser(hosts: Sequence[str], size: int = TABLE_SIZE) -> Chooser:
     return lambda value: table[value % size]
 
 
+@lru_cache(maxsize=4096)
 def request_hash(value: str, policies: int = 1) -> int:
     """The hash of a request whose key has this value; several equal policies (weighted routes) are combined."""
     single = xxhash64(value.encode())
