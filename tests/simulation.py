@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 
@@ -49,9 +49,13 @@ def address(pod: str) -> str:
     return f"10.0.{_hash(pod) % 250}.{_hash(pod) // 250 % 250}:8080"
 
 
+def chooser(cluster: ClusterView, hosts: Iterable[str], _weights: Mapping[str, int] | None = None) -> Chooser:
+    """The real one, made once for each ring; here all hosts weigh the same."""
+    return _chooser(cluster, frozenset(hosts))
+
+
 @cache
-def chooser(cluster: ClusterView, hosts: frozenset[str]) -> Chooser:
-    """The real one, made once for each ring."""
+def _chooser(cluster: ClusterView, hosts: frozenset[str]) -> Chooser:
     return chooser_of(cluster, hosts)
 
 
@@ -59,7 +63,7 @@ def chooser(cluster: ClusterView, hosts: frozenset[str]) -> Chooser:
 def _landing(sessions: tuple[str, ...], hosts: Hosts) -> tuple[str, ...]:
     """The pods that Envoy's ring gives these sessions."""
     pods = {address(pod): pod for pod in hosts}
-    choose = chooser(CLUSTER, frozenset(pods))
+    choose = chooser(CLUSTER, pods)
     return tuple(pods[choose(request_hash(session))] for session in sessions)
 
 

@@ -70,11 +70,11 @@ class Campaign:
 
     def look(self, session: PodSession) -> tuple[Checkpoint, dict[str, bytes]]:
         """The views of the proxies that balance: the gateway's pods if there is one on the way, else the client's own."""
-        view, pages = session.view(self.target)
-        if self.target.via:
-            view, *others = self.read_gateways() or (None,)
-            return Checkpoint(view, self.read_membership(), tuple(others), time.monotonic()), pages
-        return Checkpoint(view, self.read_membership(), at=time.monotonic()), pages
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            membership = pool.submit(self.read_membership)
+            view, pages = session.view(self.target)
+            views = (self.read_gateways() or (None,)) if self.target.via else (view,)
+            return Checkpoint(views[0], membership.result(), tuple(views[1:]), time.monotonic()), pages
 
 
 def look(api_client: Any, target: Target, client: ClientPod, timeout: float = 30) -> tuple[ProxyView | None, str | None]:

@@ -169,6 +169,14 @@ options:
     description: Seconds that the backends must have been the same before another attempt, waited for up to O(timeout).
     type: int
     default: 10
+  explain:
+    description:
+      - When to look for causes, see RV(findings).
+      - V(on_failure) does if the verdict is not V(passed), V(always) also then, V(never) not at all.
+      - That reads the service, its pods, namespaces and Istio's rules. What the account may not read is left out.
+    type: str
+    choices: [on_failure, always, never]
+    default: on_failure
   seed:
     description: The number that decides the order of the requests. A random one is taken and returned otherwise.
     type: int
@@ -329,10 +337,36 @@ latency_ms:
   returned: always
   type: dict
 findings:
-  description: Causes that were found. Empty in this release; RV(msg) has what the client's Envoy shows.
+  description:
+    - Why sessions do not stick, or why that could not be proven, the root cause first. RV(msg) has the first one in a sentence.
+    - A healthy mesh has no finding of severity V(error) or V(warning). Every cause that is known is described in
+      docs/my-session-does-not-stick.md of the collection.
   returned: always
   type: list
   elements: dict
+  contains:
+    id:
+      description: The cause, as the catalogue calls it.
+      type: str
+      sample: C10
+    severity:
+      description: V(error), V(warning) or V(info).
+      type: str
+    title:
+      description: The cause in a sentence.
+      type: str
+    evidence:
+      description: What shows it, all seen in this run, each with C(source), C(field) and C(value).
+      type: list
+      elements: dict
+    fix:
+      description:
+        - What puts it right.
+        - C(kind) is V(yaml) (apply C(body) with C(kubectl apply)), V(command) (run C(body) in a shell) or V(manual).
+      type: dict
+    reference:
+      description: Where to read about it.
+      type: str
 identified_by:
   description: How the answering pod was known, as O(identify) calls it, with the header that was taken.
   returned: always
@@ -365,10 +399,11 @@ from typing import Any
 
 from ansible_collections.kubernetes.core.plugins.module_utils.k8s.core import AnsibleK8SModule
 
+from ansible_collections.meshops.istio.plugins.module_utils._causes import find_causes, situation_of
 from ansible_collections.meshops.istio.plugins.module_utils._curl import IDENTITY_HEADERS, Sending, check_sendable
 from ansible_collections.meshops.istio.plugins.module_utils._gateway import find_gateway, read_gateways
 from ansible_collections.meshops.istio.plugins.module_utils._identity import Method, identify
-from ansible_collections.meshops.istio.plugins.module_utils._model import CheckError, JsonDict, Key, Membership, ProxyView, Survey
+from ansible_collections.meshops.istio.plugins.module_utils._model import CheckError, Facts, Finding, JsonDict, Key, Membership, ProxyView, Survey
 from ansible_collections.meshops.istio.plugins.module_utils._options import (
     Connection,
     client_choice,
@@ -386,6 +421,7 @@ from ansible_collections.meshops.istio.plugins.module_utils._survey import (
     ClientChoice,
     Cluster,
     find_target,
+    read_facts,
     read_membership,
     read_rules,
     take_survey,
@@ -393,6 +429,7 @@ from ansible_collections.meshops.istio.plugins.module_utils._survey import (
 from ansible_collections.meshops.istio.plugins.module_utils._verdict import (
     ERROR,
     FAILED,
+    PASSED,
     Evidence,
     Verdict,
     Window,
@@ -456,6 +493,7 @@ def argument_spec() -> JsonDict:
         "tolerate_explained_moves": {"type": "bool", "default": False},
         "attempts": {"type": "int", "default": 1},
         "settle": {"type": "int", "default": 10},
+        "explain": {"type": "str", "default": "on_failure", "choices": ["on_failure", "always", "never"]},
         "seed": {"type": "int"},
         "max_sessions_returned": {"type": "int", "default": 200},
     }
@@ -534,12 +572,22 @@ def check(module: Any, settings: Settings) -> tuple[JsonDict, bool]:
             )
             return result, False
         window, runs, verdict = measure(params, settings, connection, cluster, survey, plan)
-        result = full_result(survey, window, runs, verdict, settings.seed, params["max_sessions_returned"], time.monotonic() - started)
+        facts, findings = explain(params["explain"], cluster, survey, window, verdict)
+        result = full_result(survey, window, runs, verdict, settings.seed, params["max_sessions_returned"], time.monotonic() - started, findings)
+        result["versions"].update(facts.versions if facts else {})
         attempts.append({"verdict": result["verdict"], "msg": result["msg"], "events": result["membership"]["events"], "elapsed": result["elapsed"]})
         result["attempts"] = attempts
         if not verdict.churn_only or len(attempts) >= params["attempts"]:
             return result, any(fate.moved for fate in verdict.fates)
         wait_for_quiet(cluster, survey, params["settle"], params["timeout"])
+
+
+def explain(when: str, cluster: Cluster, survey: Survey, window: Window, verdict: Verdict) -> tuple[Facts | None, list[Finding]]:
+    """The causes, and the facts they were looked for in, if the option explain wants that."""
+    if when == "never" or (when == "on_failure" and verdict.verdict == PASSED):
+        return None, []
+    facts = read_facts(cluster, [survey.target], survey.clients)
+    return facts, find_causes(situation_of(survey, facts, window, verdict))
 
 
 def prepare(params: JsonDict, settings: Settings, connection: Connection, cluster: Cluster) -> tuple[Survey, Key, Plan]:

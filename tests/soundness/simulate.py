@@ -156,7 +156,7 @@ def main() -> int:
     wrong: list[int] = []
     start = time.monotonic()
     for pods in itertools.chain.from_iterable(itertools.combinations(PODS, number) for number in range(1, len(PODS) + 1)):
-        chooser(CLUSTER, frozenset(address(pod) for pod in pods))
+        chooser(CLUSTER, [address(pod) for pod in pods])
     with multiprocessing.Pool() as pool:
         jobs = [pool.apply_async(chunk, (first, min(first + CHUNK, total))) for first in range(0, total, CHUNK)]
         for number, job in enumerate(jobs, 1):
