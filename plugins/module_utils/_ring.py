@@ -124,6 +124,7 @@ def maglev_chooser(hosts: Sequence[str], size: int = TABLE_SIZE, weights: Mappin
     return lambda value: table[value % size]
 
 
+@lru_cache(maxsize=4096)
 def request_hash(value: str, policies: int = 1) -> int:
     """The hash of a request whose key has this value; several equal policies (weighted routes) are combined."""
     single = xxhash64(value.encode())
