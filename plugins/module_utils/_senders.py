@@ -81,7 +81,7 @@ def by_access_log(job: Job, requests: Sequence[Request]) -> Answers:
     found: dict[int, str] = {}
     deadline = time.monotonic() + LOG_WAIT
     while len(found) < len(wanted):
-        addresses = {host.address for host in _hosts(job.session.hosts(job.target))}
+        addresses = {host.address for host in _hosts(job.session.hosts(_envoy.hosts_filter(job.target)))}
         found = _identity.in_log(job.read_log(started), wanted, addresses)
         if len(found) == len(wanted) or time.monotonic() > deadline:
             break

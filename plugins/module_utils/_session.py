@@ -128,9 +128,8 @@ class PodSession:
             "Next: see whether the pod or container was restarted (kubectl describe pod), then run the check again.",
         )
 
-    def pages(self, target: Target) -> dict[str, bytes]:
-        """The admin pages by name; an empty dictionary where no Envoy answers, or one was cut short."""
-        urls = _envoy.admin_pages(target)
+    def pages(self, urls: dict[str, str]) -> dict[str, bytes]:
+        """Admin pages by name; an empty dictionary where no Envoy answers, or one was cut short."""
         transfers = [
             f'url = "{_config_escaped(url)}"\nmax-time = 10\nnoproxy = "*"\nwrite-out = "\\n{self.nonce} page {name} %{{http_code}} %{{size_download}}\\n"\n'
             for name, url in urls.items()
@@ -148,18 +147,23 @@ class PodSession:
                 bodies[words[0].decode("utf-8", "replace")] = text
         return bodies if "info" in bodies else {}
 
-    def hosts(self, target: Target) -> bytes:
-        """The target's lines of the clusters page."""
-        url = f'url = "{_envoy.hosts_page()}"\nmax-time = 10\nnoproxy = "*"\n'
-        wanted = _envoy.hosts_filter(target)
-        count = f"{self.nonce} lines ".encode()
-        return b"\n".join(line for line in self.command("H", url.encode(), wanted) if not line.startswith(count) and wanted.encode() in line)
+    def hosts(self, wanted: str) -> bytes:
+        """The lines of the clusters page that hold a text (L(hosts_filter) has a target's); nothing of a page that curl did not get whole."""
+        whole = f"{self.nonce} page hosts 200 0"
+        url = f'url = "{_envoy.hosts_page()}"\nmax-time = 10\nnoproxy = "*"\nwrite-out = "\\n{self.nonce} page hosts %{{http_code}} %{{exitcode}}\\n"\n'
+        lines = list(self.command("H", url.encode(), wanted))
+        if whole.encode() not in lines:
+            return b""
+        return b"\n".join(line for line in lines if not line.startswith(self.nonce.encode()) and wanted.encode() in line)
 
     def view(self, target: Target) -> tuple[ProxyView | None, dict[str, bytes]]:
-        pages = self.pages(target)
-        if pages:
-            pages["hosts"] = self.hosts(target)
+        pages = self.read(_envoy.admin_pages(target), _envoy.hosts_filter(target))
         return _envoy.proxy_view(target, pages), pages
+
+    def read(self, urls: dict[str, str], wanted: str) -> dict[str, bytes]:
+        """Pages and the wanted lines of the clusters page (C(hosts)); nothing where no Envoy answers."""
+        pages = self.pages(urls)
+        return {**pages, "hosts": self.hosts(wanted)} if pages else {}
 
     def end(self) -> None:
         self.exec.send(b"Q\n")

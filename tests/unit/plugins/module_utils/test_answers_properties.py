@@ -270,12 +270,22 @@ def test_admin_pages_are_whole_or_not_there(monkeypatch: pytest.MonkeyPatch, len
     session = session_of(monkeypatch, OUTPUT[:length] + (f"\n{NONCE} end 0\n".encode() if ended else b""), cuts)
     if not ended:
         with pytest.raises(CheckError) as caught:
-            session.pages(TARGET)
+            session.pages(dict.fromkeys(PAGES, "http://localhost:15000/"))
         assert caught.value.code == "exec_lost"
         return
-    found = session.pages(TARGET)
+    found = session.pages(dict.fromkeys(PAGES, "http://localhost:15000/"))
     assert found.items() <= PAGES.items()
     assert "info" in found or not found
+
+
+@pytest.mark.parametrize(
+    ("last", "read"), [(f"{NONCE} page hosts 200 0\n", True), (f"{NONCE} page hosts 200 18\n", False), (f"{NONCE} page hosts 503 0\n", False), ("", False)]
+)
+def test_hosts_are_read_from_a_whole_page_only(monkeypatch: pytest.MonkeyPatch, last: str, read: bool) -> None:
+    """curl's exit code 18 is for a transfer that ended before its time."""
+    line = f"{CLUSTER}::{ADDRESSES['cart-1']}::priority::0"
+    session = session_of(monkeypatch, f"{line}\noutbound|80||other.shop.svc.cluster.local::x\n{last}{NONCE} lines 3\n\n{NONCE} end 0\n".encode(), [])
+    assert session.hosts("|cart.shop.svc.") == (line.encode() if read else b"")
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
