@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from urllib.parse import quote
 
 from ansible_collections.meshops.istio.plugins.module_utils._model import (
@@ -73,6 +74,16 @@ def proxy_view(target: Target, pages: dict[str, bytes]) -> ProxyView | None:
         hosts=tuple(hosts.get(name, [])) if name else (),
         bytes_read=sum(len(body) for body in pages.values()),
     )
+
+
+def led_to(target: Target, pages: dict[str, bytes]) -> Target:
+    """The service whose cluster the route leads to: the target itself, or another host that a VirtualService names."""
+    route = find_route(_json(pages.get("routes", b"")), target)
+    first = route.clusters[0][0] if route is not None and route.clusters else ""
+    match = re.fullmatch(r"outbound\|(\d+)\|[^|]*\|([^.|]+)\.([^.|]+)\.svc\..+", first)
+    if match is None or (match.group(2), match.group(3)) == (target.service, target.namespace):
+        return target
+    return replace(target, port=int(match.group(1)), service=match.group(2), namespace=match.group(3))
 
 
 def zone_of(pages: dict[str, bytes]) -> str | None:

@@ -158,7 +158,10 @@ class PodSession:
     def view(self, target: Target) -> tuple[ProxyView | None, dict[str, bytes]]:
         pages = self.pages(target)
         if pages:
-            pages["hosts"] = self.hosts(target)
+            other = _envoy.led_to(target, pages)
+            if other != target:
+                pages["clusters"] = self.pages(other).get("clusters", b"")
+            pages["hosts"] = self.hosts(other)
         return _envoy.proxy_view(target, pages), pages
 
     def end(self) -> None:
