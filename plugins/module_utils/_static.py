@@ -99,7 +99,7 @@ def _of_route(key: Key, target: Target, view: ProxyView, who: str) -> Static | N
     if route is None:
         what = "no HTTP route, so it balances connections and not requests" if view.cluster else "neither route nor cluster"
         return Static(DOES_NOT, f"{who} has {what} for service {target}")
-    if len(route.destinations()) > 1:
+    if not view.alike:
         names = " and ".join(_short(name) for name in route.destinations())
         return Static(DOES_NOT, f"the route in {who} is weighted over {names}, and Envoy chooses among them anew for each request")
     if not any(policy.matches(key) for policy in route.hash_policies):
@@ -144,6 +144,8 @@ def _of_hosts(membership: Membership | None, view: ProxyView, who: str) -> Stati
     if len(priorities) > 1:
         near = f"{len(eligible)} of {sum(1 for host in view.hosts if host.healthy)}"
         return Static(DOES_NOT, f"{who} prefers the {near} pods of its own locality, so clients elsewhere choose among others")
+    if view.cluster is not None and view.cluster.by_locality and len({host.zone for host in view.hosts}) > 1:
+        return Static(UNKNOWN, f"localities have weights in {who}, which a client elsewhere may have other than it")
     if membership is None:
         return Static(UNKNOWN, "the endpoints of the service may not be read, so nothing says whether Envoy knows them all")
     ready = {backend.address for backend in membership.ready()}
