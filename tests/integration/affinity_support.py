@@ -14,9 +14,13 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 from inprocess import run_check, run_info
 
+from harness import WORKER
+
 if TYPE_CHECKING:
     from conftest import Ansible, Kubectl, Played
 
+# Each worker has a sample of its own.
+NAMESPACE = f"affinity{WORKER and '-'}{WORKER}"
 KEY = {"type": "header", "name": "user-session"}
 CHECK = "meshops.istio.istio_affinity_check"
 INFO = "meshops.istio.istio_affinity_info"
@@ -41,29 +45,35 @@ class Mesh:
         """Namespace and sample by the roles, as users make them; remembered, to be put right quickly later."""
         tasks = [{"ansible.builtin.include_role": {"name": f"meshops.istio.{role}"}} for role in ("istio_namespace", "istio_sample")]
         self.ansible(tasks, extra_vars={"istio_namespace_name": self.namespace, "istio_sample_namespace": self.namespace}).expect()
-        self.objects = {name: self.get(name) for name in (*PARTS, *RULES, CLIENT)}
+        self.objects = {name: _as_asked_for(found) for name, found in self._there().items()}
+        assert self.objects.keys() == {*PARTS, *RULES, CLIENT}
 
     def converge(self) -> None:
         """As it was made, whatever a test did to it."""
+        there = self._there()
         for name, wanted in self.objects.items():
-            there = self.kubectl("-n", self.namespace, "get", name, "--ignore-not-found", "-o", "name").stdout
-            if not there:
+            if name not in there:
                 self.kubectl("create", "-f", "-", stdin=json.dumps(wanted))
-            elif name != CLIENT and self.get(name)["spec" if "spec" in wanted else "data"] != wanted["spec" if "spec" in wanted else "data"]:
+            elif name != CLIENT and _content(there[name]) != _content(wanted):
                 self.kubectl("replace", "-f", "-", stdin=json.dumps(wanted))
-        self.kubectl("-n", self.namespace, "rollout", "status", "deployment/nginx-deployment", "--timeout=120s")
-        self.kubectl("-n", self.namespace, "wait", "--for=condition=Ready", CLIENT, "--timeout=120s")
-        self.wait_until("three pods, and no more", lambda: len(self.pods()) == self.objects["deployment/nginx-deployment"]["spec"]["replicas"])
+        self.wait_until("three pods, and no more, and the test pod, all ready", self._is_ready)
         self.wait_for("proxy.in_sync")
 
-    def get(self, name: str) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.kubectl("-n", self.namespace, "get", name, "-o", "json").stdout)
-        found.pop("status", None)
-        if name == CLIENT:
-            _without_sidecar(found)
-        for key in VOLATILE:
-            found["metadata"].pop(key, None)
-        return found
+    def _there(self) -> dict[str, dict[str, Any]]:
+        """Those of the sample's objects that exist, by kind and name."""
+        shown = self.kubectl("-n", self.namespace, "get", *PARTS, *RULES, CLIENT, "--ignore-not-found", "-o", "json").stdout
+        found = json.loads(shown)["items"] if shown else []
+        return {f"{entry['kind'].lower()}/{entry['metadata']['name']}": entry for entry in found}
+
+    def _is_ready(self) -> bool:
+        there = self._there()
+        wanted = self.objects["deployment/nginx-deployment"]["spec"]["replicas"]
+        if CLIENT not in there or not _conditions(there[CLIENT]).get("Ready"):
+            return False
+        deployment = there["deployment/nginx-deployment"]
+        counts = [deployment["status"].get(field, 0) for field in ("replicas", "updatedReplicas", "availableReplicas")]
+        followed = deployment["status"].get("observedGeneration") == deployment["metadata"]["generation"]
+        return followed and counts == [wanted] * 3 and len(self.pods()) == wanted
 
     def check(self, *, check: bool = False, **options: Any) -> tuple[Played, dict[str, Any]]:
         """One istio_affinity_check on the sample's service, as a task of a play: the run, and the module's result."""
@@ -120,6 +130,23 @@ class Mesh:
         while not condition():
             assert time.monotonic() < deadline, f"not within {timeout:.0f} s: {what}"
             time.sleep(0.3)
+
+
+def _content(found: dict[str, Any]) -> Any:
+    return found["spec"] if "spec" in found else found["data"]
+
+
+def _conditions(found: dict[str, Any]) -> dict[str, bool]:
+    return {condition["type"]: condition["status"] == "True" for condition in found.get("status", {}).get("conditions", [])}
+
+
+def _as_asked_for(found: dict[str, Any]) -> dict[str, Any]:
+    """The object without what the cluster added to it."""
+    kept = {name: part for name, part in found.items() if name != "status"}
+    kept["metadata"] = {name: part for name, part in found["metadata"].items() if name not in VOLATILE}
+    if found["kind"] == "Pod":
+        _without_sidecar(kept)
+    return kept
 
 
 def _without_sidecar(pod: dict[str, Any]) -> None:

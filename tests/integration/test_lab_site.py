@@ -1,0 +1,64 @@
+# SPDX-FileCopyrightText: 2026 meshops.istio contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The main job from an empty cluster, with the whole cluster killed in the middle of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pytest
+from lab_support import LAB, init_process, lab
+
+from harness import clean_environment
+
+if TYPE_CHECKING:
+    from integration.conftest import Ansible, Kubectl
+
+SITE, UNINSTALL, CHECK = "meshops.istio.site", "meshops.istio.uninstall", "meshops.istio.istio_affinity_check"
+HELM_AT_WORK = ("get", "secrets", "--namespace=istio-system", "--selector=owner=helm,name=istiod,status=pending-install", "--output=name")
+
+
+def _while_helm_installs_istiod(seconds: float = 120) -> bool:
+    """Whether helm came to write down that it is at work; asked straight, as the API server is not there all the time."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        asked = subprocess.run(
+            [LAB / "bin/kubectl", "--kubeconfig", LAB / "kubeconfig", *HELM_AT_WORK], env=clean_environment(), capture_output=True, check=False, text=True
+        )
+        if asked.stdout.strip():
+            return True
+        time.sleep(0.2)
+    return False
+
+
+@pytest.mark.usefixtures("sample")
+def test_site_from_an_empty_cluster_that_is_killed_in_the_middle(ansible: Ansible, kubectl: Kubectl):
+    ansible(UNINSTALL, extra_vars={"istio_control_plane_delete_crds": True}).expect()
+    left = kubectl("get", "customresourcedefinitions,clusterroles,mutatingwebhookconfigurations,validatingwebhookconfigurations", "--output=name").stdout
+    assert "istio" not in left
+    kubectl("get", "namespace", "istio-system", codes=(1,))
+    kubectl("get", "namespace", "sample", codes=(1,))
+    assert ansible(UNINSTALL).expect().changed == ()
+
+    predicted = ansible(SITE, check=True).expect()
+    assert predicted.of(CHECK).result["verdict"] is None
+    assert "nothing to check yet" in predicted.of(CHECK).result["msg"]
+    kubectl("get", "namespace", "istio-system", codes=(1,))
+
+    with ThreadPoolExecutor(1) as pool:
+        site = pool.submit(ansible, SITE)
+        seen = _while_helm_installs_istiod()
+        os.kill(init_process(), signal.SIGKILL)
+        stopped = site.result()
+    assert seen, "the lab must die while helm installs istiod"
+    stopped.expect(2)
+    assert "Traceback" not in stopped.stdout
+
+    lab("present").expect()
+    assert ansible(SITE).expect().of(CHECK).result["verdict"] == "passed"
+    assert ansible(SITE).expect().changed == ()
