@@ -182,7 +182,17 @@ def _view(dump: AdminDump, target: Target, listener: str | None) -> ProxyView:
         hosts=tuple(dump.hosts.get(name, [])) if name else (),
         bytes_read=dump.bytes_read,
         virtual_host=serving[0][1].get("name") if serving else None,
+        alike=len({_choice(dump, destination) for destination in route.destinations()}) <= 1 if route else True,
     )
+
+
+def _choice(dump: AdminDump, name: str) -> object:
+    """What decides to which host of a cluster a hash leads: clusters that have it in common are as good as one."""
+    cluster = dump.clusters.get(name)
+    if cluster is None or cluster.lb_policy not in HASHING:
+        return name
+    sizes = (cluster.lb_policy, cluster.minimum_ring_size, cluster.table_size, cluster.by_locality, cluster.unusual)
+    return (*sizes, tuple((host.address, host.healthy, host.weight, host.priority) for host in dump.hosts.get(name, [])))
 
 
 def _candidates(dump: AdminDump, target: Target) -> Iterable[tuple[JsonDict, JsonDict]]:
