@@ -417,7 +417,7 @@ def judge(
         entries = [hide(entry, hashed) for entry in entries]
     past = Past(store.home)
     last = past.last()
-    report = make_report(cluster, error, entries, settings, now, last, past.of)
+    report = make_report(cluster, error, entries, settings, now, past)
     run = store.run_for(now)
     paths = {name: str((run / file).absolute()) for name, (file, _render) in FORMATS.items()}
     table = to_table(report)

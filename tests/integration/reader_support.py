@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import re
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import websocket  # type: ignore[import-untyped]  # it has no types
+import websocket
 
 from harness import BIN, LAB_CACHE, run
 
@@ -134,11 +133,6 @@ class Browser:
         """A window of this size, in light or dark, on a screen or on paper."""
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 500)
         self.call("Emulation.setEmulatedMedia", media=media, features=[{"name": "prefers-color-scheme", "value": scheme}])
-
-    def screenshot(self, into: Path) -> None:
-        size = self.call("Page.getLayoutMetrics")["cssContentSize"]
-        clip = {"x": 0, "y": 0, "width": size["width"], "height": min(size["height"], 6000), "scale": 1}
-        into.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png", captureBeyondViewport=True, clip=clip)["data"]))
 
     def press(self, key: str) -> None:
         code, text = {"Tab": (9, ""), "Enter": (13, "\r")}[key]

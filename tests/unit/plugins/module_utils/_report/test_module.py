@@ -193,6 +193,15 @@ def test_a_service_that_was_away_is_known_again(report: Report):
     assert report(of("failed"), now=at(14))["services"][0]["since"] == at(12)
 
 
+def test_runs_that_could_not_look_forget_nothing(report: Report):
+    report(of("failed"), {**CART, "service": "rates", "static": looked("sticks")}, now=at(1))
+    for hour in range(2, 12):
+        assert report(now=at(hour), error="connection refused")["gone"] == []
+    found = report(of("failed"), now=at(12))
+    assert found["services"][0]["since"] == at(1)
+    assert [(gone["service"], gone["last_seen"]) for gone in found["gone"]] == [("rates", at(1))]
+
+
 # -- tidying up --
 
 
