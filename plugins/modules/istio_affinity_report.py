@@ -76,7 +76,7 @@ options:
         description: Why nothing could be found out.
         type: str
   error:
-    description: Why the cluster could not be looked at. The run is then red, whatever O(services) holds.
+    description: Why the cluster or a part of it could not be looked at. The run is then red, whatever O(services) holds.
     type: str
   waivers:
     description: What is known and accepted for a time.
@@ -177,7 +177,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 status:
-  description: V(red) if a service is red or the cluster could not be looked at, else V(green).
+  description: V(red) if a service is red or O(error) is given, else V(green).
   returned: success
   type: str
   sample: green

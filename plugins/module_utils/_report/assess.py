@@ -64,7 +64,7 @@ class Earlier(Protocol):
         """The newest one."""
 
     def last_look(self) -> Report | None:
-        """The newest one that could look at the cluster."""
+        """The newest one that could look at the cluster, or at a part of it."""
 
     def of(self, identity: tuple[str, str, int | None]) -> ServiceReport | None:
         """What the newest one that has this service says of it."""

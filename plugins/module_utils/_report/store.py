@@ -84,7 +84,7 @@ class Past:
             if report:
                 yield report
                 # Runs that could not look at the cluster know of no service, however many they were.
-                found += report.error is None
+                found += report.error is None or bool(report.services)
             if found >= LOOK_BACK:
                 return
 
@@ -98,8 +98,8 @@ class Past:
         return next(self._each(), None)
 
     def last_look(self) -> Report | None:
-        """The newest one that could look at the cluster."""
-        return next((report for report in self._each() if report.error is None), None)
+        """The newest one that could look at the cluster, or at a part of it."""
+        return next((report for report in self._each() if report.error is None or report.services), None)
 
     def of(self, identity: tuple[str, str, int | None]) -> ServiceReport | None:
         """What the newest report that has this service says of it."""
