@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 import websocket
 
-from harness import BIN, LAB_CACHE, run
+from harness import BIN, LAB_CACHE, debian_root, run
 
 CACHE = LAB_CACHE / "readers"
 # pytest's source has Jenkins' schema among its own tests, this package's wheel has axe-core.
@@ -53,15 +53,8 @@ def apt(*words: str, cwd: Path) -> None:
 
 
 def promtool() -> Path:
-    """Debian's, taken out of its package: to install it would start a Prometheus."""
-
-    def make(target: Path) -> None:
-        apt("download", "prometheus", cwd=target.parent)
-        (package,) = target.parent.glob("prometheus_*.deb")
-        run("dpkg-deb", "-x", package, target.parent / "tree").expect()
-        (target.parent / "tree/usr/bin/promtool").replace(target)
-
-    return cached("promtool", make)
+    """Debian's."""
+    return debian_root("prometheus", "prometheus-node-exporter") / "usr/bin/promtool"
 
 
 def jenkins_schema() -> Path:

@@ -180,6 +180,7 @@ class AttemptSeen:
     verdict: str | None
     msg: str | None
     events: tuple[str, ...]
+    sent: int | None
     elapsed: float | None
 
 
