@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 meshops.istio contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Order, what took how long, no skips, and the trees that tests share."""
+"""Order and workers, what took how long, no skips, and the trees that tests share."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import hypothesis
 import pytest
 from ansible.plugins.loader import init_plugin_loader
 
-from harness import ROOT, build, stage
+from harness import ROOT, WHOLE_CLUSTER, build, stage
 
 # Unit tests import ansible_collections.meshops.istio from the working tree, by the link that makes a clone find itself.
 init_plugin_loader([str(ROOT / "collections")])
@@ -24,15 +24,28 @@ hypothesis.settings.register_profile("gate", deadline=None, derandomize=True, da
 hypothesis.settings.load_profile("gate")
 
 # Cheap before dear, and what tears the lab down last. The longest prefix that fits places a test.
-ORDER = ("tests/gates/", "tests/unit/", "tests/integration/test_affinity", "tests/integration/test_roles", "tests/integration/", "tests/integration/test_lab")
+ORDER = ("tests/gates/", "tests/unit/", "tests/integration/", *WHOLE_CLUSTER)
+# With two workers the lab's tests, which mostly wait, begin at once on one of them, and the gates fill the other.
+ORDER_OF_WORKERS = ("tests/integration/test_affinity_check", "tests/gates/", "tests/unit/", "tests/integration/", *WHOLE_CLUSTER)
 
 
-def _place(item: pytest.Item) -> int:
-    return max((len(prefix), place) for place, prefix in enumerate(("", *ORDER)) if item.nodeid.startswith(prefix))[1]
+def _group(nodeid: str) -> str:
+    """What one worker does in one go: a file, or all that needs the whole cluster. A gate is its own group."""
+    if nodeid.startswith("tests/gates/"):
+        return nodeid
+    return "the whole cluster" if nodeid.startswith(WHOLE_CLUSTER) else nodeid.split("::", maxsplit=1)[0]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=_place)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    workers = hasattr(config, "workerinput")
+    order = ORDER_OF_WORKERS if workers else ORDER
+
+    def place(item: pytest.Item) -> int:
+        return max((len(prefix), number) for number, prefix in enumerate(("", *order)) if item.nodeid.startswith(prefix))[1]
+
+    items.sort(key=place)
+    for item in items if workers else ():
+        item.add_marker(pytest.mark.xdist_group(_group(item.nodeid)))
 
 
 # -- nothing is skipped: a gate that can't run is a failure --
@@ -61,30 +74,41 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
 
 # -- what took how long --
 
-_running = ""
+FIXTURE = "seconds of fixture "
+
 _of_test: dict[str, float] = defaultdict(float)
 _of_fixture: dict[str, float] = {}
+_running: list[pytest.Item] = []
+_inner: list[float] = [0.0]
 
 
-def pytest_runtest_logstart(nodeid: str) -> None:
-    global _running  # noqa: PLW0603 - the hooks below have no other common place
-    _running = nodeid
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    _running[:] = [item]
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_fixture_setup(fixturedef: pytest.FixtureDef[object]) -> Generator[None, object, object]:
+    """Paid by whichever test comes first, a session's fixture is told apart from it; the test's report brings it to the main process."""
+    if fixturedef.scope != "session" or not _running:
+        return (yield)
     start = time.monotonic()
+    _inner.append(0.0)
     try:
         return (yield)
     finally:
-        if fixturedef.scope == "session":
-            # Paid by whichever test comes first, so it is told apart from that test.
-            _of_fixture[fixturedef.argname] = time.monotonic() - start
-            _of_test[_running] -= _of_fixture[fixturedef.argname]
+        whole = time.monotonic() - start
+        _running[0].user_properties.append((FIXTURE + fixturedef.argname, whole - _inner.pop()))
+        _inner[-1] += whole
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    _of_test[report.nodeid] += report.duration
+    nodeid = report.nodeid.split("@")[0]
+    _of_test[nodeid] += report.duration
+    if report.when == "setup":
+        for name, seconds in report.user_properties:
+            if name.startswith(FIXTURE):
+                _of_fixture[name.removeprefix(FIXTURE)] = max(seconds, _of_fixture.get(name.removeprefix(FIXTURE), 0))
+                _of_test[nodeid] -= seconds
 
 
 def _rows() -> list[tuple[str, float]]:
@@ -106,7 +130,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         return
     terminalreporter.write_sep("=", "what took how long")
     rows = _rows()
-    for name, seconds in (*rows, ("all together", sum(row[1] for row in rows))):
+    workers = getattr(terminalreporter.config.option, "numprocesses", None) or 1
+    for name, seconds in (*rows, (f"all together, on {workers} workers" if workers > 1 else "all together", sum(row[1] for row in rows))):
         terminalreporter.write_line(f"{max(seconds, 0):8.1f} s  {name}")
     slowest = sorted(((seconds, nodeid) for nodeid, seconds in _of_test.items() if not nodeid.startswith("tests/gates/")), reverse=True)[:10]
     if slowest:

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import shlex
 import shutil
@@ -12,6 +14,7 @@ import subprocess
 import sys
 import sysconfig
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -22,6 +25,10 @@ ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.prefix) / "bin"
 PACKAGES = Path(sysconfig.get_paths()["purelib"])
 LAB_CACHE = Path(os.environ.get("ISTIO_LAB_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "meshops-istio-lab")
+# What needs the cluster for itself: it alters Istio or the lab, and so comes last; nothing else runs on the lab meanwhile.
+WHOLE_CLUSTER = ("tests/integration/test_roles", "tests/integration/test_lab")
+# With several workers (pytest-xdist): a letter or two for names of this one's own.
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
 
 # Each of these points a tool at another cluster, configuration or package than the one a test is about.
 FOREIGN = ("KUBECONFIG", "K8S_AUTH_", "HELM_", "ANSIBLE_", "MOLECULE_", "PYTEST_", "PYTHONPATH", "PYTHONHOME", "MAKEFLAGS", "MAKELEVEL", "MFLAGS", "GIT_")
@@ -49,6 +56,15 @@ class Ran:
         if self.rc not in (codes or (0,)):
             pytest.fail(str(self), pytrace=False)
         return self
+
+
+@contextlib.contextmanager
+def locked(name: str, *, shared: bool = False) -> Iterator[None]:
+    """Keep out the other worker, and runs from other checkouts, from something that all of them share, by a file in the lab's cache."""
+    LAB_CACHE.mkdir(parents=True, exist_ok=True)
+    with (LAB_CACHE / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+        yield
 
 
 def clean_environment(**more: str) -> dict[str, str]:
@@ -112,3 +128,20 @@ def build(tree: Path, into: Path) -> Path:
     run(BIN / "ansible-galaxy", "collection", "build", "--output-path", into, cwd=tree).expect()
     (artifact,) = into.glob("meshops-istio-*.tar.gz")
     return artifact
+
+
+def debian_root(*packages: str) -> Path:
+    """The files of Debian packages, without what they depend on and not installed; kept in the lab's cache."""
+    target = LAB_CACHE / "test-packages" / "-".join(packages)
+    if not target.exists():
+        partial = target.with_name(f"{target.name}.{os.getpid()}")
+        (partial / "debs").mkdir(parents=True)
+        download = ("apt-get", "-o", "APT::Sandbox::User=root", "download", *packages)
+        if run(*download, cwd=partial / "debs").rc:
+            # A machine that never asked for its lists, or whose lists are old.
+            run("apt-get", "-o", "DPkg::Lock::Timeout=300", "update").expect()
+            run(*download, cwd=partial / "debs").expect()
+        for deb in (partial / "debs").iterdir():
+            run("dpkg-deb", "--extract", deb, partial / "root").expect()
+        partial.replace(target)
+    return target / "root"

@@ -24,6 +24,8 @@ def _filled(spec: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     filled: dict[str, Any] = {}
     for name, option in spec.items():
         value = given.get(name, option.get("default"))
+        if isinstance(value, str) and option["type"] == "list":
+            value = [value]
         filled[name] = _filled(option["options"], value) if isinstance(value, dict) and "options" in option else value
     return filled
 
@@ -36,7 +38,7 @@ def _module(spec: dict[str, Any], kubeconfig: Path, options: dict[str, Any]) -> 
 def run_info(kubeconfig: Path, **options: Any) -> list[dict[str, Any]]:
     """One look by istio_affinity_info; nothing where it could not look yet."""
     try:
-        return gather(_module(info_argument_spec(), kubeconfig, options))
+        return gather(_module(info_argument_spec(), kubeconfig, options))[0]
     except CheckError:
         return []
 

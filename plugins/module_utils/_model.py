@@ -58,7 +58,8 @@ class Via:
 
 @dataclass(frozen=True)
 class Target:
-    """A port of a Service: C(port) is the Service's, C(host) the name under which the mesh knows the service."""
+    """A port of a Service: C(port) is the Service's, C(host) the name under which the mesh knows the service,
+    C(persistence) its labels for Istio's persistent sessions, which are another thing than affinity by a hash."""
 
     namespace: str
     service: str
@@ -68,6 +69,7 @@ class Target:
     path: str = "/"
     method: str = "GET"
     via: Via | None = None
+    persistence: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.namespace}/{self.service}:{self.port}"
@@ -130,7 +132,8 @@ class ClientPod:
 
 @dataclass(frozen=True)
 class Host:
-    """A host of an Envoy cluster. C(healthy) is false for any health flag that takes it out of the balancing."""
+    """A host of an Envoy cluster. C(healthy) is false for any health flag that takes it out of the balancing. Envoy reaches
+    an C(hbone) host through a tunnel of its own, and prints and hashes another address for it than C(address)."""
 
     address: str
     healthy: bool
@@ -139,6 +142,7 @@ class Host:
     priority: int
     zone: str
     rq_total: int
+    hbone: bool = False
 
 
 @dataclass(frozen=True)
@@ -163,8 +167,11 @@ class HashPolicy:
 class RouteView:
     """The route that a request of the probe takes. C(clusters) has more than one entry for a weighted route.
 
-    C(headers_removed) and C(headers_set) are the request headers that it takes away or overwrites, in small letters;
-    C(retry_predicates) are the conditions that keep a retry from a host.
+    C(headers_removed), C(headers_set) and C(headers_added) are the request headers that it takes away, overwrites (with
+    the value) or adds a value to, in small letters, all of it before Envoy hashes; C(retry_predicates) are the conditions
+    that keep a retry from a host. C(protocol) is http or tcp; a TCP "route" is what the port's listener says.
+    C(unusual) names what else changes the hash, as only an EnvoyFilter can. C(stateful) is whether Envoy's filter for
+    persistent sessions is on for it.
     """
 
     route_config: str
@@ -176,11 +183,20 @@ class RouteView:
     headers_removed: tuple[str, ...] = ()
     headers_set: tuple[tuple[str, str], ...] = ()
     retry_predicates: tuple[str, ...] = ()
+    protocol: str = "http"
+    headers_added: tuple[str, ...] = ()
+    unusual: tuple[str, ...] = ()
+    stateful: bool = False
+
+    def destinations(self) -> tuple[str, ...]:
+        """The clusters that requests really go to: those with a weight, or all where none has one."""
+        return tuple(name for name, weight in self.clusters if weight) or tuple(name for name, _weight in self.clusters)
 
 
 @dataclass(frozen=True)
 class ClusterView:
-    """The upstream cluster: C(rule) is the DestinationRule that Envoy was given (C(namespace/name)), if any."""
+    """The upstream cluster: C(rule) is the DestinationRule that Envoy was given (C(namespace/name)), if any. C(by_locality)
+    says that localities have weights; C(unusual) names what else changes the hash, as only an EnvoyFilter can."""
 
     name: str
     type: str
@@ -189,11 +205,14 @@ class ClusterView:
     version: str
     minimum_ring_size: int | None = None
     table_size: int | None = None
+    by_locality: bool = False
+    unusual: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class ProxyView:
-    """What one client's Envoy knows about the target at one moment. C(route) is None where no route answers for it."""
+    """What one client's Envoy knows about the target at one moment. C(route) is None where no route answers for it;
+    C(virtual_host) then still names the virtual host, if there is one whose routes all ask for something else."""
 
     proxy_version: str | None
     uptime: float | None
@@ -201,6 +220,7 @@ class ProxyView:
     cluster: ClusterView | None
     hosts: tuple[Host, ...]
     bytes_read: int = 0
+    virtual_host: str | None = None
 
     def eligible(self) -> frozenset[str]:
         """Addresses that the balancing can choose: healthy, and of the first priority in use."""

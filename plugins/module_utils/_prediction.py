@@ -12,8 +12,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from ansible_collections.meshops.istio.plugins.module_utils._curl import hashed_value
 from ansible_collections.meshops.istio.plugins.module_utils._model import Backend, Key, ProxyView
-from ansible_collections.meshops.istio.plugins.module_utils._ring import chooser_of, no_prediction, request_hash
+from ansible_collections.meshops.istio.plugins.module_utils._ring import chooser_of, no_prediction, request_hash, weights_of
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,8 @@ def predict(key: Key, sessions: Sequence[str], views: Sequence[ProxyView | None]
     if len({_basis(view) for view in views if view is not None}) > 1:
         return Prediction(False, "hosts or balancing were not the same throughout, or not in every client")
     names = {backend.address: backend.pod for backend in backends}
-    choose = chooser_of(first.cluster, first.eligible())
-    chosen = {session: choose(request_hash(session)) for session in sessions}
+    choose = chooser_of(first.cluster, first.eligible(), weights_of(first.hosts))
+    chosen = {session: choose(request_hash(hashed_value(key, session))) for session in sessions}
     unknown = next((host for host in chosen.values() if host not in names), None)
     if unknown:
         return Prediction(False, f"host {unknown} is no endpoint of the service")
@@ -50,7 +51,8 @@ def predict(key: Key, sessions: Sequence[str], views: Sequence[ProxyView | None]
 def _basis(view: ProxyView) -> tuple[object, ...]:
     cluster = view.cluster
     sizes = (cluster.lb_policy, cluster.minimum_ring_size, cluster.table_size) if cluster else None
-    return (view.eligible(), sizes)
+    eligible = view.eligible()
+    return (eligible, sizes, tuple((host.address, host.weight) for host in view.hosts if host.address in eligible))
 
 
 def compare(prediction: Prediction, landed: dict[str, set[str]]) -> Prediction:

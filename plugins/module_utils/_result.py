@@ -14,7 +14,17 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from ansible_collections.meshops.istio.plugins.module_utils._curl import url_of
-from ansible_collections.meshops.istio.plugins.module_utils._model import Backend, CheckError, ClientPod, Finding, JsonDict, Key, ProxyView, Survey
+from ansible_collections.meshops.istio.plugins.module_utils._model import (
+    Backend,
+    CheckError,
+    ClientPod,
+    Finding,
+    JsonDict,
+    Key,
+    ProxyView,
+    Survey,
+    Target,
+)
 from ansible_collections.meshops.istio.plugins.module_utils._probe import ClientRun
 from ansible_collections.meshops.istio.plugins.module_utils._tally import Latencies
 from ansible_collections.meshops.istio.plugins.module_utils._verdict import (
@@ -127,7 +137,19 @@ def message(survey: Survey, window: Window, runs: Sequence[ClientRun], verdict: 
         why = "; ".join(verdict.reasons)
     causes = [finding for finding in findings if finding.severity != "info"]
     advice = next_step(survey, window, causes) if verdict.verdict == FAILED else first_cause(causes) if verdict.verdict != PASSED else ""
-    return f"{verdict.verdict}: {why}. {advice}{scope(survey, window, runs, elapsed)}"
+    return f"{verdict.verdict}: {why}. {advice}{persistence(survey.target, window)}{scope(survey, window, runs, elapsed)}"
+
+
+def persistence(target: Target, window: Window) -> str:
+    """That Istio's persistent sessions are another rule than the one judged, where the service has them or Envoy keeps them."""
+    filtering = any(view.route and view.route.stateful for entry in window.evidence for view in entry.views())
+    if not target.persistence and not filtering:
+        return ""
+    labels = f"Service {target.namespace}/{target.service} has the label {', '.join(target.persistence)}" if target.persistence else ""
+    if not filtering:
+        return f"{labels}, but no Envoy that was read keeps persistent sessions for it (istiod needs PILOT_ENABLE_PERSISTENT_SESSION_FILTER). "
+    told = f"{labels}, and Envoy" if labels else "Envoy"
+    return f"{told} keeps persistent sessions on this route: that rule is not judged here, only the hash of {window.key}. "
 
 
 def next_step(survey: Survey, window: Window, causes: Sequence[Finding] = ()) -> str:

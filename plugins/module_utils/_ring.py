@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 
-from ansible_collections.meshops.istio.plugins.module_utils._model import ClusterView, Key, ProxyView
+from ansible_collections.meshops.istio.plugins.module_utils._model import ClusterView, Host, Key, ProxyView
 
 MASK = (1 << 64) - 1
 PRIME1, PRIME2, PRIME3 = 0x9E3779B185EBCA87, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9
@@ -67,7 +68,13 @@ def xxhash64(data: bytes, seed: int = 0) -> int:
 def ring_points(hosts: Sequence[str], minimum: int = RING_SIZE) -> list[tuple[int, str]]:
     """The ring for hosts of equal weight: each has the same number of points, in all at least C(minimum)."""
     each = math.ceil(min(minimum, LARGEST_RING) / len(hosts))
-    return sorted((xxhash64(f"{host}_{number}".encode()), host) for host in hosts for number in range(each))
+    return sorted((point, host) for host in hosts for point in _points(host, each))
+
+
+@lru_cache(maxsize=64)
+def _points(host: str, number: int) -> tuple[int, ...]:
+    """Kept, because most hosts of a ring stay when one comes or goes."""
+    return tuple(xxhash64(f"{host}_{position}".encode()) for position in range(number))
 
 
 def ring_chooser(hosts: Sequence[str], minimum: int = RING_SIZE) -> Chooser:
@@ -77,26 +84,43 @@ def ring_chooser(hosts: Sequence[str], minimum: int = RING_SIZE) -> Chooser:
     return lambda value: points[bisect.bisect_left(hashes, value) % len(points)][1]
 
 
-def maglev_table(hosts: Sequence[str], size: int = TABLE_SIZE) -> list[str]:
-    """The table for hosts of equal weight: in turn each takes the next free place of its own permutation."""
+def maglev_table(hosts: Sequence[str], size: int = TABLE_SIZE, weights: Mapping[str, int] | None = None) -> list[str]:
+    """The table: in turn each host takes the next free place of its own permutation, a host of less weight less often."""
     ordered = sorted(hosts)
     steps = [(xxhash64(host.encode()) % size, xxhash64(host.encode(), 1) % (size - 1) + 1) for host in ordered]
     places = [offset for offset, _skip in steps]
     table: list[str | None] = [None] * size
-    free = size
-    while free:
-        for number, host in enumerate(ordered[:free]):
-            place, skip = places[number], steps[number][1]
-            while table[place] is not None:
-                place = (place + skip) % size
-            table[place] = host
-            places[number] = (place + skip) % size
-        free -= min(free, len(ordered))
+    turns = _turns([(weights or {}).get(host, 1) for host in ordered])
+    for _place in range(size):
+        number = next(turns)
+        place, skip = places[number], steps[number][1]
+        while table[place] is not None:
+            place += skip
+            if place >= size:
+                place -= size
+        table[place] = ordered[number]
+        places[number] = (place + skip) % size
     return [host for host in table if host is not None]
 
 
-def maglev_chooser(hosts: Sequence[str], size: int = TABLE_SIZE) -> Chooser:
-    table = maglev_table(hosts, size)
+def _turns(weights: Sequence[int]) -> Iterator[int]:
+    """Whose turn it is, for ever: with equal weights one after the other, else as often as Envoy's own sums (in floating
+    point, relative to the whole) let each of them."""
+    if len(set(weights)) == 1:
+        while True:
+            yield from range(len(weights))
+    shares = [weight / sum(weights) for weight in weights]
+    most, owed, iteration = max(shares), [0.0] * len(weights), 0
+    while True:
+        iteration += 1
+        for number, share in enumerate(shares):
+            if iteration * share >= owed[number]:
+                owed[number] += most
+                yield number
+
+
+def maglev_chooser(hosts: Sequence[str], size: int = TABLE_SIZE, weights: Mapping[str, int] | None = None) -> Chooser:
+    table = maglev_table(hosts, size, weights)
     return lambda value: table[value % size]
 
 
@@ -115,20 +139,59 @@ def no_prediction(view: ProxyView | None, key: Key) -> str | None:
         return "the client's Envoy could not be read"
     if view.route is None or view.cluster is None:
         return "the client's Envoy has no route or no cluster for the service"
-    usable = [host for host in view.hosts if host.healthy]
     objections = {
-        "the route is weighted over several clusters": len(view.route.clusters) != 1,
+        "the route is weighted over several clusters": len(view.route.destinations()) != 1,
         "the client's Envoy does not hash on the key": not view.balances_by(key),
         "the route has several hash policies": len(view.route.hash_policies) > 1,
-        "no host is healthy": not usable,
-        "hosts have several priorities": len({host.priority for host in view.hosts}) > 1,
-        "hosts have different weights": len({host.weight for host in usable}) > 1,
+        **_changed_on_the_way(view, key),
+        **_uneven_hosts(view),
     }
     return next((objection for objection, holds in objections.items() if holds), None)
 
 
-def chooser_of(cluster: ClusterView, hosts: Collection[str]) -> Chooser:
-    """The balancing of a cluster that hashes, over these hosts."""
+def _changed_on_the_way(view: ProxyView, key: Key) -> dict[str, bool]:
+    """What makes the hash another one than that of the value that was sent."""
+    route, cluster = view.route, view.cluster
+    unusual = [*(route.unusual if route else ()), *(cluster.unusual if cluster else ())]
+    return {
+        f"the route removes, sets or adds the {key}, which is hashed afterwards": touches_key(view, key) is not None,
+        f"an EnvoyFilter changes how is hashed: {', '.join(unusual)}": bool(unusual),
+    }
+
+
+def touches_key(view: ProxyView, key: Key) -> str | None:
+    """What the route does to the header that carries the key before Envoy hashes it: removes, sets, adds; None if nothing."""
+    header = {"header": (key.name or "").lower(), "cookie": "cookie"}.get(key.type)
+    if view.route is None or header is None:
+        return None
+    touched = {
+        "removes": header in view.route.headers_removed,
+        "sets": any(name == header for name, _value in view.route.headers_set),
+        "adds": header in view.route.headers_added,
+    }
+    return next((word for word, holds in touched.items() if holds), None)
+
+
+def _uneven_hosts(view: ProxyView) -> dict[str, bool]:
+    usable = [host for host in view.hosts if host.healthy]
+    ring = view.cluster is not None and view.cluster.lb_policy == "RING_HASH"
+    by_locality = view.cluster is not None and view.cluster.by_locality
+    return {
+        "no host is healthy": not usable,
+        "hosts have several priorities": len({host.priority for host in view.hosts}) > 1,
+        # With such weights the places that hosts get on a ring depend on their order, which the admin pages don't tell.
+        "hosts on a ring have different weights": ring and len({host.weight for host in usable}) > 1,
+        "localities have weights": by_locality and len({host.zone for host in usable}) > 1,
+        "hosts are reached through HBONE tunnels": any(host.hbone for host in usable),
+    }
+
+
+def chooser_of(cluster: ClusterView, hosts: Iterable[str], weights: Mapping[str, int] | None = None) -> Chooser:
+    """The balancing of a cluster that hashes, over these hosts; C(weights) count for Maglev only (L(no_prediction))."""
     if cluster.lb_policy == "MAGLEV":
-        return maglev_chooser(sorted(hosts), cluster.table_size or TABLE_SIZE)
+        return maglev_chooser(sorted(hosts), cluster.table_size or TABLE_SIZE, weights)
     return ring_chooser(sorted(hosts), cluster.minimum_ring_size or RING_SIZE)
+
+
+def weights_of(hosts: Iterable[Host]) -> dict[str, int]:
+    return {host.address: host.weight for host in hosts}

@@ -61,8 +61,8 @@ pump | {
     config=${config%.}
     export wanted
     case $kind in
-      H) { run "$config" | filter; printf '%s end %s\n' "$nonce" "$?"; } & ;;
-      *) { run "$config"; printf '%s end %s\n' "$nonce" "$?"; } & ;;
+      H) { run "$config" | filter; printf '\n%s end %s\n' "$nonce" "$?"; } & ;;
+      *) { run "$config"; printf '\n%s end %s\n' "$nonce" "$?"; } & ;;
     esac
   done
   kill -9 0
@@ -128,9 +128,8 @@ class PodSession:
             "Next: see whether the pod or container was restarted (kubectl describe pod), then run the check again.",
         )
 
-    def pages(self, target: Target) -> dict[str, bytes]:
-        """The admin pages by name; an empty dictionary where no Envoy answers, or one was cut short."""
-        urls = _envoy.admin_pages(target)
+    def pages(self, urls: dict[str, str]) -> dict[str, bytes]:
+        """Admin pages by name; an empty dictionary where no Envoy answers, or one was cut short."""
         transfers = [
             f'url = "{_config_escaped(url)}"\nmax-time = 10\nnoproxy = "*"\nwrite-out = "\\n{self.nonce} page {name} %{{http_code}} %{{size_download}}\\n"\n'
             for name, url in urls.items()
@@ -141,28 +140,30 @@ class PodSession:
             if not line.startswith(f"{self.nonce} page ".encode()):
                 body.append(line)
                 continue
-            name, status, size = line.decode().split()[2:5]
             text = b"\n".join(body)
             body = []
-            if status == "200" and len(text) == int(size):
-                bodies[name] = text
+            # The line has the name, the status and the size; a page that was cut short is none.
+            if (words := line.split()[2:]) and words[1:] == [b"200", str(len(text)).encode()]:
+                bodies[words[0].decode("utf-8", "replace")] = text
         return bodies if "info" in bodies else {}
 
-    def hosts(self, target: Target) -> bytes:
-        """The target's lines of the clusters page."""
+    def hosts(self, wanted: str) -> bytes:
+        """The lines of the clusters page that hold a text (L(hosts_filter) has a target's)."""
         url = f'url = "{_envoy.hosts_page()}"\nmax-time = 10\nnoproxy = "*"\n'
-        wanted = _envoy.hosts_filter(target)
         count = f"{self.nonce} lines ".encode()
         return b"\n".join(line for line in self.command("H", url.encode(), wanted) if not line.startswith(count) and wanted.encode() in line)
 
     def view(self, target: Target) -> tuple[ProxyView | None, dict[str, bytes]]:
-        pages = self.pages(target)
-        if pages:
-            other = _envoy.led_to(target, pages)
-            if other != target:
-                pages["clusters"] = self.pages(other).get("clusters", b"")
-            pages["hosts"] = self.hosts(other)
+        pages = self.read(_envoy.admin_pages(target), _envoy.hosts_filter(target))
+        other = _envoy.led_to(target, pages)
+        if other != target:
+            pages |= self.read({**_envoy.admin_pages(target), "clusters": _envoy.admin_pages(other)["clusters"]}, _envoy.hosts_filter(other))
         return _envoy.proxy_view(target, pages), pages
+
+    def read(self, urls: dict[str, str], wanted: str) -> dict[str, bytes]:
+        """Pages and the wanted lines of the clusters page (C(hosts)); nothing where no Envoy answers."""
+        pages = self.pages(urls)
+        return {**pages, "hosts": self.hosts(wanted)} if pages else {}
 
     def end(self) -> None:
         self.exec.send(b"Q\n")

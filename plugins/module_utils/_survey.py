@@ -37,6 +37,8 @@ with contextlib.suppress(ImportError):
 
 SIDECAR = "istio-proxy"
 PROBE_LABEL = "meshops.istio/probe=true"
+# The label prefix of Istio's persistent sessions: by a cookie, or with -header behind it by a header.
+PERSISTENCE_LABEL = "istio.io/persistent-session"
 CONTAINER_ANNOTATION = "kubectl.kubernetes.io/default-container"
 ISTIO_NAMESPACE = "istio-system"
 TIMEOUT = (5, 30)
@@ -127,6 +129,31 @@ class Cluster:
             f"get namespace {name}",
         )
 
+    def listed(self, plural: str, namespace: str | None, selector: str = "") -> list[JsonDict]:
+        """All objects of a kind in a namespace, or with None in all of them."""
+        words: JsonDict = {"_preload_content": False, "_request_timeout": TIMEOUT}
+        where = [namespace] if namespace else []
+        if plural in RULES:
+            custom = self.custom.list_namespaced_custom_object if namespace else self.custom.list_cluster_custom_object
+
+            def call() -> Any:
+                return custom("networking.istio.io", RULES[plural][1], *where, plural, **words)
+        else:
+            api, name = {"services": (self.core, "service"), "pods": (self.core, "pod"), "endpointslices": (self.discovery, "endpoint_slice")}[plural]
+            plain = getattr(api, f"list_namespaced_{name}" if namespace else f"list_{name}_for_all_namespaces")
+
+            def call() -> Any:
+                return plain(*where, label_selector=selector, **words)
+
+        return self._items(call, f"list {plural} in {f'namespace {namespace}' if namespace else 'all namespaces'}")
+
+    def namespaces(self) -> tuple[str, ...]:
+        found = self._items(lambda: self.core.list_namespace(_preload_content=False, _request_timeout=TIMEOUT), "list namespaces")
+        return tuple(entry["metadata"]["name"] for entry in found)
+
+    def node(self, name: str) -> JsonDict | None:
+        return self._found(lambda: self.core.read_node(name, _preload_content=False, _request_timeout=TIMEOUT), f"get node {name}")
+
     def version(self) -> str | None:
         api = kubernetes_client.VersionApi(self.api_client)
         found = self._found(lambda: api.get_code(_preload_content=False, _request_timeout=TIMEOUT), "get /version")
@@ -192,7 +219,9 @@ def find_target(cluster: Cluster, namespace: str, name: str, client_namespace: s
         raise CheckError("no_service", f"There is no Service {namespace}/{name}. Next: correct the options namespace and service, or create it.")
     chosen = choose_port(service, port)
     host = name if client_namespace == namespace else f"{name}.{namespace}"
-    return Target(namespace, name, chosen["port"], chosen.get("name"), host, path, method)
+    labels = service["metadata"].get("labels") or {}
+    persistence = tuple(f"{label}={value}" for label, value in sorted(labels.items()) if label in (PERSISTENCE_LABEL, f"{PERSISTENCE_LABEL}-header"))
+    return Target(namespace, name, chosen["port"], chosen.get("name"), host, path, method, persistence=persistence)
 
 
 def choose_port(service: JsonDict, wanted: int | None) -> JsonDict:
@@ -233,11 +262,16 @@ def choose_clients(cluster: Cluster, choice: ClientChoice) -> tuple[ClientPod, .
             f"No ready Pod in namespace {choice.namespace} carries the label {choice.selector}. "
             f"Next: kubectl -n {choice.namespace} get pods -l {choice.selector}, or name a pod in the option client.",
         )
-    found = sorted((client_pod(pod, choice.container) for pod in running), key=lambda client: client.pod)
-    if choice.max is not None:
-        return tuple(found[: choice.max])
+    return pick_clients([client_pod(pod, choice.container) for pod in running], choice.max)
+
+
+def pick_clients(found: Iterable[ClientPod], most: int | None) -> tuple[ClientPod, ...]:
+    """One for each zone, or up to so many, the first by their names."""
+    ordered = sorted(found, key=lambda client: (client.namespace, client.pod))
+    if most is not None:
+        return tuple(ordered[:most])
     by_zone: dict[str | None, ClientPod] = {}
-    for client in found:
+    for client in ordered:
         by_zone.setdefault(client.zone, client)
     return tuple(by_zone.values())
 

@@ -7,17 +7,92 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: istio_affinity_info
-short_description: Show session affinity as the client's Envoy has it
+short_description: Show session affinity as the client's Envoy has it, and what a maintenance would move
 version_added: 1.0.0
 description:
   - Reads, from client pods inside the mesh, what their Envoy knows about a service - the hash policy of its route, the
-    balancing of its cluster and the hosts that it can choose.
-  - Sends no request to any service. It does not fail on what it finds, only on what keeps it from looking.
+    balancing of its cluster and the hosts that it can choose - and compares it with what the API server says.
+  - Looks at one service, at every service of some namespaces that asks for session affinity, or at all such services
+    of the cluster.
+  - Says of each, without sending anything, whether sessions can stick (C(static_verdict)), on which pod each session
+    lands, and which sessions a drain, a scale-down or a scale-up would move (O(what_if)).
+  - Sends no request to any service. It does not fail on what it finds, only on what keeps it from looking at anything;
+    what else may not be read is returned in C(unread).
   - Wait with C(until) for C(in_sync) to know that a rule and the ready pods have reached the client, instead of sleeping.
 requirements:
   - kubernetes >= 24.2.0
   - A client pod with a shell and C(curl) 7.84.0 or newer.
-  - The permission to get pods and services, to list endpointslices, and to get and create pods/exec for the client pods.
+  - With O(namespace) and O(service), the permission to get pods and services, to list endpointslices, and to get and
+    create pods/exec for the client pods. Without O(service), to list services, pods and endpointslices too. To list
+    destinationrules and envoyfilters helps.
+options:
+  namespace:
+    description:
+      - The namespace of the service, or several namespaces to look for services that ask for affinity.
+      - The default is all namespaces that may be read.
+    type: list
+    elements: str
+  service:
+    description:
+      - The name of one service, which is then shown whether it asks for affinity or not.
+      - The default is every service that asks for affinity, by a DestinationRule with C(consistentHash) or by what the
+        Envoy of a client pod has.
+    type: str
+  port:
+    description:
+      - The port of the service, by its number.
+      - The default is every port that a client's Envoy balances by a hash; where none is, those that Istio takes for
+        HTTP by their names or C(appProtocol), or else all.
+    type: int
+  client:
+    description:
+      - The pods inside the mesh from which the services are seen.
+      - The default is one labelled pod for each zone in the service's own namespace, or where there is none, in the
+        other namespaces that are looked at. Without any, only the objects of the API server are read.
+      - The module never runs anything in a pod that is neither named here nor carries the label.
+    type: dict
+    suboptions:
+      pod:
+        description: The name of one pod. Give O(client.namespace) too, unless O(namespace) is a single one.
+        type: str
+      selector:
+        description: The label selector of the client pods. One ready pod for each zone is taken.
+        type: str
+        default: meshops.istio/probe=true
+      container:
+        description:
+          - The container to run in.
+          - The default is the one that C(kubectl exec) takes, but never C(istio-proxy).
+        type: str
+      namespace:
+        description: The namespace of the client pods.
+        type: str
+      max:
+        description: Take up to so many ready pods of the selector, whatever their zones.
+        type: int
+  session_ids:
+    description:
+      - The values of the key whose pods are to be predicted.
+      - They may be somebody's tokens. They are not sent anywhere, but they are part of the result.
+    type: list
+    elements: str
+  what_if:
+    description:
+      - A maintenance to compute the effect of, for the sessions of O(session_ids), or without these for a thousand
+        generated ones.
+      - The options can be combined. Pods that are not said to be removed stay.
+    type: dict
+    suboptions:
+      remove_pods:
+        description: The names of pods that go.
+        type: list
+        elements: str
+      drain_node:
+        description: The name of a node all pods of which go.
+        type: str
+      replicas:
+        description: How many pods there are in the end. The default is as many as now, so what goes is replaced.
+        type: int
 extends_documentation_fragment:
   - kubernetes.core.k8s_auth_options
   - meshops.istio.attributes
@@ -44,11 +119,37 @@ EXAMPLES = r"""
     - affinity.services[0].proxies | rejectattr('in_sync') | length == 0
   retries: 30
   delay: 2
+
+- name: Find every service of the cluster that asks for affinity
+  meshops.istio.istio_affinity_info:
+  register: affinity
+
+- name: Show those where sessions can't stick, and why
+  ansible.builtin.debug:
+    msg: "{{ item.namespace }}/{{ item.service }}:{{ item.port }} {{ item.why }}"
+  loop: "{{ affinity.services | selectattr('static_verdict', 'equalto', 'does_not') }}"
+  loop_control:
+    label: "{{ item.service }}"
+
+- name: Which of these sessions move when node-2 is drained
+  meshops.istio.istio_affinity_info:
+    namespace: sample
+    service: nginx-service
+    session_ids: "{{ open_sessions }}"
+    what_if:
+      drain_node: node-2
+  register: drain
+
+- name: Warn their owners
+  ansible.builtin.debug:
+    msg: >-
+      {{ drain.services[0].what_if.must_move | length }} sessions lose their pod; with new pods in place
+      {{ drain.services[0].what_if.expected_share.low }} to {{ drain.services[0].what_if.expected_share.high }} of all move.
 """
 
 RETURN = r"""
 services:
-  description: The service, or nothing where it does not exist.
+  description: One entry for each port of each service that was looked for. Nothing where there is none.
   returned: always
   type: list
   elements: dict
@@ -67,17 +168,98 @@ services:
       type: dict
       sample: {type: header, name: user-session, origin: option}
     algorithm:
-      description: The balancing of the first client's cluster, as Envoy calls it.
+      description: The balancing of the first client's cluster, as Envoy calls it. V(null) where no Envoy was read.
       type: str
       sample: RING_HASH
     rule:
-      description: The DestinationRule that the first client's Envoy was given, as C(namespace/name).
+      description:
+        - The DestinationRule that the first client's Envoy was given, as C(namespace/name).
+        - Where no Envoy was read, the first one that asks for affinity.
       type: str
       sample: sample/nginx-destinationrule
+    static_verdict:
+      description:
+        - Whether sessions can stick, by what was read. V(sticks) where every client's Envoy has both halves of
+          affinity for the key, all of them balance alike, and each can choose every ready pod. V(does_not) where
+          something found there breaks it.
+        - V(unknown) where what was read does not say; C(why) names what forbids to say.
+      type: str
+      sample: sticks
+    why:
+      description: The reason for C(static_verdict), in a sentence.
+      type: str
+      sample: the Envoy of pod sample/test-pod hashes on header user-session by RING_HASH over 3 ready pods
+    findings:
+      description: Causes of broken affinity that were found, root cause first, as M(meshops.istio.istio_affinity_check) has them.
+      type: list
+      elements: dict
+    prediction:
+      description: Whether the pods of sessions can be predicted, and if not, what forbids it.
+      type: dict
+      sample: {available: true, reason: null}
+    sessions:
+      description: The sessions of O(session_ids), or those generated for O(what_if).
+      type: list
+      elements: dict
+      contains:
+        id:
+          description: The value of the key.
+          type: str
+        predicted:
+          description: The pod that it lands on. V(null) where that can't be predicted.
+          type: str
+    what_if:
+      description: The effect of O(what_if). V(null) without that option.
+      type: dict
+      contains:
+        must_move:
+          description: The sessions on the pods that go. Exact. V(null) where not known.
+          type: list
+          elements: str
+        if_not_replaced:
+          description: The sessions that move if nothing takes the place of these pods, those of C(must_move) among them. Exact. V(null) where not known.
+          type: list
+          elements: str
+        expected_share:
+          description:
+            - C(low) and C(high), the share of all sessions that move to the end of the maintenance, new pods in place. A
+              new pod's address decides what it takes over and is not known before, so this is a range that
+              holds in 99 of 100 cases.
+            - Both are the same where no new pod is to come.
+          type: dict
+          sample: {low: 0.303, high: 0.375}
+        ring_hash_share:
+          description: The share that usually moves in this maintenance by ring hash.
+          type: float
+        maglev_share:
+          description: The share that usually moves in this maintenance by Maglev.
+          type: float
+        pods:
+          description: How many pods there are C(now), how many of them are C(removed), and how many there are C(then).
+          type: dict
+        reason:
+          description: What forbids to compute what is V(null).
+          type: str
     backends:
       description: The endpoints of the service.
       type: list
       elements: dict
+      contains:
+        pod:
+          description: The name of the pod.
+          type: str
+        address:
+          description: Address and port.
+          type: str
+        node:
+          description: The node that it runs on.
+          type: str
+        zone:
+          description: The zone of that node.
+          type: str
+        ready:
+          description: Whether it is ready.
+          type: bool
     proxies:
       description: One entry for each client pod. Empty where no client pod is ready.
       type: list
@@ -103,14 +285,24 @@ services:
         missing:
           description: What is missing for C(in_sync), in words.
           type: str
+unread:
+  description: What this account may not read or what could not be looked at, in sentences.
+  returned: always
+  type: list
+  elements: str
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ansible_collections.kubernetes.core.plugins.module_utils.k8s.core import AnsibleK8SModule
 
-from ansible_collections.meshops.istio.plugins.module_utils._model import CheckError, ClientPod, JsonDict, Key, Membership, ProxyView, Target
+from ansible_collections.meshops.istio.plugins.module_utils import _what_if
+from ansible_collections.meshops.istio.plugins.module_utils._discovery import Found, Scope, find, look_at_all, read_objects
+from ansible_collections.meshops.istio.plugins.module_utils._model import Backend, CheckError, ClientPod, JsonDict, Key, Membership, ProxyView
 from ansible_collections.meshops.istio.plugins.module_utils._options import (
+    DEFAULT_KEY,
     Connection,
     client_choice,
     client_spec,
@@ -119,68 +311,161 @@ from ansible_collections.meshops.istio.plugins.module_utils._options import (
     key_in_force,
     key_spec,
 )
-from ansible_collections.meshops.istio.plugins.module_utils._probe import look
+from ansible_collections.meshops.istio.plugins.module_utils._plan import generated
+from ansible_collections.meshops.istio.plugins.module_utils._prediction import Prediction, predict
 from ansible_collections.meshops.istio.plugins.module_utils._result import halves
-from ansible_collections.meshops.istio.plugins.module_utils._survey import Cluster, choose_clients, find_target, read_membership
+from ansible_collections.meshops.istio.plugins.module_utils._static import Seen, static_verdict
+from ansible_collections.meshops.istio.plugins.module_utils._survey import ClientChoice, Cluster
+from ansible_collections.meshops.istio.plugins.module_utils._what_if import Balancing, Plan
 
 
 def argument_spec() -> JsonDict:
     return {
         **connection_spec(),
-        "namespace": {"type": "str", "required": True},
-        "service": {"type": "str", "required": True},
+        "namespace": {"type": "list", "elements": "str"},
+        "service": {"type": "str"},
         "port": {"type": "int"},
         "client": client_spec(),
         "key": key_spec(),
+        "session_ids": {"type": "list", "elements": "str", "no_log": False},
+        "what_if": {
+            "type": "dict",
+            "options": {
+                "remove_pods": {"type": "list", "elements": "str"},
+                "drain_node": {"type": "str"},
+                "replicas": {"type": "int"},
+            },
+        },
     }
 
 
-def gather(module: Any) -> list[JsonDict]:
-    params = module.params
-    wanted = given_key(params)
-    choice = client_choice(params)
+@dataclass(frozen=True)
+class Wanted:
+    """The options, read and found to make sense."""
+
+    scope: Scope
+    choice: ClientChoice
+    key: Key | None
+    sessions: tuple[str, ...]
+    plan: Plan | None
+
+
+def read_wanted(params: JsonDict) -> Wanted:
+    """Raises L(CheckError) with C(bad_option)."""
+    namespaces = tuple(dict.fromkeys(params.get("namespace") or ())) or None
+    if namespaces is not None and not all(namespaces):
+        raise CheckError("bad_option", "Option namespace holds an empty name. Next: correct it, or leave the option out for all namespaces.")
+    alone = namespaces[0] if namespaces is not None and len(namespaces) == 1 else ""
+    choice = client_choice({**params, "namespace": alone})
+    if choice.pod is not None and not choice.namespace:
+        raise CheckError("bad_option", "Option client.pod needs client.namespace, as the option namespace does not say which one is meant.")
+    sessions = tuple(dict.fromkeys(params.get("session_ids") or ()))
+    scope = Scope(namespaces, params.get("service"), params.get("port"))
+    return Wanted(scope, choice, given_key(params), sessions, _what_if.read_plan(params.get("what_if")))
+
+
+def gather(module: Any) -> tuple[list[JsonDict], list[str]]:
+    """The services, and what could not be read."""
+    wanted = read_wanted(module.params)
     connection = Connection(module)
     cluster = Cluster(connection.api_client)
+    objects = read_objects(cluster, wanted.scope, wanted.choice)
+    looks = look_at_all(connection.new_api_client, wanted.scope, objects)
+    found = find(wanted.scope, objects, looks)
+    if wanted.plan and found:
+        check_plan(cluster, wanted.plan, found)
+    unread = [*objects.unread, *(look.error for look in looks.values() if look.error)]
+    return [describe(entry, wanted) for entry in found], list(dict.fromkeys(unread))
+
+
+def check_plan(cluster: Cluster, plan: Plan, found: Sequence[Found]) -> None:
+    """The pods and the node of the option must be there. Raises L(CheckError) with C(bad_option)."""
+    backends = [backend for entry in found for backend in backends_of(entry)]
+    pods = {backend.pod for backend in backends}
+    unknown = [pod for pod in plan.remove_pods if pod not in pods]
+    if unknown:
+        listed = ", ".join(sorted(pods)[:10]) or "none"
+        raise CheckError("bad_option", f"Option what_if.remove_pods: no service looked at has a pod {unknown[0]}; there are {listed}. Next: correct it.")
+    nodes = {backend.node for backend in backends if backend.node}
+    if plan.drain_node and plan.drain_node not in nodes and not node_exists(cluster, plan.drain_node):
+        listed = ", ".join(sorted(nodes)) or "none"
+        raise CheckError(
+            "bad_option", f"Option what_if.drain_node: there is no node {plan.drain_node}; the pods looked at are on {listed}. Next: kubectl get nodes."
+        )
+
+
+def node_exists(cluster: Cluster, name: str) -> bool:
+    """Whether there is such a node; not known, so no, where nodes may not be read."""
     try:
-        target = find_target(cluster, params["namespace"], params["service"], choice.namespace, params["port"], "/", "GET")
+        return cluster.node(name) is not None
     except CheckError as error:
-        if error.code == "no_service":
-            return []
-        raise
-    membership = read_membership(cluster, target)
-    try:
-        clients = choose_clients(cluster, choice)
-    except CheckError as error:
-        if error.code not in ("no_client", "client_not_running"):
+        if error.code != "forbidden":
             raise
-        clients = ()
-    views = {client: look(connection.new_api_client(), target, client)[0] for client in clients}
-    return [describe(target, wanted, membership, views)]
+        return False
 
 
-def describe(target: Target, wanted: Key | None, membership: Membership, views: dict[ClientPod, ProxyView | None]) -> JsonDict:
+def backends_of(entry: Found) -> tuple[Backend, ...]:
+    return entry.membership.backends if entry.membership else ()
+
+
+def describe(entry: Found, wanted: Wanted) -> JsonDict:
     """One entry of the result."""
-    first = next((view for view in views.values() if view), None)
-    key = wanted or key_in_force(first)
+    views = [seen.view for seen in entry.seen]
+    first = next((view for view in views if view), None)
+    key = wanted.key or key_of(entry, first)
+    static = static_verdict(key, entry.target, entry.asked, entry.membership, entry.seen)
+    sessions = wanted.sessions
+    if wanted.plan and not sessions:
+        sessions = tuple(generated(key, number) for number in range(1, _what_if.SESSIONS + 1))
+    prediction = predict(key, sessions, views, backends_of(entry))
     return {
-        "namespace": target.namespace,
-        "service": target.service,
-        "port": target.port,
+        "namespace": entry.target.namespace,
+        "service": entry.target.service,
+        "port": entry.target.port,
         "key": {"type": key.type, "name": key.name, "origin": key.origin},
         "algorithm": first.cluster.lb_policy if first and first.cluster else None,
-        "rule": first.cluster.rule if first and first.cluster else None,
+        "rule": rule_of(entry, first),
+        "static_verdict": static.verdict,
+        "why": static.why,
+        "findings": [],
+        "prediction": {"available": prediction.available, "reason": prediction.reason},
+        "sessions": [{"id": session, "predicted": prediction.pods.get(session)} for session in sessions],
+        "what_if": what_if(wanted.plan, prediction, first, entry, sessions),
         "backends": [
             {"pod": backend.pod, "address": backend.address, "node": backend.node, "zone": backend.zone, "ready": backend.ready}
-            for backend in membership.backends
+            for backend in backends_of(entry)
         ],
-        "proxies": [describe_proxy(client, view, key, membership) for client, view in views.items()],
+        "proxies": [describe_proxy(seen, key, entry.membership) for seen in entry.seen],
     }
 
 
-def describe_proxy(client: ClientPod, view: ProxyView | None, key: Key, membership: Membership) -> JsonDict:
-    missing = what_is_missing(client, view, key, membership)
+def key_of(entry: Found, first: ProxyView | None) -> Key:
+    """By what the first client's Envoy has, else by what the objects ask for."""
+    in_force = key_in_force(first)
+    return entry.asked.keys[0] if in_force == DEFAULT_KEY and entry.asked.keys else in_force
+
+
+def rule_of(entry: Found, first: ProxyView | None) -> str | None:
+    if first is not None and first.cluster is not None:
+        return first.cluster.rule
+    return next(iter(entry.asked.rules), None)
+
+
+def what_if(plan: Plan | None, prediction: Prediction, view: ProxyView | None, entry: Found, sessions: Sequence[str]) -> JsonDict | None:
+    if plan is None:
+        return None
+    if not prediction.available or view is None or view.cluster is None:
+        return _what_if.no_answer(prediction.reason or "no Envoy was read")
+    if len({host.weight for host in view.hosts if host.healthy}) > 1:
+        return _what_if.no_answer("hosts have different weights, and that of a new pod is not known")
+    return _what_if.answer(plan, Balancing(view.cluster, tuple(sorted(view.eligible()))), backends_of(entry), sessions)
+
+
+def describe_proxy(seen: Seen, key: Key, membership: Membership | None) -> JsonDict:
+    view = seen.view
+    missing = seen.error or what_is_missing(seen.client, view, key, membership)
     return {
-        "client": str(client),
+        "client": str(seen.client),
         "hash_policy": [{"type": policy.type, "name": policy.name} for policy in view.route.hash_policies] if view and view.route else [],
         "lb_policy": view.cluster.lb_policy if view and view.cluster else None,
         "hosts": [{"address": host.address, "health": host.health_flags, "priority": host.priority} for host in view.hosts] if view else [],
@@ -189,12 +474,14 @@ def describe_proxy(client: ClientPod, view: ProxyView | None, key: Key, membersh
     }
 
 
-def what_is_missing(client: ClientPod, view: ProxyView | None, key: Key, membership: Membership) -> str | None:
+def what_is_missing(client: ClientPod, view: ProxyView | None, key: Key, membership: Membership | None) -> str | None:
     """None where both halves are there and the hosts are the ready pods."""
     if view is None:
         return f"no Envoy answers in pod {client}" + ("" if client.sidecar else "; it has no sidecar (istio-proxy)")
     if not view.balances_by(key):
         return f"the Envoy of pod {client} {halves(view, key)}"
+    if membership is None:
+        return "the endpoints of the service may not be read"
     ready = {backend.address for backend in membership.ready()}
     hosts = set(view.eligible())
     if hosts != ready:
@@ -207,10 +494,10 @@ def what_is_missing(client: ClientPod, view: ProxyView | None, key: Key, members
 def main() -> None:
     module = AnsibleK8SModule(argument_spec=argument_spec(), supports_check_mode=True)
     try:
-        services = gather(module)
+        services, unread = gather(module)
     except CheckError as error:
         module.fail_json(msg=error.msg, error={"code": error.code, "msg": error.msg}, services=[])
-    module.exit_json(changed=False, services=services)
+    module.exit_json(changed=False, services=services, unread=unread)
 
 
 if __name__ == "__main__":

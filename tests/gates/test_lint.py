@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import BIN, LAB_CACHE, Ran, clean_environment, run
+from harness import BIN, LAB_CACHE, Ran, clean_environment, locked, run
 
 
 def _ansible_lint(tree: Path) -> Ran:
@@ -69,7 +69,9 @@ def sanity_home() -> Path:
 def _sanity(tree: Path, home: Path, *words: str) -> Ran:
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
     command = (BIN / "ansible-test", "sanity", "--python", python, "--local", "--requirements", "--color", "no", "-v", *words)
-    return run(*command, cwd=tree, env=clean_environment(HOME=str(home)), timeout=900)
+    # One at a time: the environments below that home are made and altered as it runs.
+    with locked("ansible-test"):
+        return run(*command, cwd=tree, env=clean_environment(HOME=str(home)), timeout=900)
 
 
 @pytest.mark.slow

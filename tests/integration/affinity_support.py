@@ -14,9 +14,13 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 from inprocess import run_check, run_info
 
+from harness import WORKER
+
 if TYPE_CHECKING:
     from conftest import Ansible, Kubectl, Played
 
+# Each worker has a sample of its own.
+NAMESPACE = f"affinity{WORKER and '-'}{WORKER}"
 KEY = {"type": "header", "name": "user-session"}
 CHECK = "meshops.istio.istio_affinity_check"
 INFO = "meshops.istio.istio_affinity_info"

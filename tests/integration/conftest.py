@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 import yaml
-from affinity_support import Mesh
+from affinity_support import NAMESPACE, Mesh
 
-from harness import BIN, LAB_CACHE, ROOT, Ran, clean_environment, run
+from harness import BIN, LAB_CACHE, ROOT, WHOLE_CLUSTER, WORKER, Ran, clean_environment, locked, run
 
 INVENTORY = ROOT / "inventory/lab.yml"
 CALLBACKS = Path(__file__).parent / "callback_plugins"
@@ -94,6 +94,13 @@ class Played:
 
 Ansible = Callable[..., Played]
 Kubectl = Callable[..., Ran]
+
+
+@pytest.fixture(autouse=True)
+def turn(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Tests in namespaces of their own run beside each other; one that alters Istio or the lab runs alone."""
+    with locked("tests", shared=not request.node.nodeid.startswith(WHOLE_CLUSTER)):
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -182,13 +189,14 @@ def kubectl(lab: Path) -> Kubectl:
 @pytest.fixture(scope="session")
 def sample(ansible: Ansible) -> Played:
     """The run of site.yml that converged Istio and the sample; a test that alters them puts them right again."""
-    return ansible("meshops.istio.site", timeout=900).expect()
+    with locked("tests-site"):
+        return ansible("meshops.istio.site", timeout=900).expect()
 
 
 @pytest.fixture(scope="session")
 def mesh(ansible: Ansible, kubectl: Kubectl, lab: Path, sample: Played) -> Iterator[Mesh]:
     """A sample in a namespace of its own, for tests to look at; those that alter it ask for `broken`."""
-    found = Mesh("affinity", ansible, kubectl, lab)
+    found = Mesh(NAMESPACE, ansible, kubectl, lab)
     found.make()
     yield found
     kubectl("delete", "namespace", found.namespace, "--wait=false")
@@ -207,7 +215,7 @@ def namespace(kubectl: Kubectl) -> Iterator[Callable[..., str]]:
     made: list[str] = []
 
     def make(*, injection: bool = True) -> str:
-        name = f"test-{next(_namespaces)}"
+        name = f"test-{WORKER}{next(_namespaces)}"
         # Of a run that was killed, perhaps.
         kubectl("delete", "namespace", name, "--ignore-not-found", "--wait", "--timeout=120s")
         kubectl("create", "namespace", name)

@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 import yaml
-from affinity_support import CHECK, INFO, KEY, Mesh, curl_pod
+from affinity_support import CHECK, INFO, KEY, NAMESPACE, Mesh, curl_pod
 
-NAMESPACE = "affinity"
 RULE = ("destinationrule", "nginx-destinationrule")
 
 
@@ -109,8 +108,8 @@ def test_one_replica_is_inconclusive(broken: Mesh) -> None:
 @pytest.mark.parametrize(
     ("options", "code", "words"),
     [
-        ({"service": "no-such"}, "no_service", "There is no Service affinity/no-such"),
-        ({"client": {"pod": "no-such"}}, "no_client", "There is no Pod affinity/no-such"),
+        ({"service": "no-such"}, "no_service", f"There is no Service {NAMESPACE}/no-such"),
+        ({"client": {"pod": "no-such"}}, "no_client", f"There is no Pod {NAMESPACE}/no-such"),
     ],
     ids=["service", "pod"],
 )

@@ -22,6 +22,7 @@ init_plugin_loader([str(ROOT / "collections")])
 
 from ansible_collections.kubernetes.core.plugins.module_utils.k8s.core import requires  # noqa: E402 - by the loader
 
+from ansible_collections.meshops.istio.plugins.module_utils._envoy import admin_pages, hosts_filter  # noqa: E402 - by the loader
 from ansible_collections.meshops.istio.plugins.module_utils._options import Connection  # noqa: E402 - by the loader
 from ansible_collections.meshops.istio.plugins.module_utils._session import PodSession  # noqa: E402 - by the loader
 from ansible_collections.meshops.istio.plugins.module_utils._survey import ClientChoice, Cluster, choose_clients, find_target  # noqa: E402 - by the loader
@@ -64,7 +65,7 @@ def main() -> None:
         # Istio collects changes for up to a second before it pushes them.
         time.sleep(5)
         with PodSession(connection.new_api_client(), client, 30) as session:
-            pages = {**session.pages(target), "hosts": session.hosts(target)}
+            pages = session.read(admin_pages(target), hosts_filter(target))
             session.end()
         recorded = {
             "pages": {name: body.decode() for name, body in pages.items()},

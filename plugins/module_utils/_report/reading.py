@@ -1,0 +1,99 @@
+# SPDX-FileCopyrightText: 2026 meshops.istio contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""JSON into dataclasses by their annotations, forgivingly. Pure.
+
+A report must come out whatever a check handed over, so a value of a wrong kind becomes the empty one of its kind, and
+keys that no field has are left behind: what a task's result holds besides (its arguments, for one) never gets into a
+report.
+
+This module util is private to the collection: it may change at any time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+import types
+import typing
+from collections.abc import Callable
+from functools import cache
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+# What XML 1.0 can't hold, moves a terminal's cursor or turns the direction of writing: no report needs it.
+UNPRINTABLE = re.compile("[^\t\n\x20-\x7e\xa0-\u2027\u202f-\u2065\u206a-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+# Past this JSON readers of other languages lose digits.
+LARGEST = 2**53
+
+
+def text(value: str) -> str:
+    """The same with a mark in place of every character that can't be shown."""
+    return UNPRINTABLE.sub("\ufffd", value)
+
+
+@cache
+def fields_of(kind: Any) -> dict[str, Any]:
+    """The annotations of a dataclass by name, with what L(typing.Annotated) adds."""
+    return typing.get_type_hints(kind, include_extras=True)
+
+
+def read(kind: type[T], value: Any) -> T:
+    """A dataclass from a dict; from anything else the one with all fields empty."""
+    given = value if isinstance(value, dict) else {}
+    return kind(**{name: convert(hint, given.get(name)) for name, hint in fields_of(typing.cast("Any", kind)).items()})
+
+
+def convert(hint: Any, value: Any) -> Any:
+    """The value as what the annotation says, or the empty value of that kind."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        return convert(arguments[0], value)
+    if origin in (typing.Union, types.UnionType):
+        return None if value is None else _fitting(arguments[0], value)
+    if origin is tuple:
+        return tuple(convert(arguments[0], item) for item in value) if isinstance(value, (list, tuple)) else ()
+    if origin is dict:
+        return {text(str(name)): convert(arguments[1], item) for name, item in value.items()} if isinstance(value, dict) else {}
+    if dataclasses.is_dataclass(hint):
+        return read(typing.cast("type[Any]", hint), value)
+    found = CONVERTERS[hint](value)
+    return hint() if found is None else found
+
+
+def _fitting(hint: Any, value: Any) -> Any:
+    """Where None is allowed, a value of a wrong kind is None."""
+    if typing.get_origin(hint) is typing.Annotated:
+        return _fitting(typing.get_args(hint)[0], value)
+    if hint in CONVERTERS:
+        return CONVERTERS[hint](value)
+    if dataclasses.is_dataclass(hint) and not isinstance(value, dict):
+        return None
+    return convert(hint, value)
+
+
+def _string(value: Any) -> str | None:
+    if isinstance(value, str):
+        return text(value)
+    return str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST else None
+
+
+def _integer(value: Any) -> int | None:
+    number = _number(value)
+    return int(number) if number is not None and number == int(number) else None
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= LARGEST:
+        return None
+    return None if math.isnan(value) else float(value)
+
+
+def _boolean(value: Any) -> bool | None:
+    return value if isinstance(value, bool) else None
+
+
+CONVERTERS: dict[Any, Callable[[Any], Any]] = {str: _string, int: _integer, float: _number, bool: _boolean}

@@ -1,0 +1,458 @@
+#!/usr/bin/python
+# SPDX-FileCopyrightText: 2026 meshops.istio contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: istio_affinity_report
+short_description: Judge and report what checks of session affinity found on a cluster
+version_added: 1.0.0
+description:
+  - Takes the results of M(meshops.istio.istio_affinity_check) and M(meshops.istio.istio_affinity_info) for the services
+    of one cluster, judges each with its history and the waivers, and writes a report as JSON, JUnit XML, Prometheus
+    text and a page for people, with an index of all clusters.
+  - A run appears in O(dir) as a whole or not at all. What this module did not write there is never deleted.
+  - Reads no cluster. Run it where Ansible runs.
+  - It never fails for what it reports; RV(status) is for the play to act on.
+attributes:
+  check_mode:
+    description: Can run in C(check_mode) and return changed status prediction without modifying target.
+    support: full
+    details:
+      - Judges and returns everything, and writes nothing.
+  diff_mode:
+    description: Will return details on what has changed (or possibly needs changing in C(check_mode)), when in diff mode.
+    support: full
+    details:
+      - Shows RV(table) of the last run and of this one.
+  idempotent:
+    description: When run twice in a row outside check mode, with the same arguments, the second invocation indicates no change.
+    support: none
+    details:
+      - Each run writes a report of its own.
+options:
+  cluster:
+    description: The name of the cluster, as a folder can be named, for example V({{ inventory_hostname }}).
+    type: str
+    required: true
+  dir:
+    description: The folder of the reports of all clusters.
+    type: path
+    default: ./reports
+  services:
+    description: What is known of each service.
+    type: list
+    elements: dict
+    required: true
+    suboptions:
+      namespace:
+        description: The namespace of the service.
+        type: str
+        required: true
+      service:
+        description: The name of the service.
+        type: str
+        required: true
+      port:
+        description: The port that was looked at. A service may be there once for each port.
+        type: int
+      live:
+        description: Whether the service was to be probed. Without O(services[].result) it then counts as an error.
+        type: bool
+        default: false
+      single:
+        description: Whether the service has one replica by intent, so that there is nothing to tell apart.
+        type: bool
+        default: false
+      result:
+        description: The whole result of M(meshops.istio.istio_affinity_check), also of one that failed.
+        type: dict
+      static:
+        description: The entry of RV(meshops.istio.istio_affinity_info#module:services) for the service.
+        type: dict
+      error:
+        description: Why nothing could be found out.
+        type: str
+  error:
+    description: Why the cluster could not be looked at. The run is then red, whatever O(services) holds.
+    type: str
+  waivers:
+    description: What is known and accepted for a time.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      service:
+        description: The service as C(namespace/name), or a pattern such as V(shop/*).
+        type: str
+        required: true
+      match:
+        description:
+          - The verdict (for example V(failed)) or the ID of the finding (for example V(C13)) that is waived.
+          - The waiver of a finding does not hold while another finding of severity error is not waived.
+        type: str
+        required: true
+      owner:
+        description: Who answers for it.
+        type: str
+        required: true
+      reason:
+        description: Why it is accepted.
+        type: str
+        required: true
+      until:
+        description: The last day on which it holds, as C(YYYY-MM-DD), in UTC.
+        type: str
+        required: true
+  fail_on:
+    description:
+      - The verdicts that make a service red, besides V(failed), which always does.
+      - A static verdict V(does_not) counts as V(failed), V(unknown) as V(inconclusive).
+    type: list
+    elements: str
+    choices: [failed, not_proven, inconclusive, error]
+    default: [failed, not_proven, error]
+  max_age:
+    description: Hours after which a service without a conclusive verdict (passed or failed, sticks or does not) is red.
+    type: float
+    default: 24
+  hash_session_ids:
+    description:
+      - Whether to write hashes in place of session IDs, which may be live tokens.
+      - The hashes stay the same from run to run, by a random salt kept in O(dir).
+    type: bool
+    default: false
+  keep:
+    description: How many runs of the cluster to keep.
+    type: int
+    default: 48
+  keep_days:
+    description: How many days to keep a run.
+    type: int
+    default: 90
+  now:
+    description: The time of the run as C(YYYY-MM-DDTHH:MM:SSZ). The default is the current time; another one is for tests.
+    type: str
+seealso:
+  - module: meshops.istio.istio_affinity_check
+  - module: meshops.istio.istio_affinity_info
+author:
+  - meshops.istio contributors (!UNKNOWN)
+"""
+
+EXAMPLES = r"""
+---
+- name: Check the cart
+  meshops.istio.istio_affinity_check:
+    namespace: shop
+    service: cart
+    fail_on: []
+  register: cart
+  failed_when: false
+
+- name: Report it
+  meshops.istio.istio_affinity_report:
+    cluster: "{{ inventory_hostname }}"
+    services:
+      - namespace: shop
+        service: cart
+        live: true
+        result: "{{ cart }}"
+    waivers:
+      - service: shop/cart
+        match: not_proven
+        owner: payments
+        reason: One zone is being rebuilt
+        until: "2026-12-31"
+  register: report
+  delegate_to: localhost
+
+- name: Fail the play if the report is red
+  ansible.builtin.assert:
+    that: report.status == 'green'
+    fail_msg: "{{ report.table | join('\n') }}"
+"""
+
+RETURN = r"""
+status:
+  description: V(red) if a service is red or the cluster could not be looked at, else V(green).
+  returned: success
+  type: str
+  sample: green
+services:
+  description: The services, red ones first.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    namespace:
+      description: The namespace of the service.
+      type: str
+    service:
+      description: The name of the service.
+      type: str
+    port:
+      description: The port, if one was named.
+      type: int
+    mode:
+      description: V(live) where it was or should have been probed, else V(static).
+      type: str
+    verdict:
+      description:
+        - The verdict of the probe, or V(sticks), V(does_not) or V(unknown) by its rules.
+        - V(error) where neither could be had.
+      type: str
+    status:
+      description: V(green), V(red), V(waived) or V(not_applicable).
+      type: str
+    why:
+      description: The reason, for people.
+      type: str
+    since:
+      description: Since when it is red or waived. V(null) where it is not.
+      type: str
+    waiver:
+      description: The waiver that holds, or the one that held until its day (C(expired)).
+      type: dict
+gone:
+  description: Services of the last run that this one was not told of, for example as their rule was deleted.
+  returned: success
+  type: list
+  elements: dict
+paths:
+  description: Where the report is, or would be in check mode.
+  returned: success
+  type: dict
+  sample:
+    json: /srv/reports/prod/20261124T230000Z/report.json
+    junit: /srv/reports/prod/20261124T230000Z/junit.xml
+    prometheus: /srv/reports/prod/20261124T230000Z/affinity.prom
+    html: /srv/reports/prod/20261124T230000Z/index.html
+    index: /srv/reports/index.html
+deleted:
+  description: The names of runs that were deleted by O(keep) and O(keep_days).
+  returned: success
+  type: list
+  elements: str
+table:
+  description: The report for a terminal, lines of at most 100 columns.
+  returned: success
+  type: list
+  elements: str
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.meshops.istio.plugins.module_utils._report.as_html import to_html, to_index
+from ansible_collections.meshops.istio.plugins.module_utils._report.as_json import to_json
+from ansible_collections.meshops.istio.plugins.module_utils._report.as_junit import to_junit
+from ansible_collections.meshops.istio.plugins.module_utils._report.as_prometheus import to_prometheus
+from ansible_collections.meshops.istio.plugins.module_utils._report.as_table import to_table
+from ansible_collections.meshops.istio.plugins.module_utils._report.assess import Entry, Settings, Waiver, make_report
+from ansible_collections.meshops.istio.plugins.module_utils._report.hiding import hasher, hide
+from ansible_collections.meshops.istio.plugins.module_utils._report.model import TIME, LiveResult, Report, StaticResult, time_of
+from ansible_collections.meshops.istio.plugins.module_utils._report.reading import read, text
+from ansible_collections.meshops.istio.plugins.module_utils._report.store import (
+    INDEX,
+    JUNIT,
+    METRICS,
+    PAGE,
+    REPORT,
+    Past,
+    Store,
+    StoreError,
+    brief_of,
+    utc_now,
+)
+
+# A file for each format: one more format is one more line.
+FORMATS: dict[str, tuple[str, Callable[[Report], str]]] = {
+    "json": (REPORT, to_json),
+    "junit": (JUNIT, to_junit),
+    "prometheus": (METRICS, to_prometheus),
+    "html": (PAGE, to_html),
+}
+FAIL_ON = ["failed", "not_proven", "inconclusive", "error"]
+
+
+class BadOptionError(Exception):
+    """An option makes no sense; the text names it."""
+
+
+def argument_spec() -> dict[str, Any]:
+    return {
+        "cluster": {"type": "str", "required": True},
+        "dir": {"type": "path", "default": "./reports"},
+        "services": {
+            "type": "list",
+            "elements": "dict",
+            "required": True,
+            "options": {
+                "namespace": {"type": "str", "required": True},
+                "service": {"type": "str", "required": True},
+                "port": {"type": "int"},
+                "live": {"type": "bool", "default": False},
+                "single": {"type": "bool", "default": False},
+                "result": {"type": "dict"},
+                "static": {"type": "dict"},
+                "error": {"type": "str"},
+            },
+        },
+        "error": {"type": "str"},
+        "waivers": {
+            "type": "list",
+            "elements": "dict",
+            "default": [],
+            "options": {name: {"type": "str", "required": True} for name in ("service", "match", "owner", "reason", "until")},
+        },
+        "fail_on": {"type": "list", "elements": "str", "choices": FAIL_ON, "default": ["failed", "not_proven", "error"]},
+        "max_age": {"type": "float", "default": 24},
+        "hash_session_ids": {"type": "bool", "default": False},
+        "keep": {"type": "int", "default": 48},
+        "keep_days": {"type": "int", "default": 90},
+        "now": {"type": "str"},
+    }
+
+
+# option: the smallest and the largest value that makes sense
+LIMITS = {"max_age": (0, 87_600), "keep": (1, 100_000), "keep_days": (1, 36_500)}
+
+
+def read_entries(services: list[dict[str, Any]]) -> list[Entry]:
+    """The services, each once. Raises BadOptionError."""
+    entries = [
+        Entry(
+            namespace=text(given["namespace"]),
+            service=text(given["service"]),
+            port=given["port"],
+            live=given["live"],
+            single=given["single"],
+            result=read(LiveResult, given["result"]) if given["result"] is not None else None,
+            static=read(StaticResult, given["static"]) if given["static"] is not None else None,
+            error=text(given["error"]) if given["error"] else None,
+        )
+        for given in services
+    ]
+    seen = set()
+    for number, entry in enumerate(entries):
+        if not entry.namespace or not entry.service:
+            raise BadOptionError(f"Option services[{number}] has an empty namespace or service; name both.")
+        if entry.identity in seen:
+            raise BadOptionError(f"Option services has {entry.namespace}/{entry.service} twice; leave one out, or tell them apart by their port.")
+        seen.add(entry.identity)
+    return entries
+
+
+def read_waivers(given: list[dict[str, str]]) -> tuple[Waiver, ...]:
+    """Raises BadOptionError."""
+    waivers = []
+    for number, waiver in enumerate(given):
+        place = f"Option waivers[{number}]"
+        empty = next((name for name in ("service", "match", "owner", "reason") if not waiver[name].strip()), None)
+        if empty:
+            raise BadOptionError(f"{place}.{empty} is empty; a waiver needs a service, what it is for, an owner and a reason.")
+        if "/" not in waiver["service"]:
+            raise BadOptionError(f"{place}.service is {waiver['service']}; write it as namespace/name, with * for any.")
+        try:
+            until = datetime.strptime(waiver["until"], "%Y-%m-%d").date()  # noqa: DTZ007 - a day, read as one in UTC
+        except ValueError as error:
+            raise BadOptionError(f"{place}.until is {waiver['until']}; it must be a day written as YYYY-MM-DD.") from error
+        waivers.append(Waiver(waiver["service"], waiver["match"], text(waiver["owner"]), text(waiver["reason"]), until))
+    return tuple(waivers)
+
+
+def read_settings(params: dict[str, Any]) -> Settings:
+    """Raises BadOptionError."""
+    for option, (least, most) in LIMITS.items():
+        if not least <= params[option] <= most:
+            raise BadOptionError(f"Option {option} is {params[option]}; it must lie between {least} and {most}.")
+    if not re.fullmatch(r"[^/\x00-\x1f.\s][^/\x00-\x1f]{0,199}", params["cluster"]) or params["cluster"] == INDEX:
+        raise BadOptionError(f"Option cluster is {params['cluster']!r}, which can't name a folder; leave out slashes, and begin with a letter or a digit.")
+    return Settings(tuple(params["fail_on"]), params["max_age"], params["hash_session_ids"], read_waivers(params["waivers"]))
+
+
+def read_now(given: str | None) -> datetime:
+    """Raises BadOptionError."""
+    if given is None:
+        return utc_now()
+    moment = time_of(given)
+    if moment is None or moment.date() < date(2000, 1, 1):
+        raise BadOptionError(f"Option now is {given}; it must be a time written as {TIME}.")
+    return moment
+
+
+def report_on(module: AnsibleModule) -> dict[str, Any]:
+    """Judge, write, tidy up. Raises BadOptionError and StoreError."""
+    params = module.params
+    settings, entries, now = read_settings(params), read_entries(params["services"]), read_now(params["now"])
+    store = Store(Path(params["dir"]), params["cluster"])
+    error = text(params["error"]) if params["error"] else None
+    if module.check_mode:
+        result, _report = judge(store, params["cluster"], error, entries, settings, now, keep_salt=False)
+        return result
+    with store.locked():
+        result, report = judge(store, params["cluster"], error, entries, settings, now, keep_salt=True)
+        run = Path(result["paths"]["json"]).parent
+        store.publish(run, {name: render(report) for name, render in FORMATS.values()}, brief_of(report, run.name))
+        result["deleted"] = store.tidy(run, params["keep"], params["keep_days"], now)
+        store.publish_index(to_index(store.briefs(), now))
+    return result
+
+
+def judge(
+    store: Store, cluster: str, error: str | None, entries: list[Entry], settings: Settings, now: datetime, *, keep_salt: bool
+) -> tuple[dict[str, Any], Report]:
+    """What the module returns, and the report."""
+    if settings.hash_session_ids:
+        hashed = hasher(store.salt(keep_salt))
+        entries = [hide(entry, hashed) for entry in entries]
+    past = Past(store.home)
+    last = past.last()
+    report = make_report(cluster, error, entries, settings, now, last, past.of)
+    run = store.run_for(now)
+    paths = {name: str((run / file).absolute()) for name, (file, _render) in FORMATS.items()}
+    table = to_table(report)
+    result = {
+        "changed": True,
+        "status": report.status,
+        "services": [brief(service) for service in report.services],
+        "gone": [dataclasses.asdict(service) for service in report.gone],
+        "paths": {**paths, "index": str((store.folder / INDEX).absolute())},
+        "deleted": [],
+        "table": table,
+        "diff": {
+            "before_header": "the last run",
+            "after_header": "this run",
+            "before": "".join(f"{line}\n" for line in (to_table(last) if last else [])),
+            "after": "".join(f"{line}\n" for line in table),
+        },
+    }
+    return result, report
+
+
+def brief(service: Any) -> dict[str, Any]:
+    names = ("namespace", "service", "port", "mode", "verdict", "status", "why", "since")
+    waiver = dataclasses.asdict(service.waiver) if service.waiver else None
+    return {**{name: getattr(service, name) for name in names}, "waiver": waiver}
+
+
+def main() -> None:
+    module = AnsibleModule(argument_spec=argument_spec(), supports_check_mode=True)  # type: ignore[no-untyped-call]  # ansible-core has no types for it
+    try:
+        result = report_on(module)
+    except (BadOptionError, StoreError) as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()
