@@ -71,7 +71,8 @@ def page() -> str:
 
 
 def _entry(cause: Cause) -> str:
-    return f"\n### {cause.id}\n\n**{cause.title}.**\n\n* Symptom: {cause.symptom}.\n* Shown by: {cause.seen}.\n* Fix: {cause.cure}.\n* Read more: <{cause.reference}>\n"
+    points = (f"Symptom: {cause.symptom}.", f"Shown by: {cause.seen}.", f"Fix: {cause.cure}.", f"Read more: <{cause.reference}>")
+    return f"\n### {cause.id}\n\n**{cause.title}.**\n\n" + "".join(f"* {point}\n" for point in points)
 
 
 def main() -> None:
