@@ -13,7 +13,7 @@ This module util is private to the collection: it may change at any time.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from ansible_collections.meshops.istio.plugins.module_utils._causes import advisories, choice, client, fakes, halves, key, protocol, rule
 from ansible_collections.meshops.istio.plugins.module_utils._causes._base import SEVERITIES, Cause, Client, Hit, Section, Situation
@@ -43,10 +43,12 @@ def situation_of(survey: Survey, facts: Facts, window: Window, verdict: Verdict)
     return Situation(window.key, survey.target, facts, clients, window.after, window, verdict)
 
 
-def situation_seen(target: Target, key: Key, facts: Facts, seen: Sequence[tuple[ClientPod, ProxyView | None]], membership: Membership) -> Situation:
-    """What a look without requests saw. Nobody has said that the service is to be sticky unless the key was asked for."""
+def situation_seen(
+    target: Target, key: Key, facts: Facts, seen: Iterable[tuple[ClientPod, ProxyView | None]], membership: Membership, expected: bool
+) -> Situation:
+    """What a look without requests saw. C(expected) is whether somebody, by an option or a rule, wants it to be sticky."""
     clients = tuple(Client(pod, (view,) if view is not None else ()) for pod, view in seen)
-    return Situation(key, target, facts, clients, membership, expected=key.origin == "option")
+    return Situation(target=target, key=key, facts=facts, clients=clients, membership=membership, expected=expected)
 
 
 def find_causes(situation: Situation) -> list[Finding]:
