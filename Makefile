@@ -91,6 +91,10 @@ fixtures: venv ## Record anew, on the lab with its sample, what unit tests take 
 	kubeconfig=$$($(MAKE) -s kubeconfig); lab/with-lock .venv/bin/python tests/report_cases.py "$$kubeconfig" && \
 	lab/with-lock .venv/bin/python tests/unit/record_fixtures.py "$$kubeconfig"
 
+.PHONY: docs
+docs: venv ## Write docs/my-session-does-not-stick.md anew from the catalogue of causes
+	.venv/bin/python .ci/causes_page.py
+
 .PHONY: soundness
 soundness: venv ## Count how often the verdict is right: hundreds of checks and a million windows (hours; fewer with CHECKS= and WINDOWS=)
 	.venv/bin/python tests/soundness/simulate.py $(or $(WINDOWS),1000000)

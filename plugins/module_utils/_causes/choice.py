@@ -51,7 +51,8 @@ def weighted(situation: Situation) -> Iterator[Hit]:
     for client in situation.clients:
         route = client.view.route if client.view else None
         shares = [(name, weight) for name, weight in route.clusters if weight > 0] if route else []
-        if len(shares) < 2:
+        # Destinations with the same hosts and balancer choose the same host: their weights break nothing.
+        if len(shares) < 2 or client.view is None or client.view.alike:
             continue
         seen: list[Item] = [(proxy_name(situation, client), f"weight of cluster {name}", weight) for name, weight in shares]
         rule = route_in_force(situation, client)
