@@ -39,6 +39,14 @@ locked-site:
 	$(lab_playbook) -e istio_lab_state=present
 	$(playbook) -i inventory/lab.yml site.yml $(arguments)
 
+.PHONY: verify
+verify: venv ## Run verify.yml, on the lab or with INVENTORY=inventory/<yours>; changes nothing there
+ifdef own_cluster
+	$(playbook) -i '$(own_cluster)' verify.yml $(arguments)
+else
+	lab/with-lock $(playbook) -i inventory/lab.yml verify.yml $(arguments)
+endif
+
 .PHONY: uninstall
 uninstall: venv ## Run uninstall.yml, on the lab or with INVENTORY=inventory/<yours>
 ifdef own_cluster

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import quote
 
-from ansible_collections.meshops.istio.plugins.module_utils._model import CheckError, Key, Target
+from ansible_collections.meshops.istio.plugins.module_utils._model import CheckError, Key, Target, Via
 from ansible_collections.meshops.istio.plugins.module_utils._plan import Plan, Request
 
 # --parallel needs 7.66.0, %header{name} in --write-out 7.84.0.
@@ -28,10 +28,17 @@ USER_AGENT = "meshops.istio/istio_affinity_check"
 IDENTITY_HEADERS = ("X-Pod-Name", "X-Pod", "X-Hostname", "X-Served-By", "X-Backend-Server", "X-Instance-Id")
 # No HTTP header may hold this byte, so an answer can't forge a field.
 FIELD = "\x1f"
-FIELDS_BEFORE_IDENTITY = 7
+# What ends each line of ours: without it a name that was cut short could pass for the name of another pod.
+END = f"{FIELD}."
+# Envoy takes no more than 60 KiB of headers unless it is told otherwise; this leaves room for what it adds itself.
+MOST_BYTES = 56 * 1024
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+_HOST = re.compile(r"[0-9A-Za-z_]([0-9A-Za-z_.-]*[0-9A-Za-z_.])?")
+# Envoy looks a parameter's name up as it stands in the URL, so it is sent as it is.
+_PARAMETER = re.compile(r"[!$'()*,./0-9:;?@A-Z\[\]_a-z~%-]+")
+_LINE = re.compile(rb"R\|(\d{1,9})\x1f(\d{3})\x1f(\d{1,3})\x1f(\d{1,7}\.\d{1,9})\x1f([^\x1f]*)\x1f([^\x1f]*)\x1f(.*)\x1f\.", re.DOTALL)
 # They steer the connection or the routing; as a key they would change what is measured.
 _RESERVED = frozenset(
     ("connection", "content-length", "expect", "host", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade", "user-agent")
@@ -59,10 +66,13 @@ class CookieJar:
     values: dict[int, str] = field(default_factory=dict)
 
     def saw(self, session: int | None, set_cookies: Iterable[str]) -> None:
-        """Take note of the Set-Cookie headers of an answer to a session's request."""
+        """Take note of the Set-Cookie headers of an answer to a session's request. A value that no header can hold is
+        none, as it would be sent back."""
         for line in set_cookies:
             name, sep, value = line.partition(";")[0].partition("=")
-            if sep and name.strip() == self.name and session is not None and (self.follow or session not in self.values):
+            if not sep or name.strip() != self.name or _CONTROL.search(value) or not _encodable(value):
+                continue
+            if session is not None and (self.follow or session not in self.values):
                 self.values[session] = value.strip()
 
 
@@ -129,12 +139,15 @@ def check_sendable(key: Key, sessions: Sequence[str], target: Target, sending: S
     """Refuse what can't be sent as given, before anything is. Raises L(CheckError) with C(bad_option)."""
     if not re.fullmatch(r"/[\x21-\x7e]*", target.path) or "#" in target.path:
         raise _bad("path", repr(target.path), "it must start with / and hold neither spaces, # nor characters outside ASCII (percent-encode them)")
+    if target.via:
+        _check_via(target.via)
     for name, value in sending.headers:
         _check_header("headers", name, value)
     for name in sending.identity_headers:
         if not _TOKEN.fullmatch(name):
             raise _bad("identify_header", repr(name), "it is not a header name")
     _check_key(key)
+    _check_key_once(key, target, sending)
     if len(set(sessions)) != len(sessions):
         repeated = next(value for value in sessions if sessions.count(value) > 1)
         raise _bad("session_ids", repr(repeated), "it stands there twice")
@@ -142,6 +155,47 @@ def check_sendable(key: Key, sessions: Sequence[str], target: Target, sending: S
         _check_value(key, value)
     if key.type == "source_ip" and any(name.lower() == "x-forwarded-for" for name, _value in sending.headers):
         raise _bad("headers", "'X-Forwarded-For'", "with key.type source_ip the check sets it")
+    _check_size(key, sessions, target, sending)
+
+
+def _check_via(via: Via) -> None:
+    """They stand in the URL and in the Host header, where anything else than a host would be read as more than that."""
+    if not _HOST.fullmatch(via.address) and not _is_ip(via.address):
+        raise _bad("via.address", repr(via.address), "it is neither a host name nor an IP address")
+    host, sep, port = via.host.partition(":")
+    if not (_HOST.fullmatch(host) and (not sep or re.fullmatch(r"[0-9]{1,5}", port))):
+        raise _bad("via.host", repr(via.host), "it must be a host name, with or without a port, as the gateway's routes know it")
+    if not 1 <= via.port <= 65535:
+        raise _bad("via.port", str(via.port), "it must lie between 1 and 65535")
+
+
+def _is_ip(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return "%" not in text
+
+
+def _check_key_once(key: Key, target: Target, sending: Sending) -> None:
+    """The key must come from the sessions alone: beside a constant one, every session would be the same, or another."""
+    names = {name.lower() for name, _value in sending.headers}
+    if key.type == "header" and (key.name or "").lower() in names:
+        raise _bad("headers", repr(key.name), "it is the key, which the check sets for each session")
+    cookies = [part.partition("=")[0].strip() for name, value in sending.headers if name.lower() == "cookie" for part in value.split(";")]
+    if key.type == "cookie" and key.name in cookies:
+        raise _bad("headers", "'Cookie'", f"it holds {key.name}, which is the key and which the check sets for each session")
+    query = target.path.partition("?")[2]
+    if key.type == "query" and any(part.partition("=")[0] == key.name for part in query.split("&")):
+        raise _bad("path", repr(target.path), f"it has the parameter {key.name} already, which is the key and which the check adds for each session")
+
+
+def _check_size(key: Key, sessions: Sequence[str], target: Target, sending: Sending) -> None:
+    others = sum(len(name) + len(value.encode()) for name, value in sending.headers)
+    for value in sessions:
+        size = others + len(url_of(target, key, value)) + sum(len(header.encode()) for header in _key_headers(key, value))
+        if size > MOST_BYTES:
+            raise _bad("session_ids", f"{value[:20]!r}…", f"its requests have {size} bytes of headers, more than the {MOST_BYTES} that Envoy is sure to take")
 
 
 def _check_key(key: Key) -> None:
@@ -149,21 +203,24 @@ def _check_key(key: Key) -> None:
         _check_header("key.name", key.name or "", "")
     elif key.type == "cookie" and not _TOKEN.fullmatch(key.name or ""):
         raise _bad("key.name", repr(key.name), "it is not a cookie name")
-    elif key.type == "query" and not key.name:
-        raise _bad("key.name", repr(key.name), "a query parameter needs a name")
+    elif key.type == "query" and not _PARAMETER.fullmatch(key.name or ""):
+        raise _bad("key.name", repr(key.name), "it is not the name of a query parameter; percent-encode it as the rule has it")
 
 
 def _check_value(key: Key, value: str) -> None:
+    if not _encodable(value):
+        raise _bad("session_ids", ascii(value), "it is not valid UTF-8")
     if key.type == "header" and (_CONTROL.search(value) or value != value.strip(" \t")):
         raise _bad("session_ids", repr(value), "a header value holds no control characters and no spaces at its ends")
     if key.type == "cookie" and not re.fullmatch(r"[\x21\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e]*", value):
         raise _bad("session_ids", repr(value), "a cookie value holds no spaces, quotes, commas, semicolons, backslashes or characters outside ASCII (RFC 6265)")
+    if key.type == "source_ip" and not _is_ip(value):
+        raise _bad("session_ids", repr(value), "with key.type source_ip each must be an IP address, sent as X-Forwarded-For")
 
-    if key.type == "source_ip":
-        try:
-            ipaddress.ip_address(value)
-        except ValueError as error:
-            raise _bad("session_ids", repr(value), "with key.type source_ip each must be an IP address, sent as X-Forwarded-For") from error
+
+def _encodable(value: str) -> bool:
+    """Bytes that are no UTF-8 reach Python as lone surrogates, which can't be sent."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
 def _check_header(option: str, name: str, value: str) -> None:
@@ -171,8 +228,8 @@ def _check_header(option: str, name: str, value: str) -> None:
         raise _bad(option, repr(name), "it is not a header name")
     if name.lower() in _RESERVED:
         raise _bad(option, repr(name), "this header steers the connection or the routing, so it can't be set here")
-    if _CONTROL.search(value):
-        raise _bad(option, repr(name), "its value holds control characters")
+    if _CONTROL.search(value) or value != value.strip(" \t") or not _encodable(value):
+        raise _bad(option, repr(name), "its value holds control characters, spaces at its ends or what is not valid UTF-8")
 
 
 def _bad(option: str, value: str, why: str) -> CheckError:
@@ -182,11 +239,19 @@ def _bad(option: str, value: str, why: str) -> CheckError:
 def url_of(target: Target, key: Key, value: str | None) -> str:
     """The URL of one request; a query key goes to the end of the path's own query."""
     host, number = (target.via.address, target.via.port) if target.via else (target.host, target.port)
+    host = f"[{host}]" if ":" in host else host
     port = "" if number == 80 else f":{number}"
     url = f"http://{host}{port}{target.path}"
     if key.type != "query" or value is None:
         return url
-    return f"{url}{'&' if '?' in target.path else '?'}{quote(key.name or '', safe='')}={quote(value, safe='')}"
+    return f"{url}{'&' if '?' in target.path else '?'}{key.name}={hashed_value(key, value)}"
+
+
+def hashed_value(key: Key, value: str) -> str:
+    """What Envoy hashes for a session: a parameter as it stands in the URL, an address in its shortest form."""
+    if key.type == "query":
+        return quote(value, safe="")
+    return str(ipaddress.ip_address(value)) if key.type == "source_ip" else value
 
 
 def configuration(plan: Plan, requests: Iterable[Request], target: Target, transfer: Transfer) -> bytes:
@@ -218,7 +283,7 @@ def _stanza(plan: Plan, request: Request, target: Target, transfer: Transfer) ->
     if transfer.request_ids:
         parts.append(f'header = "x-request-id: {transfer.request_id(request.index)}"')
     start = f"\\n{transfer.mark}R|" if transfer.mark else "R|"
-    end = f"{FIELD}%{{header_json}}\\n" if transfer.jar else "\\n"
+    end = f"{END}%{{header_json}}\\n" if transfer.jar else f"{END}\\n"
     parts.append(f'write-out = "{start}{request.index}{_write_out(transfer.sending.identity_headers)}{end}"')
     if not transfer.bodies:
         parts.append('output = "/dev/null"')
@@ -285,21 +350,17 @@ def set_cookies(headers: bytes) -> list[str]:
     """The Set-Cookie headers in curl's header_json; none where that is no JSON."""
     try:
         found = json.loads(headers)
-    except ValueError:
+    except (ValueError, RecursionError):
         return []
-    values = found.get("set-cookie", []) if isinstance(found, dict) else []
-    return [str(value) for value in values]
+    values = found.get("set-cookie") if isinstance(found, dict) else None
+    return [str(value) for value in values] if isinstance(values, list) else []
 
 
 def parse_line(line: bytes) -> Observation | None:
-    """One line of L(configuration)'s write-out, or None for a line that is not one."""
-    if not line.startswith(b"R|"):
+    """One line of L(configuration)'s write-out, or None for a line that is not one, or not all of one."""
+    match = _LINE.fullmatch(line)
+    if match is None:
         return None
-    fields = line[2:].decode("utf-8", "replace").split(FIELD)
-    if len(fields) < FIELDS_BEFORE_IDENTITY:
-        return None
-    try:
-        index, status, code, seconds = int(fields[0]), int(fields[1]), int(fields[2]), float(fields[3])
-    except ValueError:
-        return None
-    return Observation(index, status, code, seconds, fields[4], fields[5] != "", FIELD.join(fields[6:]))
+    index, status, code, seconds, server, upstream, identity = match.groups()
+    texts = [text.decode("utf-8", "replace") for text in (server, identity)]
+    return Observation(int(index), int(status), int(code), float(seconds), texts[0], upstream != b"", texts[1])

@@ -11,6 +11,7 @@ This module util is private to the collection: it may change at any time.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,6 +19,7 @@ from dataclasses import dataclass, field
 from urllib.parse import quote
 
 from ansible_collections.meshops.istio.plugins.module_utils._model import (
+    CheckError,
     ClusterView,
     HashPolicy,
     Host,
@@ -31,6 +33,9 @@ ADMIN = "http://localhost:15000"
 HASHING = ("RING_HASH", "MAGLEV")
 # What Istio never sends in a cluster's ring_hash_lb_config, and what it changes.
 RING_EXTRAS = {"hash_function": "another hash function", "maximum_ring_size": "a largest ring size"}
+# Envoy prints these of each host; one that lacks any of them stands on a page that was cut short, and isn't guessed at.
+NEEDED = ("health_flags", "weight", "priority", "rq_total")
+STATEFUL_FILTER = "envoy.filters.http.stateful_session"
 
 
 def admin_pages(target: Target) -> dict[str, str]:
@@ -102,10 +107,28 @@ class AdminDump:
 
 
 def parse_pages(pages: dict[str, bytes]) -> AdminDump | None:
-    """The pages' bodies as data, or None where there is no Envoy to ask."""
+    """The pages' bodies as data, or None where there is no Envoy to ask. Raises L(CheckError) with C(strange_envoy)."""
     info = _json(pages.get("info", b""))
     if not info:
         return None
+    with known_form():
+        return _parsed(pages, info)
+
+
+@contextlib.contextmanager
+def known_form() -> Iterator[None]:
+    """A page that is not of the form that it has in every known Envoy is not guessed over."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
+        raise CheckError(
+            "strange_envoy",
+            f"The admin pages of Envoy do not have the known form ({type(error).__name__}: {error}). "
+            "Next: look at /server_info, /config_dump and /clusters on port 15000 of the client pod.",
+        ) from error
+
+
+def _parsed(pages: dict[str, bytes], info: JsonDict) -> AdminDump:
     routes = _json(pages.get("routes", b""))
     by_domain: dict[str, list[tuple[JsonDict, JsonDict]]] = {}
     for config, host in _virtual_hosts(routes):
@@ -124,13 +147,18 @@ def parse_pages(pages: dict[str, bytes]) -> AdminDump | None:
 
 
 def proxy_view(target: Target, pages: dict[str, bytes]) -> ProxyView | None:
-    """The view from the pages' bodies, or None where there is no Envoy to ask."""
+    """The view from the pages' bodies, or None where there is no Envoy to ask. Raises L(CheckError) with C(strange_envoy)."""
     dump = parse_pages(pages)
     return view_of(dump, target) if dump else None
 
 
 def view_of(dump: AdminDump, target: Target, listener: str | None = None) -> ProxyView:
-    """One service's part. C(listener) names the listener of a port that may not be HTTP."""
+    """One service's part. C(listener) names the listener of a port that may not be HTTP. Raises L(CheckError) with C(strange_envoy)."""
+    with known_form():
+        return _view(dump, target, listener)
+
+
+def _view(dump: AdminDump, target: Target, listener: str | None) -> ProxyView:
     serving = [(config, host) for config, host in _candidates(dump, target) if _serves(host, target) and _carries(config, target)]
     route = _matching_route(serving, target)
     if not serving and listener in dump.listeners:
@@ -191,7 +219,7 @@ def zone_of(pages: dict[str, bytes]) -> str | None:
 def _json(body: bytes) -> JsonDict:
     try:
         found = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -299,11 +327,19 @@ def matches(match: JsonDict, target: Target) -> bool:
         prefix = match["path_separated_prefix"]
         fits = path == prefix or path.startswith(prefix + "/")
     elif "safe_regex" in match:
-        fits = re.fullmatch(match["safe_regex"].get("regex", ""), path) is not None
+        fits = _fits(match["safe_regex"].get("regex", ""), path)
     else:
         fits = False
     others = [entry for entry in match.get("headers") or [] if not _is_method(entry, target.method)]
     return fits and not others and not match.get("query_parameters")
+
+
+def _fits(regex: str, path: str) -> bool:
+    """Envoy's expressions are RE2's; one that Python can't read is taken for one that does not fit."""
+    try:
+        return re.fullmatch(regex, path) is not None
+    except re.error:
+        return False
 
 
 def _is_method(entry: JsonDict, method: str) -> bool:
@@ -331,6 +367,7 @@ def _route_view(config: JsonDict, host: JsonDict, route: JsonDict) -> RouteView:
         retry_predicates=tuple(entry.get("name", "") for entry in retries),
         headers_added=tuple(name for name, _value in _headers_changed(levels, overwritten=False)),
         unusual=tuple(_unusual_routing(action)),
+        stateful=any(STATEFUL_FILTER in (part.get("typed_per_filter_config") or {}) for part in (host, route)),
     )
 
 
@@ -409,7 +446,9 @@ def parse_hosts(text: str) -> dict[str, list[Host]]:
             values.setdefault((cluster, match.group(1)), {})[match.group(2)] = match.group(3)
     hosts: dict[str, list[Host]] = {}
     for (cluster, address), fields in values.items():
-        flags = fields.get("health_flags", "")
+        if not all(fields.get(name) for name in NEEDED):
+            continue
+        flags = fields["health_flags"]
         hosts.setdefault(cluster, []).append(
             Host(
                 address=address.rpartition("/")[2],
@@ -428,4 +467,4 @@ def parse_hosts(text: str) -> dict[str, list[Host]]:
 
 
 def _int(text: str | None, default: int) -> int:
-    return int(text) if text and text.isdigit() else default
+    return int(text) if text and re.fullmatch(r"[0-9]{1,19}", text) else default

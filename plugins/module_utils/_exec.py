@@ -28,7 +28,7 @@ with contextlib.suppress(ImportError):
     from kubernetes import client as kubernetes_client
     from kubernetes.client.exceptions import ApiException
     from kubernetes.stream import stream
-    from websocket import WebSocketException
+    from websocket import WebSocketException, WebSocketTimeoutException
 
 # https://kubernetes.io/docs/reference/using-api/api-concepts/: the remotecommand subprotocols v4 and v5
 STDIN, STDOUT, STDERR, STATUS, CLOSE = 0, 1, 2, 3, 255
@@ -96,7 +96,10 @@ class Exec:
         """Write to the command's standard input, in frames small enough for every proxy on the way."""
         try:
             for start in range(0, len(data), CHUNK):
+                self._limit()
                 self._socket.send_binary(bytes([STDIN]) + data[start : start + CHUNK])
+        except WebSocketTimeoutException as error:
+            raise self._late() from error
         except (OSError, WebSocketException) as error:
             raise self._lost(error) from error
 
@@ -120,8 +123,11 @@ class Exec:
     def _frame(self) -> tuple[int | None, bytes]:
         while True:
             self._wait()
+            self._limit()
             try:
                 opcode, frame = self._socket.recv_data_frame(True)
+            except WebSocketTimeoutException as error:
+                raise self._late() from error
             except (OSError, WebSocketException) as error:
                 raise self._lost(error) from error
             if opcode == 0x8:
@@ -139,7 +145,14 @@ class Exec:
         poll = select.poll()
         poll.register(raw, select.POLLIN)
         if not poll.poll(max(0.0, self.deadline - time.monotonic()) * 1000):
-            raise CheckError("timeout", f"{self.where} gave no complete answer in the time allowed. Next: raise the option timeout, or send fewer requests.")
+            raise self._late()
+
+    def _limit(self) -> None:
+        """A connection that goes silent in the middle of a frame must not hold the run beyond its deadline."""
+        self._socket.settimeout(max(0.1, self.deadline - time.monotonic()))
+
+    def _late(self) -> CheckError:
+        return CheckError("timeout", f"{self.where} gave no complete answer in the time allowed. Next: raise the option timeout, or send fewer requests.")
 
     def _lost(self, error: object) -> CheckError:
         return CheckError(
@@ -152,7 +165,7 @@ class Exec:
 def _status(data: bytes) -> dict[str, Any]:
     try:
         status = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {"status": "Failure", "message": data.decode("utf-8", "replace")}
     return status if isinstance(status, dict) else {"status": "Failure", "message": str(status)}
 

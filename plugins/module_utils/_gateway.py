@@ -70,4 +70,6 @@ def _read(new_api_client: Callable[[], Any], namespace: str, pod: str, target: T
 def _get(new_api_client: Callable[[], Any], namespace: str, pod: str, url: str) -> bytes:
     command = ["pilot-agent", "request", "GET", url.removeprefix(f"{_envoy.ADMIN}/")]
     with Exec(new_api_client(), namespace, pod, SIDECAR, command, time.monotonic() + READ_TIMEOUT, stdin=False) as running:
-        return b"\n".join(running.lines())
+        page = b"\n".join(running.lines())
+        # A page that was cut short is none.
+        return page if (running.status or {}).get("status") == "Success" else b""

@@ -110,9 +110,12 @@ def _totals(hosts: Sequence[Host]) -> Counter[str]:
 
 def by_counters(before: Sequence[Host], after: Sequence[Host], answers: int) -> list[str] | None:
     """The addresses that gave so many answers, each as often as its counter of requests rose; None where the counters
-    do not add up to the answers, because of other traffic, retries or a host that went."""
-    earlier = _totals(before)
-    rises = [(address, total - earlier.get(address, 0)) for address, total in _totals(after).items()]
+    do not add up to the answers, because of other traffic, retries or a part of a page that is missing, or where hosts
+    came or went."""
+    earlier, later = _totals(before), _totals(after)
+    if earlier.keys() != later.keys():
+        return None
+    rises = [(address, total - earlier.get(address, 0)) for address, total in later.items()]
     if any(rise < 0 for _address, rise in rises) or sum(rise for _address, rise in rises) != answers:
         return None
     return [address for address, rise in rises for _count in range(rise)]

@@ -58,7 +58,8 @@ class Via:
 
 @dataclass(frozen=True)
 class Target:
-    """A port of a Service: C(port) is the Service's, C(host) the name under which the mesh knows the service."""
+    """A port of a Service: C(port) is the Service's, C(host) the name under which the mesh knows the service,
+    C(persistence) its labels for Istio's persistent sessions, which are another thing than affinity by a hash."""
 
     namespace: str
     service: str
@@ -68,6 +69,7 @@ class Target:
     path: str = "/"
     method: str = "GET"
     via: Via | None = None
+    persistence: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.namespace}/{self.service}:{self.port}"
@@ -168,7 +170,8 @@ class RouteView:
     C(headers_removed), C(headers_set) and C(headers_added) are the request headers that it takes away, overwrites (with
     the value) or adds a value to, in small letters, all of it before Envoy hashes; C(retry_predicates) are the conditions
     that keep a retry from a host. C(protocol) is http or tcp; a TCP "route" is what the port's listener says.
-    C(unusual) names what else changes the hash, as only an EnvoyFilter can.
+    C(unusual) names what else changes the hash, as only an EnvoyFilter can. C(stateful) is whether Envoy's filter for
+    persistent sessions is on for it.
     """
 
     route_config: str
@@ -183,6 +186,7 @@ class RouteView:
     protocol: str = "http"
     headers_added: tuple[str, ...] = ()
     unusual: tuple[str, ...] = ()
+    stateful: bool = False
 
     def destinations(self) -> tuple[str, ...]:
         """The clusters that requests really go to: those with a weight, or all where none has one."""
@@ -300,3 +304,16 @@ class Finding:
 
 
 JsonDict = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Bodies of the objects that a cause may lie in: services and pods by namespace and name, rules by kind, and the
+    versions seen. C(unread) names what this account may not read."""
+
+    services: dict[tuple[str, str], JsonDict]
+    namespaces: dict[str, JsonDict]
+    rules: dict[str, tuple[JsonDict, ...]]
+    pods: dict[tuple[str, str], JsonDict]
+    unread: tuple[str, ...] = ()
+    versions: dict[str, str | None] = field(default_factory=dict)

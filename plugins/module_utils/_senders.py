@@ -54,6 +54,8 @@ def by_body(job: Job, requests: Sequence[Request]) -> Answers:
     pattern = job.method.pattern
     mark = f"{job.session.nonce} "
     by_index = {request.index: request for request in requests}
+    places = {request.index: place for place, request in enumerate(requests)}
+    expected = 0
     body = b""
     for line in job.session.command("P", _curl.configuration(job.plan, requests, job.target, Transfer(job.sending, mark=mark, bodies=True))):
         if not line.startswith(mark.encode()):
@@ -62,7 +64,10 @@ def by_body(job: Job, requests: Sequence[Request]) -> Answers:
         seen = _curl.parse_line(line[len(mark) :])
         request = by_index.pop(seen.index, None) if seen else None
         if seen and request:
-            yield request, replace(seen, identity=_identity.in_body(pattern, body) if pattern else "")
+            # Where a line is missing, the body may be of more than one answer.
+            in_step = places[seen.index] == expected
+            expected = places[seen.index] + 1
+            yield request, replace(seen, identity=_identity.in_body(pattern, body) if pattern and in_step else "")
         body = b""
 
 
@@ -113,6 +118,9 @@ def by_counters(job: Job, requests: Sequence[Request]) -> Answers:
 
 def _counted(before: Sequence[Host], after: Sequence[Host], seen: Sequence[tuple[Request, Observation]]) -> Answers:
     answered = sum(1 for _request, answer in seen if answer.answered)
+    if len({request.session for request, _answer in seen}) > 1:
+        # A page between two sessions is missing, and whose requests met which host can't be told.
+        after = ()
     addresses = iter(_identity.by_counters(before, after, answered) or [""] * answered)
     for request, answer in seen:
         yield request, replace(answer, identity=next(addresses, "") if answer.answered else "")
@@ -134,11 +142,14 @@ def _transfer(job: Job, requests: Sequence[Request], transfer: Transfer) -> Answ
 def _with_cookies(lines: Iterator[bytes]) -> Iterator[tuple[bytes, list[str]]]:
     """Each answer's line with the cookies it sets: curl prints the headers behind it as JSON, over several lines of
     which the last is the closing brace."""
-    opening = f"{_curl.FIELD}{{".encode()
+    end = _curl.END.encode()
     for text in lines:
-        line, _sep, first = text.rpartition(opening)
+        line, opening, first = text.partition(end + b"{")
+        if not opening:
+            yield text, []
+            continue
         rest = itertools.takewhile(lambda following: following != b"}", lines)
-        yield line, _curl.set_cookies(b"{" + first + b"".join(rest) + b"}")
+        yield line + end, _curl.set_cookies(b"{" + first + b"".join(rest) + b"}")
 
 
 def _hosts(text: bytes) -> Sequence[Host]:

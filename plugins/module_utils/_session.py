@@ -61,8 +61,8 @@ pump | {
     config=${config%.}
     export wanted
     case $kind in
-      H) { run "$config" | filter; printf '%s end %s\n' "$nonce" "$?"; } & ;;
-      *) { run "$config"; printf '%s end %s\n' "$nonce" "$?"; } & ;;
+      H) { run "$config" | filter; printf '\n%s end %s\n' "$nonce" "$?"; } & ;;
+      *) { run "$config"; printf '\n%s end %s\n' "$nonce" "$?"; } & ;;
     esac
   done
   kill -9 0
@@ -140,11 +140,11 @@ class PodSession:
             if not line.startswith(f"{self.nonce} page ".encode()):
                 body.append(line)
                 continue
-            name, status, size = line.decode().split()[2:5]
             text = b"\n".join(body)
             body = []
-            if status == "200" and len(text) == int(size):
-                bodies[name] = text
+            # The line has the name, the status and the size; a page that was cut short is none.
+            if (words := line.split()[2:]) and words[1:] == [b"200", str(len(text)).encode()]:
+                bodies[words[0].decode("utf-8", "replace")] = text
         return bodies if "info" in bodies else {}
 
     def hosts(self, wanted: str) -> bytes:

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ from ansible_collections.meshops.istio.plugins.module_utils._model import (
     Backend,
     CheckError,
     ClientPod,
+    Facts,
     JsonDict,
     Membership,
     ObjectVersion,
@@ -35,6 +37,8 @@ with contextlib.suppress(ImportError):
 
 SIDECAR = "istio-proxy"
 PROBE_LABEL = "meshops.istio/probe=true"
+# The label prefix of Istio's persistent sessions: by a cookie, or with -header behind it by a header.
+PERSISTENCE_LABEL = "istio.io/persistent-session"
 CONTAINER_ANNOTATION = "kubectl.kubernetes.io/default-container"
 ISTIO_NAMESPACE = "istio-system"
 TIMEOUT = (5, 30)
@@ -47,6 +51,9 @@ RULES = {
     "sidecars": ("Sidecar", "v1"),
     "envoyfilters": ("EnvoyFilter", "v1alpha3"),
 }
+# What an explanation reads: these, and what has a part in mutual TLS. plural -> kind
+EXPLAINING = {plural: kind for plural, (kind, _version) in RULES.items()} | {"peerauthentications": "PeerAuthentication"}
+ISTIOD_SELECTOR = "app=istiod"
 
 
 @dataclass(frozen=True)
@@ -102,12 +109,24 @@ class Cluster:
         )
 
     def rules(self, namespace: str, plural: str) -> list[JsonDict]:
-        version = RULES[plural][1]
+        group, version = _group_of(plural)
         return self._items(
-            lambda: self.custom.list_namespaced_custom_object(
-                "networking.istio.io", version, namespace, plural, _preload_content=False, _request_timeout=TIMEOUT
-            ),
-            f"list {plural}.networking.istio.io in namespace {namespace}",
+            lambda: self.custom.list_namespaced_custom_object(group, version, namespace, plural, _preload_content=False, _request_timeout=TIMEOUT),
+            f"list {plural}.{group} in namespace {namespace}",
+        )
+
+    def rules_everywhere(self, plural: str) -> list[JsonDict]:
+        """All rules of a kind: one of another namespace may be the one that was meant."""
+        group, version = _group_of(plural)
+        return self._items(
+            lambda: self.custom.list_cluster_custom_object(group, version, plural, _preload_content=False, _request_timeout=TIMEOUT),
+            f"list {plural}.{group} in all namespaces",
+        )
+
+    def namespace(self, name: str) -> JsonDict | None:
+        return self._found(
+            lambda: self.core.read_namespace(name, _preload_content=False, _request_timeout=TIMEOUT),
+            f"get namespace {name}",
         )
 
     def listed(self, plural: str, namespace: str | None, selector: str = "") -> list[JsonDict]:
@@ -173,6 +192,10 @@ class Cluster:
             raise CheckError("api_unreachable", f"The API server did not answer ({what}): {error}. Next: check kubeconfig, context and network.") from error
 
 
+def _group_of(plural: str) -> tuple[str, str]:
+    return ("networking.istio.io", RULES[plural][1]) if plural in RULES else ("security.istio.io", "v1")
+
+
 def _api_error(error: Any, what: str) -> CheckError:
     if error.status == 401:
         return CheckError("unauthorized", f"The API server does not accept the credentials ({what}). Next: renew the kubeconfig or token.")
@@ -196,7 +219,9 @@ def find_target(cluster: Cluster, namespace: str, name: str, client_namespace: s
         raise CheckError("no_service", f"There is no Service {namespace}/{name}. Next: correct the options namespace and service, or create it.")
     chosen = choose_port(service, port)
     host = name if client_namespace == namespace else f"{name}.{namespace}"
-    return Target(namespace, name, chosen["port"], chosen.get("name"), host, path, method)
+    labels = service["metadata"].get("labels") or {}
+    persistence = tuple(f"{label}={value}" for label, value in sorted(labels.items()) if label in (PERSISTENCE_LABEL, f"{PERSISTENCE_LABEL}-header"))
+    return Target(namespace, name, chosen["port"], chosen.get("name"), host, path, method, persistence=persistence)
 
 
 def choose_port(service: JsonDict, wanted: int | None) -> JsonDict:
@@ -385,3 +410,66 @@ def _names(host: str, namespace: str, target: Target) -> bool:
 
 def object_version(kind: str, meta: JsonDict) -> ObjectVersion:
     return ObjectVersion(kind, meta["namespace"], meta["name"], meta["uid"], int(meta.get("generation") or 0))
+
+
+class _Reader:
+    """Reads that may fail: what can't be read is noted, and read as nothing."""
+
+    def __init__(self) -> None:
+        self.unread: list[str] = []
+
+    def __call__(self, read: Callable[..., Any], *words: str) -> Any:
+        try:
+            return read(*words)
+        except CheckError as error:
+            self.unread.append(error.msg)
+            return None
+
+
+def read_facts(cluster: Cluster, targets: Sequence[Target], clients: Sequence[ClientPod]) -> Facts:
+    """The bodies of everything that a cause may lie in, for one service or many. Nothing here is needed for a verdict, so
+    what can't be read is noted and never an error."""
+    read = _Reader()
+    namespaces = list(dict.fromkeys([*(target.namespace for target in targets), *(client.namespace for client in clients)]))
+    services: list[JsonDict] = []
+    pods: list[JsonDict] = []
+    if len(targets) == 1:
+        service = read(cluster.service, targets[0].namespace, targets[0].service)
+        selector = ((service or {}).get("spec") or {}).get("selector") or {}
+        services = [service] if service else []
+        pods = read(cluster.pods, targets[0].namespace, ",".join(f"{name}={value}" for name, value in selector.items())) or [] if selector else []
+    else:
+        for namespace in dict.fromkeys(target.namespace for target in targets):
+            services += read(cluster.services, namespace) or []
+            pods += read(cluster.pods, namespace, "") or []
+    known = {_named(pod) for pod in pods}
+    pods += [pod for client in clients if (client.namespace, client.pod) not in known and (pod := read(cluster.pod, client.namespace, client.pod))]
+    istiod = read(cluster.pods, ISTIO_NAMESPACE, ISTIOD_SELECTOR) or []
+    return Facts(
+        services={_named(service): service for service in services},
+        namespaces={name: body for name in namespaces if (body := read(cluster.namespace, name))},
+        rules={kind: tuple(_rules_to_explain(cluster, plural, namespaces, read)) for plural, kind in EXPLAINING.items()},
+        pods={_named(pod): pod for pod in pods},
+        unread=tuple(dict.fromkeys(read.unread)),
+        versions={"istiod": image_version(istiod[0]) if istiod else None},
+    )
+
+
+def _rules_to_explain(cluster: Cluster, plural: str, namespaces: Sequence[str], read: _Reader) -> list[JsonDict]:
+    """Those of all namespaces, or where that is not allowed those of the namespaces that Istio looks into."""
+    try:
+        return cluster.rules_everywhere(plural)
+    except CheckError:
+        found = [read(cluster.rules, namespace, plural) or [] for namespace in dict.fromkeys((*namespaces, ISTIO_NAMESPACE))]
+        return [rule for rules in found for rule in rules]
+
+
+def _named(body: JsonDict) -> tuple[str, str]:
+    return body["metadata"]["namespace"], body["metadata"]["name"]
+
+
+def image_version(pod: JsonDict) -> str | None:
+    """The tag of the pod's first image, without a variant (C(1.31.0-distroless) is 1.31.0); None where it is no version."""
+    image = pod["spec"]["containers"][0].get("image", "")
+    match = re.search(r":v?(\d+\.\d+\.\d+)", image)
+    return match.group(1) if match else None

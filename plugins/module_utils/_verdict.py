@@ -146,11 +146,19 @@ def judge(window: Window) -> Verdict:
     unproven = [] if controls["spread"].state != "failed" else [controls["spread"].detail]
     if controls["keyless"].state != "passed" and not prediction.available:
         unproven.append(f"nothing shows that the key is what makes them stick: {controls['keyless'].detail}")
+    if window.key.type == "source_ip" and len({pod for fate in fates for pod in fate.pods}) == 1:
+        unproven.append(_one_source(window))
     if window.keepalive:
         unproven.append("connections were reused, and one connection may stay on one pod without any rule")
     if unproven:
         return replace(base, verdict=NOT_PROVEN, reasons=tuple(unproven))
     return base
+
+
+def _one_source(window: Window) -> str:
+    """The sources are told apart by X-Forwarded-For, which not every proxy believes."""
+    who = f"gateway {window.via}" if window.via else "the clients' Envoys"
+    return f"the source addresses were sent as X-Forwarded-For, and {who} may take the connection's own instead (numTrustedProxies), which is the same for all"
 
 
 def _moved_reason(unexplained: Sequence[SessionFate], fates: Sequence[SessionFate]) -> str:

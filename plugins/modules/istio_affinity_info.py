@@ -312,9 +312,8 @@ from ansible_collections.meshops.istio.plugins.module_utils._options import (
     key_spec,
 )
 from ansible_collections.meshops.istio.plugins.module_utils._plan import generated
-from ansible_collections.meshops.istio.plugins.module_utils._prediction import Prediction, predict
+from ansible_collections.meshops.istio.plugins.module_utils._prediction import Prediction, predict, session_hashes
 from ansible_collections.meshops.istio.plugins.module_utils._result import halves
-from ansible_collections.meshops.istio.plugins.module_utils._ring import hashes_of
 from ansible_collections.meshops.istio.plugins.module_utils._static import Seen, static_verdict
 from ansible_collections.meshops.istio.plugins.module_utils._survey import ClientChoice, Cluster
 from ansible_collections.meshops.istio.plugins.module_utils._what_if import Balancing, Plan
@@ -431,7 +430,7 @@ def describe(entry: Found, wanted: Wanted) -> JsonDict:
         "findings": [],
         "prediction": {"available": prediction.available, "reason": prediction.reason},
         "sessions": [{"id": session, "predicted": prediction.pods.get(session)} for session in sessions],
-        "what_if": what_if(wanted.plan, prediction, first, entry, sessions),
+        "what_if": what_if(wanted.plan, prediction, first, entry, key, sessions),
         "backends": [
             {"pod": backend.pod, "address": backend.address, "node": backend.node, "zone": backend.zone, "ready": backend.ready}
             for backend in backends_of(entry)
@@ -452,7 +451,7 @@ def rule_of(entry: Found, first: ProxyView | None) -> str | None:
     return next(iter(entry.asked.rules), None)
 
 
-def what_if(plan: Plan | None, prediction: Prediction, view: ProxyView | None, entry: Found, sessions: Sequence[str]) -> JsonDict | None:
+def what_if(plan: Plan | None, prediction: Prediction, view: ProxyView | None, entry: Found, key: Key, sessions: Sequence[str]) -> JsonDict | None:
     if plan is None:
         return None
     if not prediction.available or view is None or view.cluster is None:
@@ -460,7 +459,7 @@ def what_if(plan: Plan | None, prediction: Prediction, view: ProxyView | None, e
     if len({host.weight for host in view.hosts if host.healthy}) > 1:
         return _what_if.no_answer("hosts have different weights, and that of a new pod is not known")
     balancing = Balancing.of(view.cluster, view.eligible())
-    return _what_if.answer(plan, balancing, backends_of(entry), sessions, hashes_of(view, sessions))
+    return _what_if.answer(plan, balancing, backends_of(entry), sessions, session_hashes(key, sessions, view))
 
 
 def describe_proxy(seen: Seen, key: Key, membership: Membership | None) -> JsonDict:

@@ -128,7 +128,7 @@ def test_bad_input_names_its_option(key: Key, sessions: list[str], target: Targe
 def test_urls() -> None:
     assert url_of(TARGET, HEADER, "a") == "http://nginx-service/"
     other = Target("n", "s", 8080, None, "s.n", "/p?x=1")
-    assert url_of(other, Key("query", "user id"), "a&b") == "http://s.n:8080/p?x=1&user%20id=a%26b"
+    assert url_of(other, Key("query", "user[id]"), "a&b") == "http://s.n:8080/p?x=1&user[id]=a%26b"
     assert url_of(other, Key("query", "u"), None) == "http://s.n:8080/p?x=1"
 
 
@@ -181,9 +181,10 @@ def test_no_curl_and_an_old_curl_are_told_apart() -> None:
 
 
 def test_a_line_becomes_an_observation() -> None:
-    line = FIELD.join(["R|17", "200", "0", "0.002604", "envoy", "3", "nginx-1", "", ""]).encode()
+    line = FIELD.join(["R|17", "200", "0", "0.002604", "envoy", "3", "nginx-1", "", "", "."]).encode()
     assert parse_line(line) == Observation(17, 200, 0, 0.002604, "envoy", True, FIELD.join(["nginx-1", "", ""]))
     assert parse_line(line).answered
+    assert not any(parse_line(line[:length]) for length in range(len(line))), "a name that was cut short may be another pod's"
 
 
 @given(st.binary(max_size=200))

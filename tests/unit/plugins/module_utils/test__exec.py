@@ -47,6 +47,9 @@ class Wire:
     def send_binary(self, data: bytes) -> None:
         self.sent += data[1:]
 
+    def settimeout(self, seconds: float) -> None:
+        assert seconds > 0
+
     def close(self, timeout: float) -> None:
         assert timeout
         self.closed = True
