@@ -15,7 +15,7 @@ import contextlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from urllib.parse import quote
 
 from ansible_collections.meshops.istio.plugins.module_utils._model import (
@@ -30,12 +30,12 @@ from ansible_collections.meshops.istio.plugins.module_utils._model import (
 )
 
 ADMIN = "http://localhost:15000"
-# Envoy prints these of each host; one that lacks any of them stands on a page that was cut short, and isn't guessed at.
-NEEDED = ("health_flags", "weight", "priority", "rq_total")
-STATEFUL_FILTER = "envoy.filters.http.stateful_session"
 HASHING = ("RING_HASH", "MAGLEV")
 # What Istio never sends in a cluster's ring_hash_lb_config, and what it changes.
 RING_EXTRAS = {"hash_function": "another hash function", "maximum_ring_size": "a largest ring size"}
+# Envoy prints these of each host; one that lacks any of them stands on a page that was cut short, and isn't guessed at.
+NEEDED = ("health_flags", "weight", "priority", "rq_total")
+STATEFUL_FILTER = "envoy.filters.http.stateful_session"
 
 
 def admin_pages(target: Target) -> dict[str, str]:
@@ -106,9 +106,18 @@ class AdminDump:
     bytes_read: int = 0
 
 
+def parse_pages(pages: dict[str, bytes]) -> AdminDump | None:
+    """The pages' bodies as data, or None where there is no Envoy to ask. Raises L(CheckError) with C(strange_envoy)."""
+    info = _json(pages.get("info", b""))
+    if not info:
+        return None
+    with known_form():
+        return _parsed(pages, info)
+
+
 @contextlib.contextmanager
-def _known_form() -> Iterator[None]:
-    """A page that is not of the form that it has in every known Envoy is not guessed over, but told in words."""
+def known_form() -> Iterator[None]:
+    """A page that is not of the form that it has in every known Envoy is not guessed over."""
     try:
         yield
     except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
@@ -119,12 +128,7 @@ def _known_form() -> Iterator[None]:
         ) from error
 
 
-@_known_form()
-def parse_pages(pages: dict[str, bytes]) -> AdminDump | None:
-    """The pages' bodies as data, or None where there is no Envoy to ask. Raises L(CheckError) with C(strange_envoy)."""
-    info = _json(pages.get("info", b""))
-    if not info:
-        return None
+def _parsed(pages: dict[str, bytes], info: JsonDict) -> AdminDump:
     routes = _json(pages.get("routes", b""))
     by_domain: dict[str, list[tuple[JsonDict, JsonDict]]] = {}
     for config, host in _virtual_hosts(routes):
@@ -148,9 +152,23 @@ def proxy_view(target: Target, pages: dict[str, bytes]) -> ProxyView | None:
     return view_of(dump, target) if dump else None
 
 
-@_known_form()
+def led_to(target: Target, pages: dict[str, bytes]) -> Target:
+    """The service whose cluster the route leads to: the target itself, or another host that a VirtualService names."""
+    view = proxy_view(target, pages)
+    first = view.route.clusters[0][0] if view is not None and view.route is not None and view.route.clusters else ""
+    match = re.fullmatch(r"outbound\|(\d+)\|[^|]*\|([^.|]+)\.([^.|]+)\.svc\..+", first)
+    if match is None or (match.group(2), match.group(3)) == (target.service, target.namespace):
+        return target
+    return replace(target, port=int(match.group(1)), service=match.group(2), namespace=match.group(3))
+
+
 def view_of(dump: AdminDump, target: Target, listener: str | None = None) -> ProxyView:
-    """One service's part. Raises L(CheckError) with C(strange_envoy). C(listener) names the listener of a port that may not be HTTP."""
+    """One service's part. C(listener) names the listener of a port that may not be HTTP. Raises L(CheckError) with C(strange_envoy)."""
+    with known_form():
+        return _view(dump, target, listener)
+
+
+def _view(dump: AdminDump, target: Target, listener: str | None) -> ProxyView:
     serving = [(config, host) for config, host in _candidates(dump, target) if _serves(host, target) and _carries(config, target)]
     route = _matching_route(serving, target)
     if not serving and listener in dump.listeners:
@@ -164,7 +182,17 @@ def view_of(dump: AdminDump, target: Target, listener: str | None = None) -> Pro
         hosts=tuple(dump.hosts.get(name, [])) if name else (),
         bytes_read=dump.bytes_read,
         virtual_host=serving[0][1].get("name") if serving else None,
+        alike=len({_choice(dump, destination) for destination in route.destinations()}) <= 1 if route else True,
     )
+
+
+def _choice(dump: AdminDump, name: str) -> object:
+    """What decides to which host of a cluster a hash leads: clusters that have it in common are as good as one."""
+    cluster = dump.clusters.get(name)
+    if cluster is None or cluster.lb_policy not in HASHING:
+        return name
+    sizes = (cluster.lb_policy, cluster.minimum_ring_size, cluster.table_size, cluster.by_locality, cluster.unusual)
+    return (*sizes, tuple((host.address, host.healthy, host.weight, host.priority) for host in dump.hosts.get(name, [])))
 
 
 def _candidates(dump: AdminDump, target: Target) -> Iterable[tuple[JsonDict, JsonDict]]:
@@ -175,7 +203,6 @@ def _candidates(dump: AdminDump, target: Target) -> Iterable[tuple[JsonDict, Jso
     return found.values()
 
 
-@_known_form()
 def hashed_ports(dump: AdminDump) -> dict[tuple[str, str], set[int]]:
     """The ports of each (namespace, service) for which this Envoy has one half of affinity at least, in any subset."""
     found: dict[tuple[str, str], set[int]] = {}
@@ -193,7 +220,6 @@ def hashed_ports(dump: AdminDump) -> dict[tuple[str, str], set[int]]:
     return found
 
 
-@_known_form()
 def zone_of(pages: dict[str, bytes]) -> str | None:
     """The zone that the proxy believes to be in, which decides its locality balancing."""
     node = _json(pages.get("info", b"")).get("node") or {}

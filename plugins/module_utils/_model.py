@@ -10,6 +10,7 @@ This module util is private to the collection: it may change at any time.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 
@@ -90,10 +91,12 @@ class Backend:
 @dataclass(frozen=True)
 class Membership:
     """The endpoints at one moment. C(slices) maps an EndpointSlice's uid to its generation, which rises with every
-    change of an endpoint, so that a pod that came and went between two reads still shows."""
+    change of an endpoint, so that a pod that came and went between two reads still shows. C(age) is the seconds since
+    the last change, by the API server's own clock, None where it does not say."""
 
     slices: dict[str, int]
     backends: tuple[Backend, ...]
+    age: float | None = field(default=None, compare=False)
 
     def ready(self) -> tuple[Backend, ...]:
         return tuple(backend for backend in self.backends if backend.ready)
@@ -170,7 +173,7 @@ class RouteView:
     C(headers_removed), C(headers_set) and C(headers_added) are the request headers that it takes away, overwrites (with
     the value) or adds a value to, in small letters, all of it before Envoy hashes; C(retry_predicates) are the conditions
     that keep a retry from a host. C(protocol) is http or tcp; a TCP "route" is what the port's listener says.
-    C(unusual) names what else changes the hash, as only an EnvoyFilter can; C(stateful) is whether Envoy's filter for
+    C(unusual) names what else changes the hash, as only an EnvoyFilter can. C(stateful) is whether Envoy's filter for
     persistent sessions is on for it.
     """
 
@@ -212,7 +215,11 @@ class ClusterView:
 @dataclass(frozen=True)
 class ProxyView:
     """What one client's Envoy knows about the target at one moment. C(route) is None where no route answers for it;
-    C(virtual_host) then still names the virtual host, if there is one whose routes all ask for something else."""
+    C(virtual_host) then still names the virtual host, if there is one whose routes all ask for something else.
+
+    C(cluster) and C(hosts) are those of the route's first destination; C(alike) is false where a weighted route has others
+    that a session could meet other hosts by.
+    """
 
     proxy_version: str | None
     uptime: float | None
@@ -221,9 +228,14 @@ class ProxyView:
     hosts: tuple[Host, ...]
     bytes_read: int = 0
     virtual_host: str | None = None
+    alike: bool = True
 
     def eligible(self) -> frozenset[str]:
         """Addresses that the balancing can choose: healthy, and of the first priority in use."""
+        return self._eligible
+
+    @cached_property
+    def _eligible(self) -> frozenset[str]:
         healthy = [host for host in self.hosts if host.healthy]
         if not healthy:
             return frozenset()
@@ -256,11 +268,12 @@ class Survey:
 class Checkpoint:
     """What the proxies that balance one client's requests know, and the endpoints, read together; taken before, between
     and after the segments of a run. C(view) is the client's own Envoy's or the first gateway's, C(others) are those of
-    more gateway pods."""
+    more gateway pods. C(at) is when it was taken, in seconds on a clock that only rises."""
 
     view: ProxyView | None
     membership: Membership
     others: tuple[ProxyView | None, ...] = ()
+    at: float = 0.0
 
     def views(self) -> tuple[ProxyView | None, ...]:
         return (self.view, *self.others)
@@ -299,3 +312,16 @@ class Finding:
 
 
 JsonDict = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Bodies of the objects that a cause may lie in: services and pods by namespace and name, rules by kind, and the
+    versions seen. C(unread) names what this account may not read."""
+
+    services: dict[tuple[str, str], JsonDict]
+    namespaces: dict[str, JsonDict]
+    rules: dict[str, tuple[JsonDict, ...]]
+    pods: dict[tuple[str, str], JsonDict]
+    unread: tuple[str, ...] = ()
+    versions: dict[str, str | None] = field(default_factory=dict)

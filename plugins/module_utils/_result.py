@@ -11,9 +11,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 
 from ansible_collections.meshops.istio.plugins.module_utils._curl import url_of
-from ansible_collections.meshops.istio.plugins.module_utils._model import Backend, CheckError, ClientPod, JsonDict, Key, ProxyView, Survey, Target
+from ansible_collections.meshops.istio.plugins.module_utils._model import (
+    Backend,
+    CheckError,
+    ClientPod,
+    Finding,
+    JsonDict,
+    Key,
+    ProxyView,
+    Survey,
+    Target,
+)
 from ansible_collections.meshops.istio.plugins.module_utils._probe import ClientRun
 from ansible_collections.meshops.istio.plugins.module_utils._tally import Latencies
 from ansible_collections.meshops.istio.plugins.module_utils._verdict import (
@@ -26,6 +37,8 @@ from ansible_collections.meshops.istio.plugins.module_utils._verdict import (
     Window,
 )
 
+# A longer command would bury the message.
+LONG_COMMAND = 200
 NOT_RUN = Control("not_applicable", "not run")
 
 
@@ -67,13 +80,22 @@ def survey_result(survey: Survey, key: Key, seed: int) -> JsonDict:
     return result
 
 
-def full_result(survey: Survey, window: Window, runs: Sequence[ClientRun], verdict: Verdict, seed: int, most_sessions: int, elapsed: float) -> JsonDict:
+def full_result(
+    survey: Survey,
+    window: Window,
+    runs: Sequence[ClientRun],
+    verdict: Verdict,
+    seed: int,
+    most_sessions: int,
+    elapsed: float,
+    findings: Sequence[Finding] = (),
+) -> JsonDict:
     result = survey_result(survey, window.key, seed)
     failure = next((run.failure for run in runs if run.failure), None)
     result.update(
         verdict=verdict.verdict,
         error={"code": failure.code, "msg": failure.msg} if failure else None,
-        msg=message(survey, window, runs, verdict, elapsed),
+        msg=message(survey, window, runs, verdict, elapsed, findings),
         sessions=[_session(fate, verdict.prediction.pods.get(fate.id)) for fate in returned(verdict.fates, most_sessions)],
         requests=_requests(window, runs),
         controls={name: _control(verdict.controls.get(name, NOT_RUN)) for name in ("spread", "keyless", "keepalive")},
@@ -88,6 +110,7 @@ def full_result(survey: Survey, window: Window, runs: Sequence[ClientRun], verdi
             "reason": verdict.prediction.reason,
         },
         latency_ms=_latency(runs),
+        findings=[finding_result(finding) for finding in findings],
         identified_by=window.identification.by,
         elapsed=round(elapsed, 3),
     )
@@ -104,7 +127,7 @@ def returned(fates: Sequence[SessionFate], most: int) -> list[SessionFate]:
     return sorted(fates, key=lambda fate: not fate.moved)[:most]
 
 
-def message(survey: Survey, window: Window, runs: Sequence[ClientRun], verdict: Verdict, elapsed: float) -> str:
+def message(survey: Survey, window: Window, runs: Sequence[ClientRun], verdict: Verdict, elapsed: float, findings: Sequence[Finding] = ()) -> str:
     """The verdict, why, what to do next and what exactly was measured, in a few sentences."""
     stuck = sum(1 for fate in verdict.fates if fate.pods and not fate.moved)
     if verdict.verdict == PASSED:
@@ -112,7 +135,8 @@ def message(survey: Survey, window: Window, runs: Sequence[ClientRun], verdict: 
         why = f"{stuck} of {len(verdict.fates)} sessions stayed on one pod each; {bound}"
     else:
         why = "; ".join(verdict.reasons)
-    advice = next_step(survey, window) if verdict.verdict == FAILED else ""
+    causes = [finding for finding in findings if finding.severity != "info"]
+    advice = next_step(survey, window, causes) if verdict.verdict == FAILED else first_cause(causes) if verdict.verdict != PASSED else ""
     return f"{verdict.verdict}: {why}. {advice}{persistence(survey.target, window)}{scope(survey, window, runs, elapsed)}"
 
 
@@ -128,21 +152,41 @@ def persistence(target: Target, window: Window) -> str:
     return f"{told} keeps persistent sessions on this route: that rule is not judged here, only the hash of {window.key}. "
 
 
-def next_step(survey: Survey, window: Window) -> str:
-    """What the client's own Envoy shows of the missing half, and where to look."""
+def next_step(survey: Survey, window: Window, causes: Sequence[Finding] = ()) -> str:
+    """What the client's own Envoy shows of the missing half, and the cause, or else where to look."""
     target, key = survey.target, window.key
-    look = f"Next: kubectl -n {target.namespace} get destinationrules,virtualservices -o yaml. "
+    look = first_cause(causes) or f"Next: kubectl -n {target.namespace} get destinationrules,virtualservices -o yaml. "
     for entry in window.evidence:
         client = entry.client
         if not client.sidecar:
-            return (
-                f"Pod {client} has no sidecar (istio-proxy), so no rule of the mesh applies to its requests. "
-                f"Next: label its namespace for injection and recreate the pod, or name another client. "
-            )
+            lacking = f"Pod {client} has no sidecar (istio-proxy), so no rule of the mesh applies to its requests. "
+            return lacking + (first_cause(causes) or "Next: label its namespace for injection and recreate the pod, or name another client. ")
         views = entry.views()
         if views and not views[-1].balances_by(key):
             return f"The Envoy of pod {client} {halves(views[-1], key)}. {look}"
     return look
+
+
+def first_cause(findings: Sequence[Finding]) -> str:
+    """The first finding in one line: what, by what it is seen, and how it is put right."""
+    if not findings:
+        return ""
+    first = findings[0]
+    seen = "; ".join(f"{item.source}: {item.field} is {item.value}" for item in first.evidence[:2])
+    ways = {
+        "yaml": f"apply the {_kind(first.fix.body)} in findings[0].fix",
+        "command": first.fix.body if "\n" not in first.fix.body and len(first.fix.body) < LONG_COMMAND else "run the command in findings[0].fix",
+        "manual": first.fix.body.rstrip("."),
+    }
+    return f"Cause {first.id}: {first.title} ({seen}). Fix: {ways[first.fix.kind]}. "
+
+
+def _kind(yaml: str) -> str:
+    return next((line.partition(": ")[2] for line in yaml.splitlines() if line.startswith("kind: ")), "yaml")
+
+
+def finding_result(finding: Finding) -> JsonDict:
+    return asdict(finding) | {"evidence": [asdict(item) for item in finding.evidence]}
 
 
 def halves(view: ProxyView, key: Key) -> str:

@@ -124,6 +124,7 @@ def maglev_chooser(hosts: Sequence[str], size: int = TABLE_SIZE, weights: Mappin
     return lambda value: table[value % size]
 
 
+@lru_cache(maxsize=4096)
 def request_hash(value: str, policies: int = 1) -> int:
     """The hash of a request whose key has this value; several equal policies (weighted routes) are combined."""
     single = xxhash64(value.encode())
@@ -140,9 +141,9 @@ def no_prediction(view: ProxyView | None, key: Key) -> str | None:
     if view.route is None or view.cluster is None:
         return "the client's Envoy has no route or no cluster for the service"
     objections = {
-        "the route is weighted over several clusters": len(view.route.destinations()) != 1,
+        "the route is weighted over several clusters": not view.route.destinations() or not view.alike,
         "the client's Envoy does not hash on the key": not view.balances_by(key),
-        "the route has several hash policies": len(view.route.hash_policies) > 1,
+        "the route has several hash policies": len(set(view.route.hash_policies)) > 1,
         **_changed_on_the_way(view, key),
         **_uneven_hosts(view),
     }
@@ -191,6 +192,12 @@ def chooser_of(cluster: ClusterView, hosts: Iterable[str], weights: Mapping[str,
     if cluster.lb_policy == "MAGLEV":
         return maglev_chooser(sorted(hosts), cluster.table_size or TABLE_SIZE, weights)
     return ring_chooser(sorted(hosts), cluster.minimum_ring_size or RING_SIZE)
+
+
+def hashes_of(view: ProxyView, values: Iterable[str]) -> tuple[int, ...]:
+    """The hashes of requests with these values, by as many equal policies as the route has (one for each destination)."""
+    policies = len(view.route.hash_policies) if view.route else 1
+    return tuple(request_hash(value, policies) for value in values)
 
 
 def weights_of(hosts: Iterable[Host]) -> dict[str, int]:

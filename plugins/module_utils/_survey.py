@@ -11,15 +11,19 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 from ansible_collections.meshops.istio.plugins.module_utils._model import (
     Backend,
     CheckError,
     ClientPod,
+    Facts,
     JsonDict,
     Membership,
     ObjectVersion,
@@ -49,6 +53,9 @@ RULES = {
     "sidecars": ("Sidecar", "v1"),
     "envoyfilters": ("EnvoyFilter", "v1alpha3"),
 }
+# What an explanation reads: these, and what has a part in mutual TLS. plural -> kind
+EXPLAINING = {plural: kind for plural, (kind, _version) in RULES.items()} | {"peerauthentications": "PeerAuthentication"}
+ISTIOD_SELECTOR = "app=istiod"
 
 
 @dataclass(frozen=True)
@@ -96,20 +103,39 @@ class Cluster:
         )
 
     def endpoint_slices(self, namespace: str, service: str) -> list[JsonDict]:
-        return self._items(
+        return self.endpoint_slices_now(namespace, service)[0]
+
+    def endpoint_slices_now(self, namespace: str, service: str) -> tuple[list[JsonDict], str | None]:
+        """The slices, and the time at which the API server says that it answered (the header Date)."""
+        answer = self._response(
             lambda: self.discovery.list_namespaced_endpoint_slice(
                 namespace, label_selector=f"kubernetes.io/service-name={service}", _preload_content=False, _request_timeout=TIMEOUT
             ),
             f"list endpointslices.discovery.k8s.io in namespace {namespace}",
         )
+        if answer is None:
+            return [], None
+        return list(json.loads(answer.data).get("items") or []), answer.headers.get("Date")
 
     def rules(self, namespace: str, plural: str) -> list[JsonDict]:
-        version = RULES[plural][1]
+        group, version = _group_of(plural)
         return self._items(
-            lambda: self.custom.list_namespaced_custom_object(
-                "networking.istio.io", version, namespace, plural, _preload_content=False, _request_timeout=TIMEOUT
-            ),
-            f"list {plural}.networking.istio.io in namespace {namespace}",
+            lambda: self.custom.list_namespaced_custom_object(group, version, namespace, plural, _preload_content=False, _request_timeout=TIMEOUT),
+            f"list {plural}.{group} in namespace {namespace}",
+        )
+
+    def rules_everywhere(self, plural: str) -> list[JsonDict]:
+        """All rules of a kind: one of another namespace may be the one that was meant."""
+        group, version = _group_of(plural)
+        return self._items(
+            lambda: self.custom.list_cluster_custom_object(group, version, plural, _preload_content=False, _request_timeout=TIMEOUT),
+            f"list {plural}.{group} in all namespaces",
+        )
+
+    def namespace(self, name: str) -> JsonDict | None:
+        return self._found(
+            lambda: self.core.read_namespace(name, _preload_content=False, _request_timeout=TIMEOUT),
+            f"get namespace {name}",
         )
 
     def listed(self, plural: str, namespace: str | None, selector: str = "") -> list[JsonDict]:
@@ -164,15 +190,24 @@ class Cluster:
         return found if isinstance(found, dict) else None
 
     def _answer(self, call: Callable[[], Any], what: str) -> bytes:
-        """The body of the answer; nothing where there is no such object. Raises L(CheckError) for every other failure."""
+        """The body of the answer; nothing where there is no such object."""
+        answer = self._response(call, what)
+        return b"" if answer is None else bytes(answer.data)
+
+    def _response(self, call: Callable[[], Any], what: str) -> Any:
+        """The answer, or None where there is no such object. Raises L(CheckError) for every other failure."""
         try:
-            return bytes(call().data)
+            return call()
         except ApiException as error:
             if error.status == 404:
-                return b""
+                return None
             raise _api_error(error, what) from error
         except (HTTPError, OSError) as error:
             raise CheckError("api_unreachable", f"The API server did not answer ({what}): {error}. Next: check kubeconfig, context and network.") from error
+
+
+def _group_of(plural: str) -> tuple[str, str]:
+    return ("networking.istio.io", RULES[plural][1]) if plural in RULES else ("security.istio.io", "v1")
 
 
 def _api_error(error: Any, what: str) -> CheckError:
@@ -309,7 +344,17 @@ def is_ready(pod: JsonDict) -> bool:
 
 
 def read_membership(cluster: Cluster, target: Target) -> Membership:
-    return membership_of(cluster.endpoint_slices(target.namespace, target.service), target)
+    slices, now = cluster.endpoint_slices_now(target.namespace, target.service)
+    return replace(membership_of(slices, target), age=age_of(slices, now))
+
+
+def age_of(slices: Iterable[JsonDict], now: str | None) -> float | None:
+    """Seconds since the last write to any of the slices, give or take one; None where the API server does not say."""
+    times = [field["time"] for entry in slices for field in entry["metadata"].get("managedFields") or [] if field.get("time")]
+    if not times or now is None:
+        return None
+    last = max(datetime.strptime(time, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC) for time in times)
+    return (parsedate_to_datetime(now) - last).total_seconds()
 
 
 def membership_of(slices: Iterable[JsonDict], target: Target) -> Membership:
@@ -389,3 +434,66 @@ def _names(host: str, namespace: str, target: Target) -> bool:
 
 def object_version(kind: str, meta: JsonDict) -> ObjectVersion:
     return ObjectVersion(kind, meta["namespace"], meta["name"], meta["uid"], int(meta.get("generation") or 0))
+
+
+class _Reader:
+    """Reads that may fail: what can't be read is noted, and read as nothing."""
+
+    def __init__(self) -> None:
+        self.unread: list[str] = []
+
+    def __call__(self, read: Callable[..., Any], *words: str) -> Any:
+        try:
+            return read(*words)
+        except CheckError as error:
+            self.unread.append(error.msg)
+            return None
+
+
+def read_facts(cluster: Cluster, targets: Sequence[Target], clients: Sequence[ClientPod]) -> Facts:
+    """The bodies of everything that a cause may lie in, for one service or many. Nothing here is needed for a verdict, so
+    what can't be read is noted and never an error."""
+    read = _Reader()
+    namespaces = list(dict.fromkeys([*(target.namespace for target in targets), *(client.namespace for client in clients)]))
+    services: list[JsonDict] = []
+    pods: list[JsonDict] = []
+    if len(targets) == 1:
+        service = read(cluster.service, targets[0].namespace, targets[0].service)
+        selector = ((service or {}).get("spec") or {}).get("selector") or {}
+        services = [service] if service else []
+        pods = read(cluster.pods, targets[0].namespace, ",".join(f"{name}={value}" for name, value in selector.items())) or [] if selector else []
+    else:
+        for namespace in dict.fromkeys(target.namespace for target in targets):
+            services += read(cluster.services, namespace) or []
+            pods += read(cluster.pods, namespace, "") or []
+    known = {_named(pod) for pod in pods}
+    pods += [pod for client in clients if (client.namespace, client.pod) not in known and (pod := read(cluster.pod, client.namespace, client.pod))]
+    istiod = read(cluster.pods, ISTIO_NAMESPACE, ISTIOD_SELECTOR) or []
+    return Facts(
+        services={_named(service): service for service in services},
+        namespaces={name: body for name in namespaces if (body := read(cluster.namespace, name))},
+        rules={kind: tuple(_rules_to_explain(cluster, plural, namespaces, read)) for plural, kind in EXPLAINING.items()},
+        pods={_named(pod): pod for pod in pods},
+        unread=tuple(dict.fromkeys(read.unread)),
+        versions={"istiod": image_version(istiod[0]) if istiod else None},
+    )
+
+
+def _rules_to_explain(cluster: Cluster, plural: str, namespaces: Sequence[str], read: _Reader) -> list[JsonDict]:
+    """Those of all namespaces, or where that is not allowed those of the namespaces that Istio looks into."""
+    try:
+        return cluster.rules_everywhere(plural)
+    except CheckError:
+        found = [read(cluster.rules, namespace, plural) or [] for namespace in dict.fromkeys((*namespaces, ISTIO_NAMESPACE))]
+        return [rule for rules in found for rule in rules]
+
+
+def _named(body: JsonDict) -> tuple[str, str]:
+    return body["metadata"]["namespace"], body["metadata"]["name"]
+
+
+def image_version(pod: JsonDict) -> str | None:
+    """The tag of the pod's first image, without a variant (C(1.31.0-distroless) is 1.31.0); None where it is no version."""
+    image = pod["spec"]["containers"][0].get("image", "")
+    match = re.search(r":v?(\d+\.\d+\.\d+)", image)
+    return match.group(1) if match else None

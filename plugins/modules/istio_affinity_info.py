@@ -314,6 +314,7 @@ from ansible_collections.meshops.istio.plugins.module_utils._options import (
 from ansible_collections.meshops.istio.plugins.module_utils._plan import generated
 from ansible_collections.meshops.istio.plugins.module_utils._prediction import Prediction, predict
 from ansible_collections.meshops.istio.plugins.module_utils._result import halves
+from ansible_collections.meshops.istio.plugins.module_utils._ring import hashes_of
 from ansible_collections.meshops.istio.plugins.module_utils._static import Seen, static_verdict
 from ansible_collections.meshops.istio.plugins.module_utils._survey import ClientChoice, Cluster
 from ansible_collections.meshops.istio.plugins.module_utils._what_if import Balancing, Plan
@@ -458,7 +459,8 @@ def what_if(plan: Plan | None, prediction: Prediction, view: ProxyView | None, e
         return _what_if.no_answer(prediction.reason or "no Envoy was read")
     if len({host.weight for host in view.hosts if host.healthy}) > 1:
         return _what_if.no_answer("hosts have different weights, and that of a new pod is not known")
-    return _what_if.answer(plan, Balancing(view.cluster, tuple(sorted(view.eligible()))), backends_of(entry), sessions)
+    balancing = Balancing.of(view.cluster, view.eligible())
+    return _what_if.answer(plan, balancing, backends_of(entry), sessions, hashes_of(view, sessions))
 
 
 def describe_proxy(seen: Seen, key: Key, membership: Membership | None) -> JsonDict:

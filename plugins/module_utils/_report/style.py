@@ -118,6 +118,7 @@ dd { margin: 0; overflow-wrap: anywhere; }
 .overview .strip { width: 8rem; }
 .state-passed { color: var(--green); } .state-failed { color: var(--red); } .state-not_applicable { color: var(--soft); }
 .panel, .note { overflow-wrap: anywhere; }
+.note, .why { white-space: pre-line; }
 .finding { margin: .8rem 0 0; padding: .8rem 1rem; border-radius: 10px; background: var(--sunk); border-left: 4px solid var(--grey); }
 .finding pre { background: var(--panel); }
 .finding.error { border-left-color: var(--red); } .finding.warning { border-left-color: var(--amber); }
@@ -157,9 +158,14 @@ footer { padding-top: 1.5rem; padding-bottom: 3rem; color: var(--soft); font-siz
   tr, .finding, .figures li, dl, .map { break-inside: avoid; }
   h2, h3, summary { break-after: avoid; }
   .scroll { overflow: visible; }
+  .columns { grid-template-columns: 1fr 1fr; }
+  dl { grid-template-columns: auto 1fr; }
   table { font-size: 9pt; }
   .overview { min-width: 0; }
-  .overview th { min-width: 9rem; }
+  .overview th { min-width: 7rem; overflow-wrap: anywhere; }
+  .overview thead th { min-width: 0; }
+  .overview .nowrap { white-space: normal; }
+  th, td { padding-right: .5rem; }
   .overview tr > :nth-child(7) { display: none; }
   .map td:last-child { width: 55%; }
 }

@@ -260,7 +260,15 @@ def session_of(monkeypatch: pytest.MonkeyPatch, output: bytes, cuts: Sequence[in
 
 
 PAGES = {"info": b'{\n "version": "x"\n}\n', "routes": b"{}", "clusters": b"no newline at the end"}
-OUTPUT = b"".join(body + f"\n{NONCE} page {name} 200 {len(body)}\n".encode() for name, body in PAGES.items())
+HOSTS = b"outbound|80||nginx-service.sample.svc.cluster.local::10.0.0.1:8080::rq_total::3"
+OUTPUT = b"".join(
+    [
+        *(body + f"\n{NONCE} page {name} 200 {len(body)}\n".encode() for name, body in PAGES.items()),
+        f"{NONCE} filter\n".encode(),
+        b"another|80||cluster.of.the.mesh::10.0.0.2:8080::rq_total::1\n",
+        HOSTS + f"\n{NONCE} page hosts 200 100000\n".encode(),
+    ]
+)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
@@ -270,22 +278,12 @@ def test_admin_pages_are_whole_or_not_there(monkeypatch: pytest.MonkeyPatch, len
     session = session_of(monkeypatch, OUTPUT[:length] + (f"\n{NONCE} end 0\n".encode() if ended else b""), cuts)
     if not ended:
         with pytest.raises(CheckError) as caught:
-            session.pages(dict.fromkeys(PAGES, "http://localhost:15000/"))
+            session.view(TARGET)
         assert caught.value.code == "exec_lost"
         return
-    found = session.pages(dict.fromkeys(PAGES, "http://localhost:15000/"))
-    assert found.items() <= PAGES.items()
-    assert "info" in found or not found
-
-
-@pytest.mark.parametrize(
-    ("last", "read"), [(f"{NONCE} page hosts 200 0\n", True), (f"{NONCE} page hosts 200 18\n", False), (f"{NONCE} page hosts 503 0\n", False), ("", False)]
-)
-def test_hosts_are_read_from_a_whole_page_only(monkeypatch: pytest.MonkeyPatch, last: str, read: bool) -> None:
-    """curl's exit code 18 is for a transfer that ended before its time."""
-    line = f"{CLUSTER}::{ADDRESSES['cart-1']}::priority::0"
-    session = session_of(monkeypatch, f"{line}\noutbound|80||other.shop.svc.cluster.local::x\n{last}{NONCE} lines 3\n\n{NONCE} end 0\n".encode(), [])
-    assert session.hosts("|cart.shop.svc.") == (line.encode() if read else b"")
+    _view, found = session.view(TARGET)
+    # Without the page of hosts, the last one, none counts.
+    assert found == ({**PAGES, "hosts": HOSTS} if OUTPUT[:length].endswith(b" 100000\n") or length == len(OUTPUT) - 1 else {})
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -1,0 +1,49 @@
+# SPDX-FileCopyrightText: 2026 meshops.istio contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The catalogue of causes why sessions do not stick, or why affinity could not be proven. Pure.
+
+A cause is one function in the file of its section; entering it into the section is all that is needed. The order of the
+sections, and of the causes in them, is the order in which causes are reported that hold at once: what lies nearer to the
+root of the trouble comes first.
+
+This module util is private to the collection: it may change at any time.
+"""
+
+from __future__ import annotations
+
+from ansible_collections.meshops.istio.plugins.module_utils._causes import advisories, choice, client, fakes, halves, key, protocol, rule
+from ansible_collections.meshops.istio.plugins.module_utils._causes._base import SEVERITIES, Cause, Client, Hit, Section, Situation
+from ansible_collections.meshops.istio.plugins.module_utils._model import EvidenceItem, Facts, Finding, Fix, Survey
+from ansible_collections.meshops.istio.plugins.module_utils._verdict import Verdict, Window
+
+__all__ = ["CATALOGUE", "SECTIONS", "Cause", "Client", "Situation", "find_causes", "situation_of"]
+
+SECTIONS: tuple[Section, ...] = tuple(module.SECTION for module in (client, protocol, halves, rule, key, choice, fakes, advisories))
+CATALOGUE: tuple[Cause, ...] = tuple(cause for section in SECTIONS for cause in section.causes)
+
+
+def situation_of(survey: Survey, facts: Facts, window: Window, verdict: Verdict) -> Situation:
+    """What a check saw, as a situation."""
+    clients = tuple(Client(entry.client, tuple(entry.views())) for entry in window.evidence)
+    return Situation(window.key, survey.target, facts, clients, window.after, window, verdict)
+
+
+def find_causes(situation: Situation) -> list[Finding]:
+    """Every cause that holds, root cause first: errors before warnings before remarks, each in the catalogue's order."""
+    found: dict[tuple[str, str], Finding] = {}
+    for cause in CATALOGUE:
+        for hit in _hits(cause, situation):
+            # Several clients may show the same: one finding will do.
+            found.setdefault((cause.id, hit.fix.body), Finding(cause.id, hit.severity, cause.title, hit.evidence, hit.fix, cause.reference))
+    return sorted(found.values(), key=lambda finding: SEVERITIES.index(finding.severity))
+
+
+def _hits(cause: Cause, situation: Situation) -> list[Hit]:
+    """What one cause finds. An object of a form that it does not know costs its own answer, never the verdict's."""
+    try:
+        return list(cause.find(situation))
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        seen = EvidenceItem(situation.source, "objects that concern it", f"{type(error).__name__}: {error}")
+        return [Hit((seen,), Fix("manual", f"Whether {cause.id} holds could not be told. Report this with the objects of the service."), "info")]

@@ -1,0 +1,177 @@
+# SPDX-FileCopyrightText: 2026 meshops.istio contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What a cause may look at, and the catalogue that causes enter themselves into. Pure.
+
+This module util is private to the collection: it may change at any time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from ansible_collections.meshops.istio.plugins.module_utils._model import (
+    ClientPod,
+    EvidenceItem,
+    Facts,
+    Fix,
+    HashPolicy,
+    JsonDict,
+    Key,
+    Membership,
+    ProxyView,
+    Target,
+)
+from ansible_collections.meshops.istio.plugins.module_utils._verdict import Verdict, Window
+
+SEVERITIES = ("error", "warning", "info")
+
+
+@dataclass(frozen=True)
+class Client:
+    """One client pod and what its Envoy (or, through a gateway, the gateway's pods) said, in the order of time."""
+
+    pod: ClientPod
+    views: tuple[ProxyView, ...]
+
+    @property
+    def view(self) -> ProxyView | None:
+        return self.views[-1] if self.views else None
+
+    def counted(self) -> int | None:
+        """How many requests its Envoy sent to hosts of the service between the first look and the last."""
+        if len(self.views) < 2:
+            return None
+        earlier = {host.address: host.rq_total for host in self.views[0].hosts}
+        return sum(max(0, host.rq_total - earlier.get(host.address, 0)) for host in self.views[-1].hosts)
+
+
+@dataclass(frozen=True)
+class Situation:
+    """Everything that causes may look at. C(window) and C(verdict) are None where nothing was sent; C(expected) is false
+    where nobody said that the service is to be sticky, so that its not being so is no error."""
+
+    key: Key
+    target: Target
+    facts: Facts
+    clients: tuple[Client, ...]
+    membership: Membership
+    window: Window | None = None
+    verdict: Verdict | None = None
+    expected: bool = True
+
+    @property
+    def service(self) -> JsonDict:
+        return self.facts.services.get((self.target.namespace, self.target.service)) or {"metadata": {}, "spec": {}}
+
+    @property
+    def port(self) -> JsonDict:
+        ports: list[JsonDict] = self.service["spec"].get("ports") or []
+        return next((port for port in ports if port.get("port") == self.target.port), {})
+
+    @property
+    def fqdn(self) -> str:
+        """The name by which Istio knows the service. The domain stands in the names of Envoy's clusters."""
+        start = f"{self.target.service}.{self.target.namespace}.svc."
+        names = [view.cluster.name.rpartition("|")[2] for client in self.clients if (view := client.view) and view.cluster]
+        return next((name for name in names if name.startswith(start)), f"{start}cluster.local")
+
+    @property
+    def source(self) -> str:
+        return f"Service {self.target.namespace}/{self.target.service}"
+
+    def namespace_of(self, client: Client) -> str:
+        """The namespace of the proxy that balances: by it Istio chooses the rules."""
+        return (self.target.via.namespace if self.target.via else None) or client.pod.namespace
+
+    def body_of(self, client: Client) -> JsonDict:
+        return self.facts.pods.get((client.pod.namespace, client.pod.pod)) or {"metadata": {}, "spec": {}}
+
+    def blind(self) -> list[Client]:
+        """Clients whose proxy was read, and does not balance by the key."""
+        return [client for client in self.clients if client.view is not None and not client.view.balances_by(self.key)]
+
+    def moved(self) -> bool:
+        return self.verdict is not None and any(fate.moved for fate in self.verdict.fates)
+
+    def backend_pods(self) -> list[JsonDict]:
+        names = [(self.target.namespace, backend.pod) for backend in self.membership.backends]
+        return [self.facts.pods[name] for name in dict.fromkeys(names) if name in self.facts.pods]
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A cause seen in a situation: the finding without what the catalogue knows."""
+
+    evidence: tuple[EvidenceItem, ...]
+    fix: Fix
+    severity: str = "error"
+
+
+# Source, field and value of a piece of evidence, before it is put into words.
+Item = tuple[str, str, object]
+Finder = Callable[[Situation], Iterator[Hit]]
+
+
+@dataclass(frozen=True)
+class Cause:
+    """An entry of the catalogue. C(symptom), C(seen) and C(cure) are for the page; C(synthetic) says from where the state
+    is known that its test makes by hand, for a cause that the lab can't produce."""
+
+    id: str
+    title: str
+    symptom: str
+    seen: str
+    cure: str
+    reference: str
+    find: Finder
+    synthetic: str | None = None
+
+
+@dataclass
+class Section:
+    """The causes of one part of the catalogue, in the order in which they are reported where several hold."""
+
+    title: str
+    causes: list[Cause] = field(default_factory=list)
+
+    def cause(self, number: str, title: str, *, symptom: str, seen: str, cure: str, reference: str, synthetic: str | None = None) -> Callable[[Finder], Finder]:
+        """Enter the decorated function into the catalogue."""
+
+        def enter(find: Finder) -> Finder:
+            self.causes.append(Cause(number, title, symptom, seen, cure, reference, find, synthetic))
+            return find
+
+        return enter
+
+
+def evidence(*items: Item) -> tuple[EvidenceItem, ...]:
+    return tuple(EvidenceItem(source, field_name, value if isinstance(value, str) else _shown(value)) for source, field_name, value in items)
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "absent"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return ", ".join(str(entry) for entry in value) or "none"
+    return str(value)
+
+
+def proxy_name(situation: Situation, client: Client) -> str:
+    via = situation.target.via
+    return f"Envoy of gateway {via.namespace}/{via.service}" if via and via.service else f"Envoy of pod {client.pod}"
+
+
+def policies_of(view: ProxyView) -> str:
+    """The route's hash policies in words."""
+    if view.route is None:
+        return "no route"
+    return ", ".join(policy_text(policy) for policy in view.route.hash_policies) or "none"
+
+
+def policy_text(policy: HashPolicy) -> str:
+    return " ".join(filter(None, (policy.type, policy.name)))

@@ -1,0 +1,274 @@
+# SPDX-FileCopyrightText: 2026 meshops.istio contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What a rule means, by Istio's own ways of choosing and merging, and how one is put right. Pure.
+
+The ways are those of istio/istio pilot/pkg/model/push_context.go (destinationRule), pilot/pkg/model/destination_rule.go
+and pilot/pkg/networking/core/route/route.go (HashForHTTPDestination).
+
+This module util is private to the collection: it may change at any time.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Iterable
+
+from ansible.module_utils.common.yaml import yaml_dump
+
+from ansible_collections.meshops.istio.plugins.module_utils._causes._base import Client, Situation
+from ansible_collections.meshops.istio.plugins.module_utils._model import Fix, HashPolicy, JsonDict, Key
+
+ROOT_NAMESPACE = "istio-system"
+HASHING = ("RING_HASH", "MAGLEV")
+KEY_FIELDS = ("httpHeaderName", "httpCookie", "httpQueryParameterName", "useSourceIp")
+# What the API server adds, and what says how somebody applied it.
+OWN_METADATA = ("name", "namespace", "labels", "annotations")
+LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
+
+
+# -- names --
+
+
+def named(body: JsonDict) -> str:
+    return f"{body['metadata'].get('namespace')}/{body['metadata'].get('name')}"
+
+
+def label(kind: str, body: JsonDict) -> str:
+    return f"{kind} {named(body)}"
+
+
+def spec_of(body: JsonDict) -> JsonDict:
+    return body.get("spec") or {}
+
+
+def full_name(host: str, namespace: str, fqdn: str) -> str:
+    """Istio adds a namespace to names without a dot only."""
+    return host if "." in host or host == "*" else f"{host}.{namespace}.{fqdn.partition('.')[2].partition('.')[2]}"
+
+
+def covers(host: str, namespace: str, fqdn: str) -> bool:
+    name = full_name(host, namespace, fqdn)
+    return name in (fqdn, "*") or (name.startswith("*") and fqdn.endswith(name[1:]))
+
+
+def exported(body: JsonDict, namespace: str) -> bool:
+    """Whether a rule is for proxies of a namespace."""
+    to = spec_of(body).get("exportTo") or ["*"]
+    return "*" in to or namespace in to or ("." in to and body["metadata"].get("namespace") == namespace)
+
+
+def selects(selector: JsonDict | None, labels: JsonDict) -> bool:
+    wanted = (selector or {}).get("matchLabels") or (selector or {}).get("labels") or {}
+    return all(labels.get(name) == value for name, value in wanted.items())
+
+
+# -- DestinationRules --
+
+
+def rules_of(situation: Situation) -> list[JsonDict]:
+    """Every DestinationRule that was read and names the service, oldest first, as Istio takes them."""
+    rules = situation.facts.rules.get("DestinationRule", ())
+    found = [rule for rule in rules if covers(spec_of(rule).get("host", ""), rule["metadata"]["namespace"], situation.fqdn)]
+    return sorted(found, key=lambda rule: (rule["metadata"].get("creationTimestamp") or "", named(rule)))
+
+
+def consulted(situation: Situation, client: Client) -> list[str]:
+    """The namespaces in which Istio looks for a DestinationRule, in this order."""
+    return list(dict.fromkeys((situation.namespace_of(client), situation.target.namespace, ROOT_NAMESPACE)))
+
+
+def applies(situation: Situation, client: Client, rule: JsonDict) -> bool:
+    """Whether Istio would consider this rule for the client at all."""
+    namespace = situation.namespace_of(client)
+    chosen = selects(spec_of(rule).get("workloadSelector"), situation.body_of(client)["metadata"].get("labels") or {})
+    return rule["metadata"]["namespace"] in consulted(situation, client) and exported(rule, namespace) and chosen
+
+
+def rule_in_force(situation: Situation, client: Client) -> JsonDict | None:
+    """The DestinationRule that Envoy says it was given, if it could be read."""
+    name = client.view.cluster.rule if client.view and client.view.cluster else None
+    return next((rule for rule in situation.facts.rules.get("DestinationRule", ()) if named(rule) == name), None)
+
+
+def policy_of(rule: JsonDict) -> JsonDict:
+    return spec_of(rule).get("trafficPolicy") or {}
+
+
+def port_entry(policy: JsonDict, port: int) -> JsonDict | None:
+    """The entry of portLevelSettings for a port; such an entry inherits nothing of the rest."""
+    entries: list[JsonDict] = policy.get("portLevelSettings") or []
+    return next((entry for entry in entries if (entry.get("port") or {}).get("number") == port), None)
+
+
+def balancer(policy: JsonDict, port: int) -> JsonDict:
+    """The loadBalancer that a policy has for a port."""
+    entry = port_entry(policy, port)
+    return (policy if entry is None else entry).get("loadBalancer") or {}
+
+
+def subset_of(rule: JsonDict, name: str) -> JsonDict | None:
+    subsets: list[JsonDict] = spec_of(rule).get("subsets") or []
+    return next((entry for entry in subsets if entry.get("name") == name), None)
+
+
+def policy_in(settings: JsonDict) -> HashPolicy | None:
+    """What loadBalancer settings hash on."""
+    chosen = settings.get("consistentHash") or {}
+    if chosen.get("httpHeaderName"):
+        return HashPolicy("header", chosen["httpHeaderName"])
+    if chosen.get("httpCookie"):
+        return HashPolicy("cookie", chosen["httpCookie"].get("name"), 0.0 if "ttl" in chosen["httpCookie"] else None)
+    if chosen.get("httpQueryParameterName"):
+        return HashPolicy("query", chosen["httpQueryParameterName"])
+    return HashPolicy("source_ip", None) if chosen.get("useSourceIp") else None
+
+
+def hashes(settings: JsonDict, key: Key) -> bool:
+    found = policy_in(settings)
+    return found is not None and found.matches(key)
+
+
+def all_settings(rule: JsonDict) -> list[JsonDict]:
+    """Every loadBalancer in a rule: of the whole, of ports, of subsets and of their ports."""
+    policies = [policy_of(rule), *(entry.get("trafficPolicy") or {} for entry in spec_of(rule).get("subsets") or [])]
+    policies += [entry for policy in list(policies) for entry in policy.get("portLevelSettings") or []]
+    return [policy["loadBalancer"] for policy in policies if policy.get("loadBalancer")]
+
+
+def means_the_key(rule: JsonDict, key: Key) -> bool:
+    return any(hashes(settings, key) for settings in all_settings(rule))
+
+
+def hash_on(key: Key, settings: JsonDict | None = None, *, nulls: bool = False) -> JsonDict:
+    """loadBalancer settings that hash on the key, with the algorithm and the rest of given ones; with C(nulls) as a patch
+    that takes away what would contradict."""
+    old = settings or {}
+    chosen = {name: value for name, value in (old.get("consistentHash") or {}).items() if name not in KEY_FIELDS}
+    values: JsonDict = {"header": key.name, "cookie": {"name": key.name}, "query": key.name, "source_ip": True}
+    own = dict(zip(("header", "cookie", "query", "source_ip"), KEY_FIELDS, strict=True))[key.type]
+    chosen[own] = values[key.type]
+    result = {name: value for name, value in old.items() if name not in ("simple", "consistentHash", "warmup", "warmupDurationSecs")}
+    if nulls:
+        gone = [name for name in KEY_FIELDS if name in (old.get("consistentHash") or {}) and name != own]
+        chosen |= dict.fromkeys(gone)
+        result |= dict.fromkeys(name for name in ("simple", "warmup", "warmupDurationSecs") if name in old)
+    return result | {"consistentHash": chosen}
+
+
+# -- VirtualServices --
+
+
+def routes_of(situation: Situation) -> list[JsonDict]:
+    """The VirtualServices whose hosts name the service, oldest first."""
+    rules = situation.facts.rules.get("VirtualService", ())
+    found = [rule for rule in rules if any(covers(host, rule["metadata"]["namespace"], situation.fqdn) for host in spec_of(rule).get("hosts") or [])]
+    return sorted(found, key=lambda rule: (rule["metadata"].get("creationTimestamp") or "", named(rule)))
+
+
+def on_mesh(rule: JsonDict) -> bool:
+    """Whether sidecars use it: without gateways, or with the word mesh among them."""
+    gateways = spec_of(rule).get("gateways")
+    return not gateways or "mesh" in gateways
+
+
+def destinations(rule: JsonDict) -> list[JsonDict]:
+    """The destinations of all its HTTP routes."""
+    routes = [entry for http in spec_of(rule).get("http") or [] for entry in http.get("route") or []]
+    return [entry.get("destination") or {} for entry in routes]
+
+
+def route_in_force(situation: Situation, client: Client) -> JsonDict | None:
+    name = client.view.route.rule if client.view and client.view.route else None
+    return next((rule for rule in situation.facts.rules.get("VirtualService", ()) if named(rule) == name), None)
+
+
+# -- Envoy's clusters --
+
+
+def cluster_parts(name: str) -> tuple[int, str, str] | None:
+    """Port, subset and host of C(outbound|80|v1|nginx-service.sample.svc.cluster.local)."""
+    match = re.fullmatch(r"outbound\|(\d+)\|([^|]*)\|(.+)", name)
+    return (int(match.group(1)), match.group(2), match.group(3)) if match else None
+
+
+# -- fixes --
+
+
+def as_yaml(*bodies: JsonDict) -> Fix:
+    """Objects to be applied as they stand."""
+    return Fix("yaml", "---\n".join(str(yaml_dump(clean(body), sort_keys=False, width=160)) for body in bodies))
+
+
+def clean(body: JsonDict) -> JsonDict:
+    """An object as its author would write it."""
+    meta = {name: body["metadata"][name] for name in OWN_METADATA if body["metadata"].get(name)}
+    if "annotations" in meta:
+        meta["annotations"] = {name: value for name, value in meta["annotations"].items() if name != LAST_APPLIED}
+        if not meta["annotations"]:
+            del meta["annotations"]
+    return {"apiVersion": body.get("apiVersion"), "kind": body.get("kind"), "metadata": meta, "spec": body.get("spec")}
+
+
+def new_rule(kind: str, name: str, namespace: str, spec: JsonDict) -> JsonDict:
+    return {"apiVersion": "networking.istio.io/v1", "kind": kind, "metadata": {"name": name, "namespace": namespace}, "spec": spec}
+
+
+def patch(kind: str, body: JsonDict, change: JsonDict | list[JsonDict], how: str = "merge") -> Fix:
+    """A command that changes part of an object and leaves the rest."""
+    return Fix("command", " ".join((*_on(kind, body, "patch"), f"--type={how}", "-p", shlex.quote(json.dumps(change)))))
+
+
+def made_to_hash(rule: JsonDict, key: Key, port: int) -> Fix:
+    """A patch after which a DestinationRule hashes on the key for a port, and is otherwise the same."""
+    policy = policy_of(rule)
+    entry = port_entry(policy, port)
+    if entry is None:
+        change: JsonDict = {"loadBalancer": hash_on(key, policy.get("loadBalancer"), nulls=True)}
+    else:
+        entries = policy["portLevelSettings"]
+        change = {"portLevelSettings": [{**each, "loadBalancer": hash_on(key, each.get("loadBalancer"))} if each is entry else each for each in entries]}
+    return patch("DestinationRule", rule, {"spec": {"trafficPolicy": change}})
+
+
+def command(*lines: str) -> Fix:
+    return Fix("command", "\n".join(lines))
+
+
+def _on(kind: str, body: JsonDict, verb: str) -> Iterable[str]:
+    return ("kubectl", "-n", body["metadata"]["namespace"], verb, kind.lower(), body["metadata"]["name"])
+
+
+def delete(kind: str, body: JsonDict) -> str:
+    return " ".join(_on(kind, body, "delete"))
+
+
+def workload_of(pod: JsonDict) -> tuple[str, str] | None:
+    """Kind and name of what made a pod, its Deployment rather than the ReplicaSet; None for a pod made by hand."""
+    owner = next((entry for entry in pod["metadata"].get("ownerReferences") or [] if entry.get("controller")), None)
+    if owner is None:
+        return None
+    if owner["kind"] == "ReplicaSet":
+        digest = (pod["metadata"].get("labels") or {}).get("pod-template-hash")
+        return ("deployment", owner["name"].removesuffix(f"-{digest}")) if digest else None
+    return owner["kind"].lower(), owner["name"]
+
+
+def remade(pod: JsonDict, change: JsonDict | None) -> list[str]:
+    """Commands that change a pod and make it anew: most of a pod can't be changed while it runs."""
+    namespace, name = pod["metadata"]["namespace"], pod["metadata"]["name"]
+    workload = workload_of(pod)
+    if workload is None:
+        altered = f" | kubectl patch --local -f - --type=strategic -p {shlex.quote(json.dumps(change))} -o yaml" if change else ""
+        return [
+            f"kubectl -n {namespace} get pod {name} -o yaml{altered} | kubectl replace --force -f -",
+            f"kubectl -n {namespace} wait --for=condition=Ready pod/{name} --timeout=120s",
+        ]
+    kind, owner = workload
+    restart = f"kubectl -n {namespace} rollout restart {kind}/{owner}"
+    if change:
+        restart = f"kubectl -n {namespace} patch {kind} {owner} --type=strategic -p {shlex.quote(json.dumps({'spec': {'template': change}}))}"
+    return [restart, f"kubectl -n {namespace} rollout status {kind}/{owner} --timeout=180s"]

@@ -1,0 +1,86 @@
+# SPDX-FileCopyrightText: 2026 meshops.istio contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What the versions seen are known for. Pure.
+
+This module util is private to the collection: it may change at any time.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from ansible_collections.meshops.istio.plugins.module_utils._causes._base import Hit, Section, Situation, evidence, proxy_name
+from ansible_collections.meshops.istio.plugins.module_utils._model import Fix
+
+SECTION = Section("Advisories on versions")
+
+
+def _version(text: str | None) -> tuple[int, int, int] | None:
+    match = re.match(r"(\d+)\.(\d+)\.(\d+)", text or "")
+    return (int(match.group(1)), int(match.group(2)), int(match.group(3))) if match else None
+
+
+def _proxies(situation: Situation) -> Iterator[tuple[str, str, tuple[int, int, int]]]:
+    """Each proxy with its version, as text and as numbers."""
+    for client in situation.clients:
+        text = client.view.proxy_version if client.view else None
+        version = _version(text)
+        if text is not None and version is not None:
+            yield proxy_name(situation, client), text, version
+
+
+@SECTION.cause(
+    "A1",
+    "Istio 1.30.0 has an Envoy that does not rebuild the ring when pods are added",
+    symptom="pods that came after the client started get no session",
+    seen="the version of the client's proxy is 1.30.0",
+    cure="Istio 1.30.1 or newer",
+    reference="https://github.com/istio/istio/issues/60312",
+    synthetic="istio #60312 names the version",
+)
+def stale_rings(situation: Situation) -> Iterator[Hit]:
+    for who, text, version in _proxies(situation):
+        if version == (1, 30, 0):
+            yield Hit(evidence((who, "version", text)), Fix("manual", "Upgrade Istio and its proxies to 1.30.1 or newer."), "warning")
+
+
+@SECTION.cause(
+    "A2",
+    "A waypoint of Istio before 1.31 does not hash unless the service has a VirtualService",
+    symptom="in ambient mode, sessions move although the rule is there",
+    seen="the Service or its namespace uses a waypoint, and istiod is older than 1.31",
+    cure="Istio 1.31, or a VirtualService whose one destination is the service itself",
+    reference="https://github.com/istio/istio/issues/61045",
+    synthetic="istio #61045 names the versions",
+)
+def old_waypoint(situation: Situation) -> Iterator[Hit]:
+    text = situation.facts.versions.get("istiod")
+    version = _version(text)
+    places = [(situation.source, situation.service)]
+    places += [(f"Namespace {name}", body) for name, body in situation.facts.namespaces.items() if name == situation.target.namespace]
+    for who, body in places:
+        waypoint = (body["metadata"].get("labels") or {}).get("istio.io/use-waypoint")
+        if waypoint and waypoint != "none" and version is not None and version < (1, 31, 0):
+            seen = evidence((who, "metadata.labels['istio.io/use-waypoint']", waypoint), ("istiod", "version", text))
+            yield Hit(seen, Fix("manual", "Upgrade Istio to 1.31 or newer, or add a VirtualService that leads to the service itself."), "warning")
+            return
+
+
+@SECTION.cause(
+    "A3",
+    "Proxy and istiod are more than two minor versions apart, which Istio does not support",
+    symptom="rules that a new istiod sends mean something else to an old proxy, or nothing",
+    seen="the versions of the client's proxy and of istiod",
+    cure="make the client pod anew, so that it gets the proxy of this istiod",
+    reference="https://istio.io/latest/docs/releases/supported-releases/",
+    synthetic="Istio's page on supported releases",
+)
+def far_apart(situation: Situation) -> Iterator[Hit]:
+    text = situation.facts.versions.get("istiod")
+    istiod = _version(text)
+    for who, own, version in _proxies(situation):
+        if istiod is not None and (version[0] != istiod[0] or abs(version[1] - istiod[1]) > 2):
+            yield Hit(evidence((who, "version", own), ("istiod", "version", text)), Fix("manual", "Restart the client's workload."), "warning")

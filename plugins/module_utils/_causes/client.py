@@ -1,0 +1,251 @@
+# SPDX-FileCopyrightText: 2026 meshops.istio contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The client's proxy is not in the path of the requests. Pure.
+
+This module util is private to the collection: it may change at any time.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator
+
+from ansible_collections.meshops.istio.plugins.module_utils._causes._base import Client, Hit, Item, Section, Situation, evidence, proxy_name
+from ansible_collections.meshops.istio.plugins.module_utils._causes._objects import (
+    as_yaml,
+    command,
+    exported,
+    label,
+    new_rule,
+    on_mesh,
+    patch,
+    remade,
+    selects,
+    spec_of,
+)
+from ansible_collections.meshops.istio.plugins.module_utils._model import Fix, JsonDict
+
+SECTION = Section("The client's proxy is not in the path")
+SIDECAR_UID = 1337
+CAPTURE = "traffic.sidecar.istio.io/"
+INJECT = "sidecar.istio.io/inject"
+EXPORT = "networking.istio.io/exportTo"
+
+
+def _own_proxies(situation: Situation) -> Iterator[Client]:
+    """Clients whose own sidecar is to balance; through a gateway it is the gateway's pods."""
+    if not situation.target.via:
+        yield from situation.clients
+
+
+def _uncounted(situation: Situation, client: Client) -> tuple[Item, ...]:
+    """The proof by counters that requests went around Envoy, where requests were sent."""
+    counted = client.counted()
+    if situation.window is None or counted is None:
+        return ()
+    answered = sum(entry.tally.answered for entry in situation.window.evidence if entry.client == client.pod)
+    return ((proxy_name(situation, client), "requests counted, of those answered", f"{counted} of {answered}"),)
+
+
+@SECTION.cause(
+    "C01",
+    "The client pod has no sidecar, so no rule of the mesh applies to its requests",
+    symptom="sessions move over all pods, from this client only",
+    seen="the pod has no container istio-proxy, neither among its containers nor among its init containers",
+    cure="label the namespace (istio-injection or istio.io/rev) or correct the pod's own label or annotation, then make the pod anew",
+    reference="https://istio.io/latest/docs/setup/additional-setup/sidecar-injection/",
+)
+def no_sidecar(situation: Situation) -> Iterator[Hit]:
+    for client in _own_proxies(situation):
+        if client.pod.sidecar or client.view is not None:
+            continue
+        pod, spec = situation.body_of(client), situation.body_of(client)["spec"]
+        meta = pod["metadata"]
+        namespace = situation.facts.namespaces.get(client.pod.namespace)
+        labels = (namespace or {"metadata": {}})["metadata"].get("labels") or {}
+        names = [entry["name"] for entry in [*(spec.get("containers") or []), *(spec.get("initContainers") or [])]]
+        refused = [place for place in ("labels", "annotations") if (meta.get(place) or {}).get(INJECT) == "false"]
+        seen: list[Item] = [(f"Pod {client.pod}", "spec.containers, spec.initContainers", names or [client.pod.container])]
+        if namespace:
+            seen.append((f"Namespace {client.pod.namespace}", "metadata.labels", _injection(labels)))
+        seen += [(f"Pod {client.pod}", f"metadata.{place}['{INJECT}']", "false") for place in refused]
+        seen += [(f"Pod {client.pod}", "spec.hostNetwork", True)] if spec.get("hostNetwork") else []
+        yield Hit(evidence(*seen), _inject(client, pod, labels, refused))
+
+
+def _injection(labels: JsonDict) -> str:
+    found = [f"{name}={labels[name]}" for name in ("istio-injection", "istio.io/rev") if name in labels]
+    return ", ".join(found) or "neither istio-injection nor istio.io/rev"
+
+
+def _inject(client: Client, pod: JsonDict, labels: JsonDict, refused: list[str]) -> Fix:
+    if pod["spec"].get("hostNetwork"):
+        return Fix("manual", f"Send from another pod: pods on the host's network such as {client.pod} get no sidecar.")
+    lines = []
+    if labels.get("istio-injection") != "enabled" and "istio.io/rev" not in labels:
+        lines.append(f"kubectl label namespace {client.pod.namespace} istio-injection=enabled --overwrite")
+    verbs = {"labels": "label", "annotations": "annotate"}
+    lines += [f"kubectl -n {client.pod.namespace} {verbs[place]} pod {client.pod.pod} {INJECT}-" for place in refused]
+    return command(*lines, *(remade(pod, None) if pod["metadata"] else []))
+
+
+@SECTION.cause(
+    "C02",
+    "The requests are sent by user ID 1337, which is the sidecar's own, so they are not redirected to it",
+    symptom="sessions move; the sidecar counts none of the requests",
+    seen="securityContext.runAsUser of the client's container (or pod) is 1337, the uid that Istio's redirection leaves alone",
+    cure="run the application as another user",
+    reference="https://istio.io/latest/docs/ops/deployment/application-requirements/",
+)
+def runs_as_the_sidecar(situation: Situation) -> Iterator[Hit]:
+    for client in _own_proxies(situation):
+        spec = situation.body_of(client)["spec"]
+        container: JsonDict = next((entry for entry in spec.get("containers") or [] if entry["name"] == client.pod.container), {})
+        own = (container.get("securityContext") or {}).get("runAsUser")
+        whole = (spec.get("securityContext") or {}).get("runAsUser")
+        if not client.pod.sidecar or (whole if own is None else own) != SIDECAR_UID:
+            continue
+        place = "spec.securityContext.runAsUser" if own is None else f"spec.containers[{client.pod.container}].securityContext.runAsUser"
+        change = {"spec": {"containers": [{"name": client.pod.container, "securityContext": {"runAsUser": 1000}}]}}
+        seen = ((f"Pod {client.pod}", place, str(SIDECAR_UID)), *_uncounted(situation, client))
+        yield Hit(evidence(*seen), command(*remade(situation.body_of(client), change)))
+
+
+@SECTION.cause(
+    "C03",
+    "An annotation of the client pod keeps requests to this service away from its sidecar",
+    symptom="sessions move; the sidecar counts none of the requests",
+    seen="excludeOutboundPorts, excludeOutboundIPRanges, includeOutboundIPRanges or interceptionMode: NONE among the pod's annotations",
+    cure="remove the annotation and make the pod anew",
+    reference="https://istio.io/latest/docs/reference/config/annotations/",
+)
+def not_captured(situation: Situation) -> Iterator[Hit]:
+    for client in _own_proxies(situation):
+        pod = situation.body_of(client)
+        notes = pod["metadata"].get("annotations") or {}
+        found = [name for name, value in notes.items() if client.pod.sidecar and _excludes(situation, name, str(value))]
+        if not found:
+            continue
+        seen = [(f"Pod {client.pod}", f"metadata.annotations['{name}']", notes[name]) for name in found]
+        seen.append((situation.source, "spec.clusterIP:port", f"{situation.service['spec'].get('clusterIP')}:{situation.target.port}"))
+        change = {"metadata": {"annotations": dict.fromkeys(found)}}
+        yield Hit(evidence(*seen, *_uncounted(situation, client)), command(*remade(pod, change)))
+
+
+def _excludes(situation: Situation, name: str, value: str) -> bool:
+    if name == "sidecar.istio.io/interceptionMode":
+        return value == "NONE"
+    words = [word.strip() for word in value.split(",") if word.strip()]
+    port, address = str(situation.target.port), situation.service["spec"].get("clusterIP") or ""
+    ways = {
+        f"{CAPTURE}excludeOutboundPorts": port in words,
+        f"{CAPTURE}excludeOutboundIPRanges": _within(address, words),
+        f"{CAPTURE}includeOutboundIPRanges": not _within(address, words),
+    }
+    return ways.get(name, False)
+
+
+def _within(address: str, ranges: list[str]) -> bool:
+    try:
+        found = ipaddress.ip_address(address)
+        return any(word == "*" or found in ipaddress.ip_network(word, strict=False) for word in ranges)
+    except ValueError:
+        return "*" in ranges
+
+
+@SECTION.cause(
+    "C04",
+    "The requests go to an address or by a host name that Envoy knows no route for, so they pass through without balancing",
+    symptom="sessions move although rule, route and cluster of the service are as they should be",
+    seen="the request's address is the Service's or a pod's IP, and its Host header is no name of the service nor of a VirtualService on the mesh",
+    cure="call the service by its name, or give the host a route: a VirtualService with that host",
+    reference="https://istio.io/latest/docs/ops/configuration/traffic-management/traffic-routing/",
+)
+def no_such_host(situation: Situation) -> Iterator[Hit]:
+    via = situation.target.via
+    if via is None or via.service or not any(client.pod.sidecar for client in situation.clients):
+        return
+    addresses = {backend.address.rpartition(":")[0] for backend in situation.membership.backends}
+    if via.address not in {*addresses, *(situation.service["spec"].get("clusterIPs") or [])} or _known_host(situation, via.host):
+        return
+    rule = new_rule(
+        "VirtualService",
+        f"{situation.target.service}-by-host",
+        situation.target.namespace,
+        {"hosts": [via.host], "http": [{"route": [{"destination": {"host": situation.fqdn, "port": {"number": situation.target.port}}}]}]},
+    )
+    known = [host for route in situation.facts.rules.get("VirtualService", ()) if on_mesh(route) for host in spec_of(route).get("hosts") or []]
+    yield Hit(
+        evidence(
+            ("option via", "address, of " + situation.source, via.address),
+            ("option via", "host", via.host),
+            ("VirtualServices on the mesh", "spec.hosts", known),
+        ),
+        as_yaml(rule),
+    )
+
+
+def _known_host(situation: Situation, host: str) -> bool:
+    name = host.partition(":")[0]
+    own = situation.fqdn.split(".")
+    if name in {".".join(own[:length]) for length in (1, 2, 3, len(own))}:
+        return True
+    rules = [rule for rule in situation.facts.rules.get("VirtualService", ()) if on_mesh(rule)]
+    return any(host in (spec_of(rule).get("hosts") or []) for rule in rules)
+
+
+@SECTION.cause(
+    "C05",
+    "The client's Envoy was never told of this service: a Sidecar resource or an exportTo hides it",
+    symptom="sessions move, or every request fails with 502",
+    seen="Envoy has neither route nor cluster for the service; a Sidecar does not list it, or exportTo of the Service leaves the client out",
+    cure="add the service to spec.egress[].hosts of the Sidecar, or its namespace to exportTo",
+    reference="https://istio.io/latest/docs/reference/config/networking/sidecar/",
+)
+def hidden(situation: Situation) -> Iterator[Hit]:
+    for client in _own_proxies(situation):
+        view = client.view
+        if view is None or view.cluster is not None or (view.route is not None and view.route.clusters):
+            continue
+        missing = (proxy_name(situation, client), f"cluster outbound|{situation.target.port}||{situation.fqdn}", None)
+        export = (situation.service["metadata"].get("annotations") or {}).get(EXPORT)
+        if export is not None and not exported({"metadata": situation.service["metadata"], "spec": {"exportTo": export.split(",")}}, client.pod.namespace):
+            fix = patch("Service", situation.service, {"metadata": {"annotations": {EXPORT: f"{export},{client.pod.namespace}"}}})
+            yield Hit(evidence((situation.source, f"metadata.annotations['{EXPORT}']", export), missing), fix)
+            continue
+        for sidecar in _sidecars_of(situation, client):
+            if not _listed(situation, sidecar):
+                hosts = [host for entry in spec_of(sidecar).get("egress") or [] for host in entry.get("hosts") or []]
+                yield Hit(evidence((label("Sidecar", sidecar), "spec.egress[].hosts", hosts), missing), as_yaml(_with_host(situation, sidecar)))
+
+
+def _sidecars_of(situation: Situation, client: Client) -> list[JsonDict]:
+    """The Sidecar that is in force for a client: one with a selector before that of the namespace, before the root's."""
+    labels = situation.body_of(client)["metadata"].get("labels") or {}
+    rules = situation.facts.rules.get("Sidecar", ())
+    own = [rule for rule in rules if rule["metadata"]["namespace"] == client.pod.namespace]
+    chosen = [rule for rule in own if spec_of(rule).get("workloadSelector") and selects(spec_of(rule)["workloadSelector"], labels)]
+    whole = [rule for rule in own if not spec_of(rule).get("workloadSelector")]
+    root = [rule for rule in rules if rule["metadata"]["namespace"] == "istio-system" and not spec_of(rule).get("workloadSelector")]
+    return (chosen or whole or root)[:1]
+
+
+def _listed(situation: Situation, sidecar: JsonDict) -> bool:
+    entries = spec_of(sidecar).get("egress")
+    if not entries:
+        return True
+    own = sidecar["metadata"]["namespace"]
+    for host in (host for entry in entries for host in entry.get("hosts") or []):
+        namespace, _sep, name = host.partition("/")
+        here = namespace in ("*", situation.target.namespace) or (namespace == "." and own == situation.target.namespace)
+        if here and (name in ("*", situation.fqdn) or (name.startswith("*") and situation.fqdn.endswith(name[1:]))):
+            return True
+    return False
+
+
+def _with_host(situation: Situation, sidecar: JsonDict) -> JsonDict:
+    first, *rest = spec_of(sidecar)["egress"]
+    host = f"{situation.target.namespace}/{situation.fqdn}"
+    return {**sidecar, "spec": {**spec_of(sidecar), "egress": [{**first, "hosts": [*(first.get("hosts") or []), host]}, *rest]}}

@@ -1,0 +1,160 @@
+# SPDX-FileCopyrightText: 2026 meshops.istio contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What makes sessions look sticky without being so. Pure.
+
+This module util is private to the collection: it may change at any time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ansible_collections.meshops.istio.plugins.module_utils._causes._base import Hit, Item, Section, Situation, evidence, policies_of, proxy_name
+from ansible_collections.meshops.istio.plugins.module_utils._causes._objects import (
+    balancer,
+    cluster_parts,
+    command,
+    label,
+    made_to_hash,
+    patch,
+    policy_in,
+    policy_of,
+    route_in_force,
+    rule_in_force,
+    spec_of,
+    workload_of,
+)
+from ansible_collections.meshops.istio.plugins.module_utils._model import Fix, JsonDict
+
+SECTION = Section("What only looks like affinity")
+VERDICTS = "https://github.com/meshops/istio/blob/main/docs/verdict.md"
+KEYS = "https://istio.io/latest/docs/reference/config/networking/destination-rule/#LoadBalancerSettings-ConsistentHashLB"
+
+
+def _severity(situation: Situation) -> str:
+    """A single look finds nothing wrong with what only keeps a check from proving anything."""
+    return "info" if situation.verdict is None else "warning"
+
+
+@SECTION.cause(
+    "F5",
+    "The rule hashes on the client's address, which is the same for all requests of a client",
+    symptom="everything from one client lands on one pod",
+    seen="the hash policy of Envoy's route is the source address, and requests without the key meet the same pod",
+    cure="hash on what tells sessions apart",
+    reference=KEYS,
+)
+def by_address(situation: Situation) -> Iterator[Hit]:
+    for client in situation.blind():
+        rule = rule_in_force(situation, client)
+        found = policy_in(balancer(policy_of(rule), situation.target.port)) if rule else None
+        if rule is None or client.view is None or found is None or found.type != "source_ip":
+            continue
+        seen: list[Item] = [
+            (label("DestinationRule", rule), "spec.trafficPolicy.loadBalancer.consistentHash", "useSourceIp"),
+            (proxy_name(situation, client), "hash policy of the route", policies_of(client.view)),
+        ]
+        if situation.verdict is not None:
+            seen.append(("control", "requests without the key", situation.verdict.controls["keyless"].detail))
+        yield Hit(evidence(*seen), made_to_hash(rule, situation.key, situation.target.port), "error" if situation.expected else "info")
+
+
+@SECTION.cause(
+    "F3",
+    "The route leads to a subset in which there is only one pod, so every session sticks to it",
+    symptom="everything lands on one pod",
+    seen="Envoy's cluster is that of a subset and has one host, while the service has more ready pods",
+    cure="a subset with all pods, or no subset in the route",
+    reference="https://istio.io/latest/docs/reference/config/networking/destination-rule/#Subset",
+)
+def one_pod_in_the_subset(situation: Situation) -> Iterator[Hit]:
+    ready = len(situation.membership.ready())
+    for client in situation.clients:
+        view, rule = client.view, route_in_force(situation, client)
+        parts = cluster_parts(view.cluster.name) if view and view.cluster else None
+        if view is None or parts is None or not parts[1] or len(view.eligible()) > 1 or ready < 2:
+            continue
+        seen: list[Item] = [
+            (proxy_name(situation, client), "cluster of the route", view.cluster.name if view.cluster else None),
+            (proxy_name(situation, client), "hosts to choose from", sorted(view.eligible())),
+            (situation.source, "ready endpoints", ready),
+        ]
+        if rule is None:
+            continue
+        seen.append((label("VirtualService", rule), "spec.http[].route[].destination.subset", parts[1]))
+        http = [_whole(entry, parts[1]) for entry in spec_of(rule)["http"]]
+        yield Hit(evidence(*seen), patch("VirtualService", rule, {"spec": {"http": http}}))
+
+
+def _whole(http: JsonDict, subset: str) -> JsonDict:
+    """The same route to the service as a whole."""
+    if not http.get("route"):
+        return http
+
+    def without(entry: JsonDict) -> JsonDict:
+        destination = entry.get("destination") or {}
+        return {**entry, "destination": {name: value for name, value in destination.items() if (name, value) != ("subset", subset)}}
+
+    return {**http, "route": [without(entry) for entry in http["route"]]}
+
+
+@SECTION.cause(
+    "F1",
+    "There is only one ready pod, so every session sticks to it whatever the rule says",
+    symptom="everything lands on one pod; the check is inconclusive",
+    seen="the service's EndpointSlices have fewer than two ready endpoints",
+    cure="two pods or more, at least while it is measured",
+    reference=VERDICTS,
+)
+def one_backend(situation: Situation) -> Iterator[Hit]:
+    ready = situation.membership.ready()
+    if len(ready) > 1:
+        return
+    waiting = [backend.pod for backend in situation.membership.backends if not backend.ready]
+    seen: list[Item] = [(situation.source, "ready endpoints", [backend.pod for backend in ready])]
+    seen += [(situation.source, "endpoints that are not ready", waiting)] if waiting else []
+    maker = next((found for pod in situation.backend_pods() if (found := workload_of(pod))), None)
+    fix = Fix("manual", f"See why the pods of {situation.source} are not ready: kubectl -n {situation.target.namespace} describe pods.")
+    if maker is not None and not waiting:
+        where = f"kubectl -n {situation.target.namespace}"
+        fix = command(f"{where} scale {'/'.join(maker)} --replicas=3", f"{where} rollout status {'/'.join(maker)} --timeout=180s")
+    yield Hit(evidence(*seen), fix, _severity(situation))
+
+
+@SECTION.cause(
+    "F2",
+    "Connections were reused, and one connection stays on one pod where nothing balances requests",
+    symptom="sessions stick in a test with keep-alive, and move in production",
+    seen="the check ran with connection: keepalive",
+    cure="measure with connection: new",
+    reference=VERDICTS,
+)
+def connections_reused(situation: Situation) -> Iterator[Hit]:
+    if situation.window is not None and situation.window.keepalive:
+        yield Hit(
+            evidence(("option connection", "value", "keepalive")),
+            Fix("manual", "Run the check with connection: new, which opens a connection for each request."),
+            "warning",
+        )
+
+
+@SECTION.cause(
+    "F4",
+    "The answers do not say which pod gave them: what should name the pod names something else",
+    symptom="the check is inconclusive, or all answers seem to come from one place",
+    seen="the identity header or body has values that are no pod of the service",
+    cure="let the application name its pod, or use identify: upstream",
+    reference=VERDICTS,
+)
+def nobody_in_particular(situation: Situation) -> Iterator[Hit]:
+    window = situation.window
+    if window is None or any(entry.identified for entry in window.evidence) or not any(entry.tally.answered for entry in window.evidence):
+        return
+    seen = [
+        ("answers", "identity", window.identification.unknown[:3]),
+        (situation.source, "pods", [backend.pod for backend in situation.membership.ready()][:3]),
+    ]
+    fix = Fix("manual", "Run the check with identify: upstream, which counts by the client's sidecar, or let the application answer with its pod's name.")
+    yield Hit(evidence(*seen), fix, "warning")

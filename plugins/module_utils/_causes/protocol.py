@@ -1,0 +1,145 @@
+# SPDX-FileCopyrightText: 2026 meshops.istio contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Envoy does not take the requests for HTTP, or does not choose the host itself. Pure.
+
+This module util is private to the collection: it may change at any time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ansible_collections.meshops.istio.plugins.module_utils._causes._base import Client, Hit, Item, Section, Situation, evidence, policies_of, proxy_name
+from ansible_collections.meshops.istio.plugins.module_utils._causes._objects import (
+    as_yaml,
+    balancer,
+    command,
+    label,
+    made_to_hash,
+    patch,
+    policy_of,
+    rule_in_force,
+    workload_of,
+)
+from ansible_collections.meshops.istio.plugins.module_utils._model import Fix, JsonDict
+
+SECTION = Section("Envoy does not treat it as HTTP, or does not choose")
+HTTP = ("http", "http2", "grpc", "grpc-web", "kubernetes.io/h2c", "kubernetes.io/ws")
+TLS = ("https", "tls", "kubernetes.io/wss")
+PROTOCOLS = "https://istio.io/latest/docs/ops/configuration/traffic-management/protocol-selection/"
+
+
+def protocol(port: JsonDict) -> str:
+    """What Istio takes a port for: by appProtocol, else by the name up to its first dash; nothing means that it is sniffed."""
+    name = str(port.get("name") or "").split("-")[0].lower()
+    known = (*HTTP, *TLS, "tcp", "udp", "mongo", "mysql", "redis")
+    return str(port.get("appProtocol") or "").lower() or (name if name in known else "")
+
+
+def _opaque(situation: Situation) -> Iterator[tuple[Client, tuple[Item, ...]]]:
+    """Clients whose Envoy has a cluster but no HTTP route for the port, with what shows it."""
+    if situation.service["spec"].get("clusterIP") == "None":
+        return
+    port = situation.port
+    for client in situation.clients:
+        if client.view is not None and client.view.route is None and client.view.cluster is not None and protocol(port) not in ("", *HTTP):
+            yield (
+                client,
+                (
+                    (situation.source, "spec.ports[].name, appProtocol", f"{port.get('name', 'absent')}, {port.get('appProtocol', 'absent')}"),
+                    (proxy_name(situation, client), "HTTP route", None),
+                    (proxy_name(situation, client), f"cluster {client.view.cluster.name}", client.view.cluster.lb_policy),
+                ),
+            )
+
+
+def _as_http(situation: Situation) -> Fix:
+    """A strategic merge patch finds the port by its number."""
+    return patch("Service", situation.service, {"spec": {"ports": [{"port": situation.target.port, "appProtocol": "http"}]}}, "strategic")
+
+
+@SECTION.cause(
+    "C30",
+    "Envoy takes the Service's port for TCP, where there are no headers to hash",
+    symptom="sessions move; answers bear the application's own server header, not envoy",
+    seen="the port's name or appProtocol names another protocol than HTTP; Envoy has no HTTP route for it",
+    cure="name the port http or http-…, or set appProtocol: http",
+    reference=PROTOCOLS,
+)
+def not_http(situation: Situation) -> Iterator[Hit]:
+    if protocol(situation.port) in TLS:
+        return
+    for _client, seen in _opaque(situation):
+        yield Hit(evidence(*seen), _as_http(situation))
+
+
+@SECTION.cause(
+    "C31",
+    "The Service's port is declared as TLS, which Envoy passes on unread",
+    symptom="sessions move",
+    seen="the port's name or appProtocol is https or tls; Envoy has no HTTP route for it",
+    cure="speak plain HTTP in the mesh, which encrypts it (mutual TLS), and name the port http; or let a gateway end the TLS",
+    reference=PROTOCOLS,
+)
+def tls(situation: Situation) -> Iterator[Hit]:
+    if protocol(situation.port) not in TLS:
+        return
+    answered = situation.window is not None and any(entry.tally.answered for entry in situation.window.evidence)
+    for _client, seen in _opaque(situation):
+        if answered:
+            yield Hit(evidence(*seen, (situation.source, "answers to plain HTTP on this port", True)), _as_http(situation))
+        else:
+            yield Hit(evidence(*seen), Fix("manual", f"Serve plain HTTP on port {situation.target.port} of {situation.source} and name the port http."))
+
+
+@SECTION.cause(
+    "C32",
+    "The Service is headless, so the client chooses the pod by DNS and Envoy follows",
+    symptom="sessions move, or a client stays on one pod until its DNS answer changes",
+    seen="spec.clusterIP is None, and Envoy's cluster is of type ORIGINAL_DST",
+    cure="a Service with a cluster IP; a StatefulSet keeps its headless one beside it",
+    reference="https://github.com/istio/istio/issues/50643",
+)
+def headless(situation: Situation) -> Iterator[Hit]:
+    spec = situation.service["spec"]
+    if spec.get("clusterIP") != "None":
+        return
+    known = [(client, client.view.cluster) for client in situation.clients if client.view is not None and client.view.cluster is not None]
+    if known and all(cluster.type == "EDS" for _client, cluster in known):
+        return
+    seen: list[Item] = [(situation.source, "spec.clusterIP", "None")]
+    seen += [(proxy_name(situation, client), f"type of cluster {cluster.name}", cluster.type) for client, cluster in known]
+    yield Hit(evidence(*seen), _with_address(situation))
+
+
+def _with_address(situation: Situation) -> Fix:
+    meta, spec = situation.service["metadata"], situation.service["spec"]
+    kept = {name: spec[name] for name in ("selector", "ports", "publishNotReadyAddresses") if name in spec}
+    body = {"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": kept}
+    if any((workload_of(pod) or ("",))[0] == "statefulset" for pod in situation.backend_pods()):
+        return as_yaml({**body, "metadata": {**meta, "name": f"{meta['name']}-sticky"}})
+    return command("kubectl replace --force -f - <<'EOF'", as_yaml(body).body + "EOF")
+
+
+@SECTION.cause(
+    "C35",
+    "The rule says simple: PASSTHROUGH, so Envoy does not choose a host at all",
+    symptom="sessions move",
+    seen="loadBalancer.simple of the DestinationRule in force is PASSTHROUGH; Envoy's cluster is of type ORIGINAL_DST",
+    cure="consistentHash instead",
+    reference="https://istio.io/latest/docs/reference/config/networking/destination-rule/#LoadBalancerSettings-SimpleLB",
+)
+def passthrough(situation: Situation) -> Iterator[Hit]:
+    for client in situation.blind():
+        rule = rule_in_force(situation, client)
+        settings = balancer(policy_of(rule), situation.target.port) if rule else {}
+        if rule is None or client.view is None or client.view.cluster is None or settings.get("simple") != "PASSTHROUGH":
+            continue
+        seen = (
+            (label("DestinationRule", rule), "spec.trafficPolicy.loadBalancer.simple", "PASSTHROUGH"),
+            (proxy_name(situation, client), f"type of cluster {client.view.cluster.name}", client.view.cluster.type),
+            (proxy_name(situation, client), "hash policy of the route", policies_of(client.view)),
+        )
+        yield Hit(evidence(*seen), made_to_hash(rule, situation.key, situation.target.port))

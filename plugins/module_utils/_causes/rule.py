@@ -1,0 +1,378 @@
+# SPDX-FileCopyrightText: 2026 meshops.istio contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""There is a rule, but it is not the one that Envoy was given, or it says something else. Pure.
+
+This module util is private to the collection: it may change at any time.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+
+from ansible_collections.meshops.istio.plugins.module_utils._causes._base import (
+    Client,
+    Hit,
+    Item,
+    Section,
+    Situation,
+    evidence,
+    policies_of,
+    policy_text,
+    proxy_name,
+)
+from ansible_collections.meshops.istio.plugins.module_utils._causes._objects import (
+    HASHING,
+    ROOT_NAMESPACE,
+    applies,
+    as_yaml,
+    balancer,
+    cluster_parts,
+    command,
+    consulted,
+    covers,
+    delete,
+    exported,
+    full_name,
+    hash_on,
+    hashes,
+    label,
+    made_to_hash,
+    means_the_key,
+    named,
+    new_rule,
+    patch,
+    policy_in,
+    policy_of,
+    rule_in_force,
+    rules_of,
+    selects,
+    spec_of,
+)
+from ansible_collections.meshops.istio.plugins.module_utils._model import Fix, JsonDict, Key, ProxyView
+
+SECTION = Section("The rule is not the one applied")
+REFERENCE = "https://istio.io/latest/docs/reference/config/networking/destination-rule/"
+# How alike a host must look to be called a slip of the pen.
+ALIKE = 0.8
+
+
+def _blind(situation: Situation) -> Iterator[tuple[Client, ProxyView]]:
+    """Clients whose Envoy has a cluster of this very service, reached over HTTP, that does not balance by the key."""
+    for client in situation.blind():
+        view = client.view
+        if view is None or view.cluster is None or (view.route is None and _reads_routes(situation)):
+            continue
+        parts = cluster_parts(view.cluster.name)
+        if parts is not None and parts[2] == situation.fqdn:
+            yield client, view
+
+
+def _reads_routes(situation: Situation) -> bool:
+    """A fixed source address is hashed for TCP too, where there are no routes."""
+    return situation.key.type != "source_ip"
+
+
+def _in_force(situation: Situation, client: Client, view: ProxyView) -> tuple[Item, ...]:
+    cluster = view.cluster
+    return (
+        (proxy_name(situation, client), "DestinationRule of the cluster", cluster.rule if cluster else None),
+        (proxy_name(situation, client), "lb_policy of the cluster", cluster.lb_policy if cluster else None),
+        (proxy_name(situation, client), "hash policy of the route", policies_of(view)),
+    )
+
+
+def _severity(situation: Situation) -> str:
+    return "error" if situation.expected else "info"
+
+
+@SECTION.cause(
+    "C14",
+    "The DestinationRule is for other clients: its workloadSelector does not match this pod",
+    symptom="sessions stick from some clients and move from others",
+    seen="spec.workloadSelector of the rule names labels that the client pod lacks; Envoy's cluster bears no rule or another",
+    cure="label the client, or remove the selector",
+    reference=f"{REFERENCE}#DestinationRule",
+)
+def for_other_clients(situation: Situation) -> Iterator[Hit]:
+    for client, view in _blind(situation):
+        labels = situation.body_of(client)["metadata"].get("labels") or {}
+        for rule in _meant(situation, client):
+            selector = spec_of(rule).get("workloadSelector")
+            if not selector or selects(selector, labels) or rule["metadata"]["namespace"] not in consulted(situation, client):
+                continue
+            wanted = selector.get("matchLabels") or {}
+            seen = (
+                (label("DestinationRule", rule), "spec.workloadSelector.matchLabels", [f"{name}={value}" for name, value in wanted.items()]),
+                (f"Pod {client.pod}", "metadata.labels", [f"{name}={labels.get(name, '(absent)')}" for name in wanted]),
+                *_in_force(situation, client, view),
+            )
+            yield Hit(evidence(*seen), patch("DestinationRule", rule, {"spec": {"workloadSelector": None}}))
+
+
+def _meant(situation: Situation, client: Client) -> list[JsonDict]:
+    """Rules for the service that hash on the key, but are not the one that Envoy was given."""
+    winner = client.view.cluster.rule if client.view and client.view.cluster else None
+    return [rule for rule in rules_of(situation) if named(rule) != winner and means_the_key(rule, situation.key)]
+
+
+@SECTION.cause(
+    "C11",
+    "The DestinationRule is where this client does not see it: in another namespace, or not exported to the client's",
+    symptom="sessions move, from all clients or from those of some namespaces",
+    seen="the rule is neither in the client's, the service's nor the root namespace, or its exportTo leaves the client's namespace out",
+    cure="put it into the service's namespace, with exportTo for all its clients",
+    reference="https://istio.io/latest/docs/ops/best-practices/traffic-management/#cross-namespace-configuration",
+)
+def out_of_sight(situation: Situation) -> Iterator[Hit]:
+    for client, view in _blind(situation):
+        for rule in _meant(situation, client):
+            own, places = rule["metadata"]["namespace"], consulted(situation, client)
+            if own in places and exported(rule, situation.namespace_of(client)):
+                continue
+            seen = (
+                (label("DestinationRule", rule), "metadata.namespace", own),
+                (label("DestinationRule", rule), "spec.exportTo", spec_of(rule).get("exportTo")),
+                (proxy_name(situation, client), "namespaces that Istio looks into", places),
+                *_in_force(situation, client, view),
+            )
+            moved = own if own in places else situation.target.namespace
+            spec = {**spec_of(rule), "host": situation.fqdn, "exportTo": ["*"]}
+            meta = {**rule["metadata"], "namespace": moved}
+            yield Hit(evidence(*seen), as_yaml({**rule, "metadata": meta, "spec": spec}))
+
+
+@SECTION.cause(
+    "C13",
+    "Two DestinationRules of one namespace have the same host, and the older one's trafficPolicy counts",
+    symptom="sessions move; what you wrote in the newer rule has no effect",
+    seen="both rules name the host; Envoy's cluster bears the older one, whose trafficPolicy does not hash",
+    cure="merge them into one",
+    reference="https://istio.io/latest/docs/ops/best-practices/traffic-management/#split-virtual-services",
+)
+def older_rule_counts(situation: Situation) -> Iterator[Hit]:
+    for client, view in _blind(situation):
+        winner = rule_in_force(situation, client)
+        for rule in _meant(situation, client) if winner else ():
+            same = winner and rule["metadata"]["namespace"] == winner["metadata"]["namespace"]
+            if winner is None or not same or not applies(situation, client, rule) or _host(situation, rule) != _host(situation, winner):
+                continue
+            seen = (
+                (label("DestinationRule", winner), "metadata.creationTimestamp", winner["metadata"].get("creationTimestamp")),
+                (label("DestinationRule", rule), "metadata.creationTimestamp", rule["metadata"].get("creationTimestamp")),
+                (label("DestinationRule", rule), "spec.host", spec_of(rule).get("host")),
+                *_in_force(situation, client, view),
+            )
+            yield Hit(evidence(*seen), command(made_to_hash(winner, situation.key, situation.target.port).body, delete("DestinationRule", rule)))
+
+
+def _host(situation: Situation, rule: JsonDict) -> str:
+    return full_name(spec_of(rule).get("host", ""), rule["metadata"]["namespace"], situation.fqdn)
+
+
+@SECTION.cause(
+    "C12",
+    "Another DestinationRule wins: that of the client's namespace before that of the service's, an exact host before a wildcard",
+    symptom="sessions move, often from the clients of one namespace only",
+    seen="Envoy's cluster bears the name of another rule than the one that hashes",
+    cure="let the rule that wins hash too, or remove it",
+    reference="https://istio.io/latest/docs/ops/best-practices/traffic-management/#cross-namespace-configuration",
+)
+def another_rule_wins(situation: Situation) -> Iterator[Hit]:
+    for client, view in _blind(situation):
+        winner = rule_in_force(situation, client)
+        for rule in _meant(situation, client) if winner else ():
+            same = winner and rule["metadata"]["namespace"] == winner["metadata"]["namespace"] and _host(situation, rule) == _host(situation, winner)
+            if winner is None or same or not applies(situation, client, rule):
+                continue
+            seen = (
+                *_in_force(situation, client, view),
+                (label("DestinationRule", winner), "spec.host", spec_of(winner).get("host")),
+                (label("DestinationRule", rule), "spec.host", spec_of(rule).get("host")),
+            )
+            yield Hit(evidence(*seen), made_to_hash(winner, situation.key, situation.target.port))
+
+
+@SECTION.cause(
+    "C15",
+    "A rule made from a policy of the Gateway API stands in the way of the DestinationRule",
+    symptom="sessions move since a BackendTLSPolicy or XBackendTrafficPolicy was added",
+    seen="the rule that Envoy's cluster bears ends in ~istio-autogenerated-k8s-gateway",
+    cure="Istio 1.31 or newer, where the DestinationRule's own fields win",
+    reference="https://github.com/istio/istio/pull/60432",
+    synthetic="the name that istio/istio pilot/pkg/config/kube/gateway gives to rules of its own making; Istio 1.31, which the lab has, merges them",
+)
+def made_by_the_gateway(situation: Situation) -> Iterator[Hit]:
+    for client, view in _blind(situation):
+        rule = view.cluster.rule if view.cluster else None
+        if rule and rule.endswith("~istio-autogenerated-k8s-gateway"):
+            version = ("istiod", "version", situation.facts.versions.get("istiod"))
+            yield Hit(evidence(*_in_force(situation, client, view), version), Fix("manual", "Upgrade Istio to 1.31 or newer."))
+
+
+@SECTION.cause(
+    "C18",
+    "The DestinationRule in force does not hash on this key",
+    symptom="sessions move",
+    seen="the rule that Envoy's cluster bears has simple instead of consistentHash, no loadBalancer at the right place, or another key",
+    cure="correct trafficPolicy.loadBalancer.consistentHash",
+    reference=f"{REFERENCE}#LoadBalancerSettings-ConsistentHashLB",
+)
+def says_something_else(situation: Situation) -> Iterator[Hit]:
+    for client, view in _blind(situation):
+        rule = rule_in_force(situation, client)
+        if rule is None or means_the_key(rule, situation.key) or _meant(situation, client) or _slip(rule, situation) or _by_address(rule, situation):
+            continue
+        settings = balancer(policy_of(rule), situation.target.port)
+        if settings.get("simple") == "PASSTHROUGH":
+            continue
+        other = policy_in(settings)
+        said = f"consistentHash on {policy_text(other)}" if other else f"simple: {settings['simple']}" if settings.get("simple") else "no consistentHash"
+        seen = (
+            (label("DestinationRule", rule), "spec.trafficPolicy.loadBalancer", said),
+            ("requests", "key", str(situation.key)),
+            *_in_force(situation, client, view),
+        )
+        yield Hit(evidence(*seen), made_to_hash(rule, situation.key, situation.target.port), _severity(situation))
+
+
+def _by_address(rule: JsonDict, situation: Situation) -> bool:
+    """Hashing on the source address has a cause of its own, as it looks like affinity."""
+    found = policy_in(balancer(policy_of(rule), situation.target.port))
+    return found is not None and found.type == "source_ip"
+
+
+def _slip(rule: JsonDict, situation: Situation) -> bool:
+    found = policy_in(balancer(policy_of(rule), situation.target.port))
+    return found is not None and found.type == situation.key.type and nearly(found.name or "", situation.key)
+
+
+def nearly(name: str, key: Key) -> bool:
+    """Whether a name looks like the key's, mistyped."""
+    one, two = (text.lower().replace("_", "-") for text in (name, key.name or ""))
+    return difflib.SequenceMatcher(None, one, two).ratio() > ALIKE
+
+
+@SECTION.cause(
+    "C10",
+    "No DestinationRule is in force for the service",
+    symptom="sessions move over all pods",
+    seen="Envoy's cluster bears no rule, and its lb_policy is Istio's default; perhaps a rule has a host that is nobody's",
+    cure="a DestinationRule whose host is the service's full name",
+    reference=f"{REFERENCE}#DestinationRule",
+)
+def no_rule(situation: Situation) -> Iterator[Hit]:
+    for client, view in _blind(situation):
+        if (view.cluster and view.cluster.rule) or _meant(situation, client):
+            continue
+        seen = _in_force(situation, client, view)
+        wrong = _mistyped(situation)
+        if wrong is None:
+            name = f"{situation.target.service}-affinity"
+            spec = {"host": situation.fqdn, "trafficPolicy": {"loadBalancer": hash_on(situation.key)}}
+            yield Hit(evidence(*seen), as_yaml(new_rule("DestinationRule", name, situation.target.namespace, spec)), _severity(situation))
+            continue
+        means = full_name(spec_of(wrong)["host"], wrong["metadata"]["namespace"], situation.fqdn)
+        host = (label("DestinationRule", wrong), "spec.host", f"{spec_of(wrong)['host']} (that is {means})")
+        spec = {**spec_of(wrong), "host": situation.fqdn}
+        place = wrong["metadata"]["namespace"] if wrong["metadata"]["namespace"] in consulted(situation, client) else situation.target.namespace
+        fixed = {**wrong, "metadata": {**wrong["metadata"], "namespace": place}, "spec": spec}
+        yield Hit(evidence(host, (situation.source, "full name", situation.fqdn), *seen), as_yaml(fixed), _severity(situation))
+
+
+def _mistyped(situation: Situation) -> JsonDict | None:
+    """The rule on the key whose host looks most like the service's name, and is not the name of it."""
+    best: tuple[float, JsonDict | None] = (ALIKE, None)
+    for rule in situation.facts.rules.get("DestinationRule", ()):
+        host, namespace = spec_of(rule).get("host", ""), rule["metadata"]["namespace"]
+        if covers(host, namespace, situation.fqdn) or not means_the_key(rule, situation.key) or "*" in host:
+            continue
+        if "." not in host and namespace != situation.target.namespace and host != situation.target.service:
+            continue
+        wanted = situation.fqdn if ".svc." in host else ".".join(situation.fqdn.split(".")[: host.count(".") + 1])
+        alike = difflib.SequenceMatcher(None, host, wanted).ratio()
+        if alike > best[0] and not _serves_another(situation, host, namespace):
+            best = (alike, rule)
+    return best[1]
+
+
+def _serves_another(situation: Situation, host: str, namespace: str) -> bool:
+    """Whether the host is a service that is there: then the rule means that one."""
+    name = full_name(host, namespace, situation.fqdn).split(".")
+    return len(name) > 1 and (name[1], name[0]) in situation.facts.services
+
+
+@SECTION.cause(
+    "C16",
+    "An EnvoyFilter changes the route or the cluster that Istio made",
+    symptom="sessions move although DestinationRule and VirtualService are right",
+    seen="the rules would hash on the key, Envoy does not, and an EnvoyFilter with a patch of clusters or routes selects the client",
+    cure="remove that patch from the EnvoyFilter",
+    reference="https://istio.io/latest/docs/reference/config/networking/envoy-filter/",
+)
+def patched(situation: Situation) -> Iterator[Hit]:
+    for client, view in _blind(situation):
+        rule = rule_in_force(situation, client)
+        parts = cluster_parts(view.cluster.name) if view.cluster else None
+        whole = parts is not None and not parts[1] and view.cluster is not None and view.cluster.type == "EDS"
+        if rule is None or not whole or not hashes(balancer(policy_of(rule), situation.target.port), situation.key):
+            continue
+        half = ("CLUSTER",) if view.cluster and view.cluster.lb_policy not in HASHING else ("ROUTE_CONFIGURATION", "VIRTUAL_HOST", "HTTP_ROUTE")
+        for found in _filters(situation, client):
+            patches = spec_of(found).get("configPatches") or []
+            place = next((number for number, entry in enumerate(patches) if entry.get("applyTo") in half and _concerns(situation, entry)), None)
+            if place is None:
+                continue
+            value = (patches[place].get("patch") or {}).get("value")
+            seen = (
+                (label("EnvoyFilter", found), f"spec.configPatches[{place}]", f"{patches[place]['applyTo']}: {value}"),
+                (label("DestinationRule", rule), "spec.trafficPolicy.loadBalancer", "consistentHash on " + str(situation.key)),
+                *_in_force(situation, client, view),
+            )
+            removal = patch("EnvoyFilter", found, [{"op": "remove", "path": f"/spec/configPatches/{place}"}], "json")
+            yield Hit(evidence(*seen), removal if len(patches) > 1 else command(delete("EnvoyFilter", found)))
+
+
+def _concerns(situation: Situation, entry: JsonDict) -> bool:
+    """Whether a patch is for this service, or for none in particular. A match names a cluster, a service or a virtual host."""
+    match = entry.get("match") or {}
+    cluster, route = match.get("cluster") or {}, match.get("routeConfiguration") or {}
+    names = [cluster.get("name"), cluster.get("service"), (route.get("vhost") or {}).get("name")]
+    wanted = f"{situation.target.service}.{situation.target.namespace}.svc."
+    return all(wanted in name for name in names if name)
+
+
+def _filters(situation: Situation, client: Client) -> list[JsonDict]:
+    """The EnvoyFilters that select the client's proxy."""
+    labels = situation.body_of(client)["metadata"].get("labels") or {}
+    places = (situation.namespace_of(client), ROOT_NAMESPACE)
+    filters = situation.facts.rules.get("EnvoyFilter", ())
+    return [entry for entry in filters if entry["metadata"]["namespace"] in places and selects(spec_of(entry).get("workloadSelector"), labels)]
+
+
+@SECTION.cause(
+    "C17",
+    "The rules are right, but Envoy does not have them (yet)",
+    symptom="sessions move, although nothing is wrong in any object",
+    seen="the DestinationRule would hash on the key, Envoy does not, and no EnvoyFilter selects the client",
+    cure="see whether the client is connected to istiod and has accepted what it sent: istioctl proxy-status",
+    reference="https://istio.io/latest/docs/ops/diagnostic-tools/proxy-cmd/",
+    synthetic="a rule and an Envoy that lag one behind the other, by istioctl proxy-status's own meaning of STALE",
+)
+def not_delivered(situation: Situation) -> Iterator[Hit]:
+    for client, view in _blind(situation):
+        rule = next((rule for rule in rules_of(situation) if applies(situation, client, rule)), None)
+        if rule is None or (view.cluster and view.cluster.rule not in (None, named(rule))) or _filters(situation, client):
+            continue
+        settings = [entry for entry in [policy_of(rule)] if not entry.get("portLevelSettings")]
+        plain = view.route is not None and len(view.route.clusters) == 1 and "||" in view.route.clusters[0][0]
+        if not plain or not settings or not hashes(settings[0].get("loadBalancer") or {}, situation.key):
+            continue
+        seen = (
+            (label("DestinationRule", rule), "metadata.generation", rule["metadata"].get("generation")),
+            (label("DestinationRule", rule), "spec.trafficPolicy.loadBalancer", "consistentHash on " + str(situation.key)),
+            *_in_force(situation, client, view),
+        )
+        yield Hit(evidence(*seen), Fix("manual", f"istioctl proxy-status {client.pod.pod}.{client.pod.namespace}, and look for errors in the log of istiod."))
