@@ -175,5 +175,13 @@ def red_services(briefs: Sequence[Brief]) -> Html:
             parts.append(tag("article", tag("h3", brief.cluster), tag("p", "Not all could be looked at: ", brief.error, class_="why"), class_="panel red"))
         for service in brief.red:
             since = tag("p", "Broken since ", moment(service.since), class_="since") if service.since else None
-            parts.append(tag("article", tag("h3", f"{brief.cluster}: {service.name}"), since, tag("p", service.why, class_="why"), class_="panel red"))
+            parts.append(
+                tag(
+                    "article",
+                    tag("h3", f"{brief.cluster}: {service.name}"),
+                    since,
+                    tag("p", service.why[:1].upper() + service.why[1:], class_="why"),
+                    class_="panel red",
+                )
+            )
     return tag("section", tag("h2", "What is red"), *parts) if parts else Html()

@@ -81,7 +81,8 @@ thead th { border-top: 0; color: var(--soft); font-size: .8rem; white-space: now
 th:last-child, td:last-child { padding-right: 0; }
 .panel { margin: 0 0 1rem; padding: 1.1rem 1.3rem; background: var(--panel); border: 1px solid var(--line); border-radius: 14px; }
 .overview { min-width: 47rem; }
-.overview th { overflow-wrap: normal; }
+.overview th, .overview td { overflow-wrap: normal; }
+article > h3 { margin-top: 0; }
 .number { white-space: nowrap; }
 .nowrap { white-space: nowrap; }
 
