@@ -318,7 +318,8 @@ def test_kind_is_changed_and_both_are_removed(scheduled: Hosts):
     assert box.has(f"/etc/cron.d/{TIMER}")
     assert not box.has(f"/etc/systemd/system/{TIMER}.timer")
     assert "could not be found" in box("systemctl", "status", f"{TIMER}.timer", codes=(4,)).output
-    absent = ("--extra-vars=istio_schedule_state=absent",)
+    # As typed on a command line, where everything is a string.
+    absent = ("--extra-vars=istio_schedule_state=absent istio_schedule_purge=false istio_schedule_timeout=3000",)
     predicted = _changed(scheduled.play("--check", *absent))
     assert _changed(scheduled.play(*absent)) == predicted != set()
     assert _changed(scheduled.play(*absent)) == set()
