@@ -178,9 +178,9 @@ def test_systemd_accepts_the_units(scheduled: Hosts):
 def test_the_timer_runs_verify_as_its_own_user(scheduled: Hosts):
     box = scheduled.box
     latest = f"{DATA}/{TIMER}/reports/lab/latest/report.json"
-    wait_for("A report of the timer's run", lambda: box.has(latest), 90)
+    wait_for("A report of the timer's run", lambda: box.has(latest), 300)
     box("systemctl", "stop", f"{TIMER}.timer")
-    wait_for("The run's end", lambda: box("systemctl", "is-active", TIMER, codes=(0, 3)).stdout.strip() == "inactive", 90)
+    wait_for("The run's end", lambda: box("systemctl", "is-active", TIMER, codes=(0, 3)).stdout.strip() == "inactive", 300)
     assert scheduled.verdict() == "green: passed"
     assert box("stat", "--format=%U", latest).stdout.strip() == TIMER
     assert box("systemctl", "show", "--property=Result,ExecMainStatus", TIMER).stdout.split() == ["Result=success", "ExecMainStatus=0"]
@@ -202,7 +202,7 @@ def test_alerts_fire_and_clear_in_prometheus(scheduled: Hosts):
         finally:
             scheduled.mesh.converge()
         assert scheduled.verdict() == "red: failed"
-        wait_for("The alert", lambda: "IstioAffinityBroken" in firing())
+        wait_for("The alert", lambda: "IstioAffinityBroken" in firing(), 60)
         assert firing() == {"IstioAffinityBroken"}
         ((path, body),) = scheduled.told
         assert path == f"/{scheduled.secret}"
@@ -210,7 +210,7 @@ def test_alerts_fire_and_clear_in_prometheus(scheduled: Hosts):
         assert body["text"].endswith(f"a service did not pass, or a cluster could not be checked. Reports: {DATA}/{TIMER}/reports")
         scheduled.start()
         assert scheduled.verdict() == "green: passed"
-        wait_for("The alert's end", lambda: not firing())
+        wait_for("The alert's end", lambda: not firing(), 60)
 
 
 def _free_port() -> int:
@@ -241,7 +241,7 @@ def _prometheus(box: Machine) -> Iterator[Callable[[], set[str]]]:
         seen = run("curl", "--silent", "--get", "--data-urlencode", f"query={query}", f"http://127.0.0.1:{port}/api/v1/query").stdout
         return json.loads(seen)["data"]["result"] if seen.startswith("{") else []
 
-    wait_for("The first scrape", lambda: bool(ask('istio_affinity_verdict{verdict="passed", service="nginx-service"} == 1')))
+    wait_for("The first scrape", lambda: bool(ask('istio_affinity_verdict{verdict="passed", service="nginx-service"} == 1')), 60)
     assert not ask("node_textfile_scrape_error != 0")
     assert ask('node_textfile_mtime_seconds{file=~"(.*/)?istio-affinity[^/]*[.]prom"}')
     # What the rules ask for is there.
@@ -264,9 +264,9 @@ def test_a_killed_run_is_told(scheduled: Hosts):
     box = scheduled.box
     scheduled.told.clear()
     box("systemctl", "start", "--no-block", TIMER)
-    wait_for("The run", lambda: "ansible-playbook" in box("systemctl", "status", "--no-pager", TIMER, codes=(0, 3)).stdout)
+    wait_for("The run", lambda: "ansible-playbook" in box("systemctl", "status", "--no-pager", TIMER, codes=(0, 3)).stdout, 60)
     box("systemctl", "kill", "--kill-who=main", "--signal=KILL", TIMER)
-    wait_for("The webhook", lambda: bool(scheduled.told))
+    wait_for("The webhook", lambda: bool(scheduled.told), 60)
     ((_path, body),) = scheduled.told
     assert (body["status"], body["reason"]) == (137, "it was killed by signal 9")
     wait_for("Its end", lambda: "failed" in box("systemctl", "is-active", TIMER, codes=(0, 3)).stdout)
@@ -318,14 +318,15 @@ def test_kind_is_changed_and_both_are_removed(scheduled: Hosts):
     assert box.has(f"/etc/cron.d/{TIMER}")
     assert not box.has(f"/etc/systemd/system/{TIMER}.timer")
     assert "could not be found" in box("systemctl", "status", f"{TIMER}.timer", codes=(4,)).output
-    absent = ("--extra-vars=istio_schedule_state=absent",)
+    # As typed on a command line, where everything is a string.
+    absent = ("--extra-vars=istio_schedule_state=absent istio_schedule_purge=false istio_schedule_timeout=3000",)
     predicted = _changed(scheduled.play("--check", *absent))
     assert _changed(scheduled.play(*absent)) == predicted != set()
     assert _changed(scheduled.play(*absent)) == set()
     for path in ("/etc/istio-schedule/" + TIMER, f"/etc/cron.d/{TIMER}", f"/etc/cron.d/{CRON}", f"{TEXTFILES}/{TIMER}.prom"):
         assert not box.has(path), path
     assert box.has(f"{DATA}/{TIMER}/reports/lab/latest/report.json")
-    wait_for("The end of cron's last run", lambda: "scheduled_run" not in box("ps", "-e", "-o", "args").stdout, 60)
+    wait_for("The end of cron's last run", lambda: "scheduled_run" not in box("ps", "-e", "-o", "args").stdout, 200)
     scheduled.play(*absent, "--extra-vars=istio_schedule_purge=true")
     assert not box.has(f"{DATA}/{TIMER}")
     box("getent", "passwd", TIMER, codes=(2,))

@@ -9,8 +9,8 @@
 
 Needs Python 3.9 and nothing else. CONFIG is JSON, its fields are those of Config.
 
-Exit status: that of the run; 74 when it passed and its reports could not be handed on, 75 when another run is under way, 124 when its time was up,
-127 when it could not be started, 128 and the signal when it was killed.
+Exit status: that of the run; 73 when it passed and left no report, 74 when it passed and its reports could not be handed on, 75 when another run
+is under way, 124 when its time was up, 127 when it could not be started, 128 and the signal when it was killed.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from pathlib import Path
 from types import FrameType
 from typing import BinaryIO
 
+NO_REPORT = 73
 NOT_HANDED_ON = 74
 BUSY = 75
 TIMED_OUT = 124
@@ -46,6 +47,7 @@ REASONS = {
     4: "a host of the inventory was unreachable",
     5: "the playbook or an option is wrong",
     99: "Ansible was interrupted",
+    NO_REPORT: "it looked at no cluster, perhaps for want of one in the inventory",
     NOT_HANDED_ON: "it passed, and its reports could not be handed on",
     TIMED_OUT: "it was ended as its time was up",
     NOT_STARTED: "it could not be started",
@@ -66,6 +68,7 @@ class Config:
     metrics: str  # the file that the clusters' metrics are gathered in
     log: str  # the file that the run prints to instead of standard output
     print_reports: bool
+    needs_report: bool  # whether a run that leaves no report has failed, whatever it says
     on_failure_command: list[str]
     on_failure_webhook: str
 
@@ -157,6 +160,10 @@ def run(config: Config, *, notify: bool) -> int:
         return BUSY
     started = time.time()
     status = execute(config, lock)
+    if config.needs_report and not status and not _fresh(config, started):
+        # Ansible has nothing against an inventory without hosts.
+        say(f"{config.name}: {REASONS[NO_REPORT]}: {config.report_dir} has no report of this run")
+        status = NO_REPORT
     try:
         if config.metrics:
             export(config, started, status)
@@ -177,6 +184,12 @@ def _reports(config: Config, name: str) -> dict[str, Path]:
     """The latest file of this name of each cluster."""
     found = sorted(Path(config.report_dir).glob(f"*/latest/{name}"))
     return {path.parent.parent.name: path for path in found}
+
+
+def _fresh(config: Config, started: float) -> dict[str, Path]:
+    """The reports that this run left."""
+    # The clock of files ticks more slowly.
+    return {cluster: path for cluster, path in _reports(config, "report.json").items() if path.stat().st_mtime >= started - 0.1}
 
 
 def merge(texts: list[str]) -> list[str]:
@@ -220,10 +233,9 @@ def export(config: Config, started: float, status: int) -> None:
 
 def print_reports(config: Config, started: float) -> None:
     """Print this run's reports, a line each, for where standard output is all that is kept."""
-    for cluster, path in _reports(config, "report.json").items():
-        if path.stat().st_mtime >= started:
-            report = json.loads(path.read_text(encoding="utf-8"))
-            sys.stdout.write(f"report of {cluster}: {json.dumps(report, separators=(',', ':'))}\n")
+    for cluster, path in _fresh(config, started).items():
+        report = json.loads(path.read_text(encoding="utf-8"))
+        sys.stdout.write(f"report of {cluster}: {json.dumps(report, separators=(',', ':'))}\n")
     sys.stdout.flush()
 
 

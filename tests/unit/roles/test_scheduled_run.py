@@ -36,6 +36,7 @@ def _config(folder: Path, *command: str, **more: object) -> Path:
         "metrics": "",
         "log": "",
         "print_reports": False,
+        "needs_report": False,
         "on_failure_command": [],
         "on_failure_webhook": "",
     }
@@ -191,6 +192,17 @@ def test_metrics_that_cannot_be_written_are_a_failure(folder: Path):
     seen = _run(_config(folder, "true", metrics=str(folder / "nowhere/affinity.prom"), **_teller(folder))).expect(74)
     assert "can't be handed on" in seen.stderr
     assert "it passed, and its reports could not be handed on" in _told(folder)
+
+
+def test_a_run_without_a_report_has_failed(folder: Path):
+    """As with an inventory that has no hosts, which Ansible passes."""
+    _report(folder, "old", "report.json", "{}")
+    os.utime(folder / "reports/old/latest/report.json", (1, 1))
+    seen = _run(_config(folder, "true", needs_report=True, **_teller(folder))).expect(73)
+    assert "has no report of this run" in seen.stderr
+    assert "it looked at no cluster" in _told(folder)
+    _run(_config(folder, "touch", str(folder / "reports/old/latest/report.json"), needs_report=True)).expect()
+    _run(_config(folder, *_shell("exit 2"), needs_report=True)).expect(2)
 
 
 def test_only_this_runs_reports_are_printed(folder: Path):
