@@ -90,6 +90,10 @@ kubeconfig: ## Print the path of the lab's kubeconfig, if the lab answers (make 
 fixtures: venv ## Record anew, on the lab with its sample, what unit tests take for real (then: make site)
 	kubeconfig=$$($(MAKE) -s kubeconfig); lab/with-lock .venv/bin/python tests/unit/record_fixtures.py "$$kubeconfig"
 
+.PHONY: test-full
+test-full: venv ## What make test leaves out: verify on the oldest and the newest ansible-core (downloads them; after make site)
+	lab/with-lock .venv/bin/pytest -n 0 tests/compatibility $(arguments)
+
 .PHONY: soundness
 soundness: venv ## Count how often the verdict is right: hundreds of checks and a million windows (hours; fewer with CHECKS= and WINDOWS=)
 	.venv/bin/python tests/soundness/simulate.py $(or $(WINDOWS),1000000)

@@ -66,16 +66,17 @@ def test_the_shipped_account_is_enough_and_leaves_the_cluster_as_it_was(mesh: Me
         "istio_affinity_probe_pod_wait_timeout": 5,
         "istio_affinity_services": [entry(mesh, "nginx-service")],
     }
+    looked_at = (mesh.namespace, NAMESPACE, "default", "istio-system", "kube-system", "sample")
     watch = PodWatch(kubectl)
     thread = threading.Thread(target=watch.look)
-    before = snapshot(kubectl, mesh.namespace)
+    before = snapshot(kubectl, *looked_at)
     thread.start()
     try:
         ran = estate.verify({"shipped": common | shipped, "stuck": common | stuck}).expect(2)
     finally:
         watch.over.set()
         thread.join()
-    assert differences(before, snapshot(kubectl, mesh.namespace)) == []
+    assert differences(before, snapshot(kubectl, *looked_at)) == []
     found = outcome(ran, "shipped")
     assert found["problems"] == [], ran
     assert sorted(service["verdict"] for service in found["services"]) == ["failed", "passed"]
