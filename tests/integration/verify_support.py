@@ -115,6 +115,8 @@ def snapshot(kubectl: Kubectl, *namespaces: str) -> dict[str, Any]:
     for item in listed:
         meta = item["metadata"]
         place = meta["name"] if item["kind"] == "Namespace" else meta.get("namespace", "")
+        if item["kind"] == "IPAddress":
+            place = item["spec"]["parentRef"].get("namespace", "")
         if item["kind"] in EXCLUDED_KINDS or (place and place not in namespaces):
             continue
         content = {name: value for name, value in item.items() if name not in ("metadata", "status")}
