@@ -95,6 +95,10 @@ fixtures: venv ## Record anew, on the lab with its sample, what unit tests take 
 docs: venv ## Write docs/my-session-does-not-stick.md anew from the catalogue of causes
 	.venv/bin/python .ci/causes_page.py
 
+.PHONY: test-full
+test-full: venv ## What make test leaves out: verify on the oldest and the newest ansible-core (downloads them; after make site)
+	lab/with-lock .venv/bin/pytest -n 0 tests/compatibility $(arguments)
+
 .PHONY: soundness
 soundness: venv ## Count how often the verdict is right: hundreds of checks and a million windows (hours; fewer with CHECKS= and WINDOWS=)
 	.venv/bin/python tests/soundness/simulate.py $(or $(WINDOWS),1000000)

@@ -25,8 +25,8 @@ ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.prefix) / "bin"
 PACKAGES = Path(sysconfig.get_paths()["purelib"])
 LAB_CACHE = Path(os.environ.get("ISTIO_LAB_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "meshops-istio-lab")
-# What needs the cluster for itself: it alters Istio or the lab, and so comes last; nothing else runs on the lab meanwhile.
-WHOLE_CLUSTER = ("tests/integration/test_roles", "tests/integration/test_lab")
+# What needs the cluster for itself: it compares all of it, or alters Istio or the lab, and so comes last; nothing else runs on the lab meanwhile.
+WHOLE_CLUSTER = ("tests/integration/test_rbac", "tests/integration/test_roles", "tests/integration/test_lab")
 # With several workers (pytest-xdist): a letter or two for names of this one's own.
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from affinity_support import KEY, Mesh
-from verify_support import FILES, Estate, differences, entry, judged, outcome, snapshot, token_kubeconfig
+from affinity_support import Mesh
+from verify_support import FILES, Estate, differences, entry, judged, outcome, seconds, snapshot, token_kubeconfig
 
 from harness import Ran
 
@@ -66,16 +66,17 @@ def test_the_shipped_account_is_enough_and_leaves_the_cluster_as_it_was(mesh: Me
         "istio_affinity_probe_pod_wait_timeout": 5,
         "istio_affinity_services": [entry(mesh, "nginx-service")],
     }
+    looked_at = (mesh.namespace, NAMESPACE, "default", "istio-system", "kube-system", "sample")
     watch = PodWatch(kubectl)
     thread = threading.Thread(target=watch.look)
-    before = snapshot(kubectl, mesh.namespace)
+    before = snapshot(kubectl, *looked_at)
     thread.start()
     try:
         ran = estate.verify({"shipped": common | shipped, "stuck": common | stuck}).expect(2)
     finally:
         watch.over.set()
         thread.join()
-    assert differences(before, snapshot(kubectl, mesh.namespace)) == []
+    assert differences(before, snapshot(kubectl, *looked_at)) == []
     found = outcome(ran, "shipped")
     assert found["problems"] == [], ran
     assert sorted(service["verdict"] for service in found["services"]) == ["failed", "passed"]
@@ -123,8 +124,7 @@ def test_a_probe_pod_that_is_there_already(mesh: Mesh, account: Path, ansible: A
     for name, own in pods.items():
         made = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": own | {"sidecar.istio.io/inject": "false"}}, "spec": spec}
         kubectl("-n", NAMESPACE, "create", "-f", "-", stdin=json.dumps(made))
-    before = mesh.requests_seen()
-    services = [entry(mesh, "nginx-service")]
+    services = [entry(mesh, "nginx-service", path="/already")]
     hosts = {
         name: {
             "istio_affinity_probe_pod": True,
@@ -138,7 +138,7 @@ def test_a_probe_pod_that_is_there_already(mesh: Mesh, account: Path, ansible: A
     said = {name: " ".join(outcome(ran, name)["problems"]) for name in hosts}
     assert "is there already, without the labels" in said["theirs"]
     assert "is in use by another run, or was left by one that was killed" in said["other-run"]
-    assert mesh.requests_seen() == before
+    assert seconds(mesh, "/already") == []
     kubectl("-n", NAMESPACE, "get", "pods", *pods)
     kubectl("-n", NAMESPACE, "delete", "pods", *pods, "--wait=false")
 
@@ -181,16 +181,15 @@ def test_with_less_it_says_what_is_missing(mesh: Mesh, kubectl: Kubectl, lab: Pa
         for name, (gone, _said) in accounts.items():
             rules = [] if name == "nothing" else [{**rule, "resources": [kind for kind in rule["resources"] if kind != gone]} for rule in [*shipped, EXEC]]
             _less(kubectl, name, [rule for rule in rules if rule["resources"]])
-        before = mesh.requests_seen()
         for name, (_gone, said) in MISSING.items():
             kubeconfig = token_kubeconfig(kubectl, lab, tmp_path, NAMESPACE, f"verify-{name}")
-            result = mesh.look(kubeconfig=str(kubeconfig), profile="quick")
+            result = mesh.look(kubeconfig=str(kubeconfig), profile="quick", path="/less")
             assert result["verdict"] == "error", result["msg"]
             assert said in result["msg"]
         kubeconfig = token_kubeconfig(kubectl, lab, tmp_path, NAMESPACE, "verify-nothing")
-        nothing = {"istio_cluster_kubeconfig": str(kubeconfig), "istio_affinity_services": [entry(mesh, "nginx-service", key=KEY)]}
+        nothing = {"istio_cluster_kubeconfig": str(kubeconfig), "istio_affinity_services": [entry(mesh, "nginx-service", path="/less")]}
         ran = Estate(ansible, tmp_path).verify({"nothing": nothing}).expect(2)
-        assert mesh.requests_seen() == before
+        assert seconds(mesh, "/less") == []
     finally:
         names = [f"verify-{name}" for name in accounts]
         kubectl("delete", "clusterroles,clusterrolebindings", *names, "--ignore-not-found")

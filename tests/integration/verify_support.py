@@ -23,14 +23,17 @@ FILES = ROOT / "roles/istio_affinity/files"
 # No pause that the tests don't ask for; what is not said here is verify's default.
 QUICKLY = {"istio_affinity_rate": 2000, "istio_affinity_profile": "quick"}
 
-# What changes all the time by itself, and says nothing of who did something to the cluster.
-EXCLUDED = {
+# What changes all the time by itself, and says nothing of who did something to the cluster: by kind, and by annotation.
+EXCLUDED_KINDS = {
     "Event": "told by everybody about everything",
     "Lease": "heartbeats",
+    "Node": "the kubelet's heartbeats",
     "PodMetrics": "measurements",
     "NodeMetrics": "measurements",
-    "Node": "heartbeats of the kubelet in its status and annotations",
-    "ReplicaSet": "the controller's own book-keeping",
+}
+EXCLUDED_ANNOTATIONS = {
+    "control-plane.alpha.kubernetes.io/leader": "istiod's heartbeat",
+    "endpoints.kubernetes.io/last-change-trigger-time": "when a pod was last ready",
 }
 
 
@@ -103,20 +106,23 @@ def seconds(mesh: Mesh, path: str) -> list[int]:
     return list(found.values())
 
 
-def snapshot(kubectl: Kubectl, own: str) -> dict[str, Any]:
-    """Labels, annotations, spec and data of every object on the cluster but for L(EXCLUDED) and what other tests do in
-    namespaces of theirs meanwhile."""
+def snapshot(kubectl: Kubectl, *namespaces: str) -> dict[str, Any]:
+    """Labels, annotations, finalizers, owners, spec and data of all objects that have no namespace or are in one of
+    these, but for what is excluded above."""
     kinds = [name for name in kubectl("api-resources", "--verbs=list", "--output=name").stdout.split() if not name.startswith(("events", "leases"))]
     listed = json.loads(kubectl("get", ",".join(kinds), "--all-namespaces", "--output=json").stdout)["items"]
     found = {}
     for item in listed:
         meta = item["metadata"]
         place = meta["name"] if item["kind"] == "Namespace" else meta.get("namespace", "")
-        if item["kind"] in EXCLUDED or (place.startswith(("affinity", "test-")) and place != own):
+        if item["kind"] == "IPAddress":
+            place = item["spec"]["parentRef"].get("namespace", "")
+        if item["kind"] in EXCLUDED_KINDS or (place and place not in namespaces):
             continue
         content = {name: value for name, value in item.items() if name not in ("metadata", "status")}
-        kept = {name: meta.get(name) for name in ("labels", "annotations", "finalizers", "ownerReferences")}
-        found[f"{item['kind']} {meta.get('namespace', '')}/{meta['name']}"] = content | kept
+        kept = {name: meta.get(name) for name in ("labels", "finalizers", "ownerReferences")}
+        annotations = {name: value for name, value in (meta.get("annotations") or {}).items() if name not in EXCLUDED_ANNOTATIONS}
+        found[f"{item['kind']} {meta.get('namespace', '')}/{meta['name']}"] = content | kept | {"annotations": annotations}
     return found
 
 
