@@ -91,7 +91,7 @@ SCENARIOS: dict[str, tuple[dict[str, Any] | None, list[dict[str, Any]] | None, d
         [{"route": [destination("weighted", subset=name) | {"weight": 50} for name in ("one", "plain")]}],
         {},
         "does_not",
-        "is weighted over weighted.affinity:80 (subset one) and weighted.affinity:80 (subset plain)",
+        "(subset plain), and Envoy chooses among them anew for each request",
     ),
     "removed": (
         policy(loadBalancer=HASH),
