@@ -88,7 +88,12 @@ kubeconfig: ## Print the path of the lab's kubeconfig, if the lab answers (make 
 
 .PHONY: fixtures
 fixtures: venv ## Record anew, on the lab with its sample, what unit tests take for real (then: make site)
-	kubeconfig=$$($(MAKE) -s kubeconfig); lab/with-lock .venv/bin/python tests/unit/record_fixtures.py "$$kubeconfig"
+	kubeconfig=$$($(MAKE) -s kubeconfig); lab/with-lock .venv/bin/python tests/report_cases.py "$$kubeconfig" && \
+	lab/with-lock .venv/bin/python tests/unit/record_fixtures.py "$$kubeconfig"
+
+.PHONY: docs
+docs: venv ## Write docs/my-session-does-not-stick.md anew from the catalogue of causes
+	.venv/bin/python .ci/causes_page.py
 
 .PHONY: soundness
 soundness: venv ## Count how often the verdict is right: hundreds of checks and a million windows (hours; fewer with CHECKS= and WINDOWS=)

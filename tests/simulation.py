@@ -8,13 +8,13 @@ Synthetic by design: the truth of a window is only known where it was made.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 
-from ansible_collections.meshops.istio.plugins.module_utils._curl import FIELD, Observation
 from ansible_collections.meshops.istio.plugins.module_utils._identity import identify
 from ansible_collections.meshops.istio.plugins.module_utils._model import (
     Backend,
@@ -30,13 +30,14 @@ from ansible_collections.meshops.istio.plugins.module_utils._model import (
     RouteView,
 )
 from ansible_collections.meshops.istio.plugins.module_utils._plan import PROFILES, Plan, make_plan
-from ansible_collections.meshops.istio.plugins.module_utils._ring import Chooser, request_hash, ring_chooser
-from ansible_collections.meshops.istio.plugins.module_utils._tally import Tally, Trace
-from ansible_collections.meshops.istio.plugins.module_utils._verdict import Evidence, Window, all_backends
+from ansible_collections.meshops.istio.plugins.module_utils._ring import Chooser, chooser_of, request_hash
+from ansible_collections.meshops.istio.plugins.module_utils._tally import MOST_RUNS, Run, Tally, Trace
+from ansible_collections.meshops.istio.plugins.module_utils._verdict import PUSH_DELAY, Evidence, Window, all_backends, is_settled
 
 KEY = Key("header", "user-session")
-# Given a session's ID (None without the key), the hosts and a source of chance: the host that gets the request.
-Balancer = Callable[[str | None, Sequence[str], random.Random], str]
+CLUSTER = ClusterView("outbound|80||nginx-service.sample.svc.cluster.local", "EDS", "RING_HASH", "sample/nginx-destinationrule", "1")
+ROUTE = RouteView("80", "nginx-service", ((CLUSTER.name, 100),), (HashPolicy("header", "user-session"),), "sample/nginx-virtualservice", "1")
+Hosts = tuple[str, ...]
 
 
 def _hash(text: str) -> int:
@@ -44,127 +45,202 @@ def _hash(text: str) -> int:
 
 
 @cache
-def _chooser(hosts: tuple[str, ...]) -> Chooser:
-    return ring_chooser(hosts)
-
-
 def address(pod: str) -> str:
     return f"10.0.{_hash(pod) % 250}.{_hash(pod) // 250 % 250}:8080"
 
 
-def ring(session: str | None, hosts: Sequence[str], chance: random.Random) -> str:
-    """A rule in force: by Envoy's ring, and at random where there is no key."""
-    if session is None:
-        return chance.choice(list(hosts))
+def chooser(cluster: ClusterView, hosts: Iterable[str], _weights: Mapping[str, int] | None = None) -> Chooser:
+    """The real one, made once for each ring; here all hosts weigh the same."""
+    return _chooser(cluster, frozenset(hosts))
+
+
+@cache
+def _chooser(cluster: ClusterView, hosts: frozenset[str]) -> Chooser:
+    return chooser_of(cluster, hosts)
+
+
+@cache
+def _landing(sessions: tuple[str, ...], hosts: Hosts) -> tuple[str, ...]:
+    """The pods that Envoy's ring gives these sessions."""
     pods = {address(pod): pod for pod in hosts}
-    return pods[_chooser(tuple(sorted(pods)))(request_hash(session))]
+    choose = chooser(CLUSTER, pods)
+    return tuple(pods[choose(request_hash(session))] for session in sessions)
 
 
-def at_random(_session: str | None, hosts: Sequence[str], chance: random.Random) -> str:
-    """No rule: least-request at idle is as good as chance."""
-    return chance.choice(list(hosts))
+def _by_chance(count: int, hosts: Hosts, chance: random.Random) -> Sequence[str]:
+    return chance.choices(hosts, k=count)
 
 
-def first_host(_session: str | None, hosts: Sequence[str], _chance: random.Random) -> str:
-    """Everything on one pod: sticks for the wrong reason."""
-    return min(hosts)
+@dataclass(frozen=True)
+class Balancer:
+    """What a mesh does with one round: C(keyed) gives a pod for each of the sessions, C(keyless) for so many requests
+    without the key."""
+
+    keyed: Callable[[tuple[str, ...], Hosts, random.Random], Sequence[str]]
+    keyless: Callable[[int, Hosts, random.Random], Sequence[str]] = _by_chance
+
+
+# A rule in force: by Envoy's ring, and at random where there is no key.
+ring = Balancer(lambda sessions, hosts, _chance: _landing(sessions, hosts))
+# No rule: least-request at idle is as good as chance.
+at_random = Balancer(lambda sessions, hosts, chance: _by_chance(len(sessions), hosts, chance))
+# The key's header set to a constant on the way: everything on one pod, which sticks for the wrong reason.
+constant = Balancer(
+    lambda sessions, hosts, _chance: _landing(("constant",), hosts) * len(sessions),
+    lambda count, hosts, _chance: _landing(("constant",), hosts) * count,
+)
+
+
+def weighted(rate: float) -> Balancer:
+    """A route with weights: a share of the requests goes to a subset, half of the pods, that has a ring of its own."""
+
+    def balance(sessions: tuple[str, ...], hosts: Hosts, chance: random.Random) -> Sequence[str]:
+        stable, canary = _landing(sessions, hosts), _landing(sessions, hosts[: max(1, len(hosts) // 2)])
+        return [pods[chance.random() < rate] for pods in zip(stable, canary, strict=True)]
+
+    return Balancer(balance)
 
 
 def flipping(rate: float) -> Balancer:
-    """A rule in force, but a share of the requests goes elsewhere (a weighted route)."""
+    """A rule in force, but a share of the requests goes anywhere (one of several gateways is out of step, say)."""
 
-    def balance(session: str | None, hosts: Sequence[str], chance: random.Random) -> str:
-        return at_random(session, hosts, chance) if chance.random() < rate else ring(session, hosts, chance)
+    def balance(sessions: tuple[str, ...], hosts: Hosts, chance: random.Random) -> Sequence[str]:
+        return [chance.choice(hosts) if chance.random() < rate else pod for pod in _landing(sessions, hosts)]
 
-    return balance
+    return Balancer(balance)
 
 
 @dataclass(frozen=True)
 class Truth:
-    """What really happens: C(history) gives the set of pods from a round on, the first entry from round 0."""
+    """What really happens: C(history) gives the set of pods from a moment on; the first entry holds from ever on.
+    Moments are counted in rounds, 0 being the first look at the earliest. C(pace) is the seconds that a round takes,
+    C(lag) the rounds by which Envoy learns of a change later than the API server."""
 
     balancer: Balancer = ring
-    history: tuple[tuple[int, tuple[str, ...]], ...] = ((0, ("a", "b", "c")),)
+    history: tuple[tuple[int, Hosts], ...] = ((0, ("a", "b", "c")),)
     sessions: int | None = None
     rounds: int = 20
     lost: float = 0.0
     clients: int = 1
     seed: int = 1
-    seen_by: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    seen_by: dict[int, Hosts] = field(default_factory=dict)
     rules_changed: bool = False
     keyless: bool = True
+    pace: float = 0.1
+    lag: int = 0
+    max_flip_rate: float = 0.02
 
 
-def hosts_at(truth: Truth, number: int) -> tuple[str, ...]:
-    return next(hosts for start, hosts in reversed(truth.history) if number >= start)
-
-
-def changes_until(truth: Truth, number: int) -> int:
-    return sum(1 for start, _hosts in truth.history[1:] if start <= number)
+def hosts_at(truth: Truth, number: int) -> Hosts:
+    return next((hosts for start, hosts in reversed(truth.history) if number >= start), truth.history[0][1])
 
 
 def membership(truth: Truth, number: int) -> Membership:
-    backends = tuple(Backend(pod, f"uid-{pod}", address(pod), None, None, True) for pod in hosts_at(truth, number))
-    return Membership({"slice": 1 + changes_until(truth, number)}, backends)
+    """What the API server says; each change has raised the slice's generation by one."""
+    changed = [start for start, _hosts in truth.history[1:] if start <= number]
+    # Known to the second only, so a change can be almost a second younger than it seems.
+    age = (number - changed[-1]) * truth.pace + 0.99 if changed else None
+    return Membership({"slice": 1 + len(changed)}, _backends(hosts_at(truth, number)), age)
 
 
-def view(members: Membership, visible: tuple[str, ...] | None, counters: Counter[str]) -> ProxyView:
-    hosts = tuple(
-        Host(backend.address, True, "healthy", 1, 0, "", counters[backend.pod]) for backend in members.backends if visible is None or backend.pod in visible
-    )
-    name = "outbound|80||nginx-service.sample.svc.cluster.local"
-    route = RouteView("80", "nginx-service", ((name, 100),), (HashPolicy("header", "user-session"),), "sample/nginx-virtualservice", "1")
-    return ProxyView("1.31.0", 100.0, route, ClusterView(name, "EDS", "RING_HASH", "sample/nginx-destinationrule", "1"), hosts)
+@cache
+def _backends(hosts: Hosts) -> tuple[Backend, ...]:
+    return tuple(Backend(pod, f"uid-{pod}", address(pod), None, None, True) for pod in hosts)
+
+
+def view(truth: Truth, number: int, client: int, counters: Counter[str]) -> ProxyView:
+    hosts = (Host(address(pod), True, "healthy", 1, 0, "", counters[pod]) for pod in _visible(truth, number, client))
+    return ProxyView("1.31.0", 100.0, ROUTE, CLUSTER, tuple(hosts))
+
+
+def _visible(truth: Truth, number: int, client: int) -> Hosts:
+    """The pods that a client's Envoy chooses from in a round."""
+    hosts, seen = hosts_at(truth, number - truth.lag), truth.seen_by.get(client)
+    return hosts if seen is None else tuple(pod for pod in hosts if pod in seen)
+
+
+def trace_of(pods: Sequence[str | None]) -> Trace:
+    """The trace of a session that met these pods, round by round, None where an answer was lost: what Trace.add makes
+    of them one by one, but fast."""
+    trace = Trace()
+    if (first := pods[0]) is not None and pods.count(first) == len(pods):
+        trace.runs.append(Run(0, len(pods) - 1, first))
+        trace.counts[first] = len(pods)
+        return trace
+    for number, pod in enumerate(pods):
+        if pod is not None and trace.runs and trace.runs[-1].pod == pod:
+            trace.runs[-1].last = number
+        elif pod is not None:
+            trace.runs.append(Run(number, number, pod))
+    trace.counts.update(pod for pod in pods if pod is not None)
+    assert len(trace.runs) <= MOST_RUNS, "longer than the simulation is made for"
+    return trace
+
+
+@dataclass
+class Sent:
+    """One client's part of a window, in the making."""
+
+    tally: Tally
+    checkpoints: list[Checkpoint]
+    segments: list[range]
+    end: int
 
 
 def window(truth: Truth) -> Window:
     """The window that a check of this truth would have seen, at the speed of one request after the other."""
     chance = random.Random(truth.seed)
-    backends = len(hosts_at(truth, 0))
-    plan = make_plan(KEY, None, truth.sessions, truth.rounds, PROFILES["default"], backends, truth.seed, truth.keyless)
+    plan = make_plan(KEY, None, truth.sessions, truth.rounds, PROFILES["default"], len(hosts_at(truth, 0)), truth.seed, truth.keyless)
     runs = [_client(truth, plan, number, chance) for number in range(truth.clients)]
-    before, after = membership(truth, 0), membership(truth, truth.rounds)
-    memberships = [before, *(checkpoint.membership for _tally, checkpoints, _segments in runs for checkpoint in checkpoints), after]
-    found = identify({identity for tally, _c, _s in runs for identity in tally.identities}, ("header X-Pod-Name",), all_backends(memberships))
+    # The survey comes some tenths of a second before the first look.
+    before, after = membership(truth, -round(0.3 / truth.pace)), membership(truth, max(run.end for run in runs))
+    memberships = [before, *(checkpoint.membership for run in runs for checkpoint in run.checkpoints), after]
+    found = identify({identity for run in runs for identity in run.tally.identities}, ("header X-Pod-Name",), all_backends(memberships))
     evidence = tuple(
         Evidence(
             ClientPod("sample", f"test-{number}", f"uid-{number}", None, f"zone-{number}", "curl", True),
             plan,
-            tally,
-            tuple(trace.mapped(found.pods) for trace in tally.sessions),
-            {found.pods[name]: count for name, count in tally.keyless.items() if name in found.pods},
-            tuple(checkpoints),
-            tuple(segments),
+            run.tally,
+            tuple(run.tally.sessions),
+            {found.pods[name]: count for name, count in run.tally.keyless.items() if name in found.pods},
+            tuple(run.checkpoints),
+            tuple(run.segments),
         )
-        for number, (tally, checkpoints, segments) in enumerate(runs)
+        for number, run in enumerate(runs)
     )
     rule = ObjectVersion("DestinationRule", "sample", "nginx-destinationrule", "uid", 1)
     later = replace(rule, generation=2) if truth.rules_changed else rule
-    return Window(KEY, before, after, (rule,), (later,), found, evidence, 0.02)
+    return Window(KEY, before, after, (rule,), (later,), found, evidence, truth.max_flip_rate)
 
 
-def _client(truth: Truth, plan: Plan, number: int, chance: random.Random) -> tuple[Tally, list[Checkpoint], list[range]]:
-    tally = Tally([Trace() for _session in plan.sessions])
-    visible = truth.seen_by.get(number)
-    counters: Counter[str] = Counter()
+def _client(truth: Truth, plan: Plan, number: int, chance: random.Random) -> Sent:
+    tally, counters = Tally([]), Counter[str]()
+    rounds: list[Sequence[str | None]] = []
 
     def look(at: int) -> Checkpoint:
-        members = membership(truth, at)
-        return Checkpoint(view(members, visible, counters), members)
+        return Checkpoint(view(truth, at, number, counters), membership(truth, at), at=at * truth.pace)
 
-    checkpoints, segments = [look(0)], []
+    start = next(at for at in itertools.count() if at * truth.pace >= PUSH_DELAY or is_settled(look(at)))
+    checkpoints, segments = [look(start)], []
     for batches in plan.segments():
         segments.append(range(batches[0].start, batches[-1].stop))
-        for rounds in batches:
-            for request in plan.requests(rounds):
-                tally.sent += 1
-                hosts = [host for host in hosts_at(truth, request.round) if visible is None or host in visible]
-                if chance.random() < truth.lost:
-                    tally.add(request, Observation(request.index, 0, 28, 5.0, "", False, ""))
-                    continue
-                session = None if request.session is None else plan.sessions[request.session]
-                pod = truth.balancer(session, hosts, chance)
-                counters[pod] += 1
-                tally.add(request, Observation(request.index, 200, 0, 0.01, "envoy", True, FIELD.join([pod])))
-        checkpoints.append(look(segments[-1].stop - 1))
-    return tally, checkpoints, segments
+        for at in segments[-1]:
+            hosts = _visible(truth, start + at, number)
+            answers = _answers(truth, truth.balancer.keyed(plan.sessions, hosts, chance), chance)
+            keyless = plan.keyless * (at + 1) // plan.rounds - plan.keyless * at // plan.rounds
+            others = _answers(truth, truth.balancer.keyless(keyless, hosts, chance), chance)
+            rounds.append(answers)
+            tally.keyless.update(pod for pod in others if pod is not None)
+            tally.sent += len(answers) + len(others)
+            counters.update(pod for pod in (*answers, *others) if pod is not None)
+        checkpoints.append(look(start + segments[-1].stop - 1))
+    tally.sessions = [trace_of(pods) for pods in zip(*rounds, strict=True)]
+    tally.answered = counters.total()
+    tally.by_exit[28] = tally.sent - tally.answered
+    tally.identities = set(counters)
+    return Sent(tally, checkpoints, segments, start + truth.rounds)
+
+
+def _answers(truth: Truth, pods: Sequence[str], chance: random.Random) -> Sequence[str | None]:
+    """What came back: some answers are lost, after a time-out."""
+    return [None if chance.random() < truth.lost else pod for pod in pods] if truth.lost else pods

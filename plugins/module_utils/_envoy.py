@@ -15,7 +15,7 @@ import contextlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from urllib.parse import quote
 
 from ansible_collections.meshops.istio.plugins.module_utils._model import (
@@ -150,6 +150,16 @@ def proxy_view(target: Target, pages: dict[str, bytes]) -> ProxyView | None:
     """The view from the pages' bodies, or None where there is no Envoy to ask. Raises L(CheckError) with C(strange_envoy)."""
     dump = parse_pages(pages)
     return view_of(dump, target) if dump else None
+
+
+def led_to(target: Target, pages: dict[str, bytes]) -> Target:
+    """The service whose cluster the route leads to: the target itself, or another host that a VirtualService names."""
+    view = proxy_view(target, pages)
+    first = view.route.clusters[0][0] if view is not None and view.route is not None and view.route.clusters else ""
+    match = re.fullmatch(r"outbound\|(\d+)\|[^|]*\|([^.|]+)\.([^.|]+)\.svc\..+", first)
+    if match is None or (match.group(2), match.group(3)) == (target.service, target.namespace):
+        return target
+    return replace(target, port=int(match.group(1)), service=match.group(2), namespace=match.group(3))
 
 
 def view_of(dump: AdminDump, target: Target, listener: str | None = None) -> ProxyView:

@@ -10,6 +10,7 @@ This module util is private to the collection: it may change at any time.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 
@@ -90,10 +91,12 @@ class Backend:
 @dataclass(frozen=True)
 class Membership:
     """The endpoints at one moment. C(slices) maps an EndpointSlice's uid to its generation, which rises with every
-    change of an endpoint, so that a pod that came and went between two reads still shows."""
+    change of an endpoint, so that a pod that came and went between two reads still shows. C(age) is the seconds since
+    the last change, by the API server's own clock, None where it does not say."""
 
     slices: dict[str, int]
     backends: tuple[Backend, ...]
+    age: float | None = field(default=None, compare=False)
 
     def ready(self) -> tuple[Backend, ...]:
         return tuple(backend for backend in self.backends if backend.ready)
@@ -229,6 +232,10 @@ class ProxyView:
 
     def eligible(self) -> frozenset[str]:
         """Addresses that the balancing can choose: healthy, and of the first priority in use."""
+        return self._eligible
+
+    @cached_property
+    def _eligible(self) -> frozenset[str]:
         healthy = [host for host in self.hosts if host.healthy]
         if not healthy:
             return frozenset()
@@ -261,11 +268,12 @@ class Survey:
 class Checkpoint:
     """What the proxies that balance one client's requests know, and the endpoints, read together; taken before, between
     and after the segments of a run. C(view) is the client's own Envoy's or the first gateway's, C(others) are those of
-    more gateway pods."""
+    more gateway pods. C(at) is when it was taken, in seconds on a clock that only rises."""
 
     view: ProxyView | None
     membership: Membership
     others: tuple[ProxyView | None, ...] = ()
+    at: float = 0.0
 
     def views(self) -> tuple[ProxyView | None, ...]:
         return (self.view, *self.others)

@@ -32,9 +32,12 @@ from ansible_collections.meshops.istio.plugins.module_utils._plan import Plan, R
 from ansible_collections.meshops.istio.plugins.module_utils._senders import SENDERS, Job
 from ansible_collections.meshops.istio.plugins.module_utils._session import PodSession
 from ansible_collections.meshops.istio.plugins.module_utils._tally import Tally, Trace
+from ansible_collections.meshops.istio.plugins.module_utils._verdict import PUSH_DELAY, is_settled
 
 # Requests without the key that are sent first to learn whether the answers name their pod.
 LEARNING = 5
+# Seconds between two looks while the endpoints come to rest.
+UNSETTLED = 0.2
 
 
 @dataclass
@@ -69,11 +72,11 @@ class Campaign:
 
     def look(self, session: PodSession) -> tuple[Checkpoint, dict[str, bytes]]:
         """The views of the proxies that balance: the gateway's pods if there is one on the way, else the client's own."""
-        view, pages = session.view(self.target)
-        if self.target.via:
-            view, *others = self.read_gateways() or (None,)
-            return Checkpoint(view, self.read_membership(), tuple(others)), pages
-        return Checkpoint(view, self.read_membership()), pages
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            membership = pool.submit(self.read_membership)
+            view, pages = session.view(self.target)
+            views = (self.read_gateways() or (None,)) if self.target.via else (view,)
+            return Checkpoint(views[0], membership.result(), tuple(views[1:]), time.monotonic()), pages
 
 
 def look(api_client: Any, target: Target, client: ClientPod, timeout: float = 30) -> tuple[ProxyView | None, str | None]:
@@ -99,7 +102,7 @@ def probe(client: ClientPod, plan: Plan, membership: Membership, campaign: Campa
     run = ClientRun(client, None, plan, Tally([Trace() for _session in plan.sessions]))
     with PodSession(campaign.new_api_client(), client, campaign.timeout) as session:
         run.curl = _curl.check_curl(session.curl_line, session.exec.where)
-        checkpoint, pages = campaign.look(session)
+        checkpoint, pages = _first_look(campaign, session)
         run.client = replace(client, zone=client.zone or _envoy.zone_of(pages))
         run.checkpoints.append(checkpoint)
         jar = _curl.CookieJar(plan.key.name or "", plan.key.cookie == "browser") if plan.key.issued else None
@@ -117,6 +120,17 @@ def probe(client: ClientPod, plan: Plan, membership: Membership, campaign: Campa
             run.failure = error
     run.elapsed = time.monotonic() - started
     return run
+
+
+def _first_look(campaign: Campaign, session: PodSession) -> tuple[Checkpoint, dict[str, bytes]]:
+    """A look after which no older change of the endpoints arrives in Envoy; where they do not come to rest, the last of
+    several, so that whatever is still on its way came after the survey and is counted."""
+    latest = time.monotonic() + PUSH_DELAY
+    while True:
+        checkpoint, pages = campaign.look(session)
+        if is_settled(checkpoint) or time.monotonic() > latest:
+            return checkpoint, pages
+        time.sleep(UNSETTLED)
 
 
 def _send(job: Job, run: ClientRun, requests: list[Request], membership: Membership, campaign: Campaign) -> None:

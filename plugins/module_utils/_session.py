@@ -24,8 +24,8 @@ from ansible_collections.meshops.istio.plugins.module_utils._model import CheckE
 
 # The commands that the script in the pod knows, each answered by lines and an end marker:
 #   P <bytes>            curl with this configuration; its lines
-#   A <bytes>            the same, for admin pages: bodies, each with a line of its own after it
-#   H <bytes> <filter>   the same, only lines that hold the filter or the nonce, then how many lines there were in all
+#   H <bytes> <filter>   the same, only lines that hold the filter or the nonce
+#   L <bytes> <filter>   the same from the line "<nonce> filter" on; what comes before it is kept as it is
 #   Q                    the orderly end
 # The pump is what keeps a forgotten probe from living on: at the deadline, or when the connection is closed, its end of
 # the pipe closes, the loop's read fails, and all processes of the exec are killed, by their group, which an exec has to
@@ -47,7 +47,9 @@ run() {
 }
 filter() {
   if command -v awk >/dev/null; then
-    awk 'index($0, ENVIRON["wanted"]) || index($0, ENVIRON["nonce"]) { print } END { print ENVIRON["nonce"] " lines " NR }'
+    awk 'BEGIN { all = ENVIRON["kind"] == "L"; start = ENVIRON["nonce"] " filter" }
+      all || index($0, ENVIRON["wanted"]) || index($0, ENVIRON["nonce"]) { print }
+      $0 == start { all = 0 }'
   else
     cat
   fi
@@ -59,9 +61,9 @@ pump | {
     [ "$kind" = Q ] && exit 0
     config=$(head -c "$size"; printf .)
     config=${config%.}
-    export wanted
+    export wanted kind
     case $kind in
-      H) { run "$config" | filter; printf '\n%s end %s\n' "$nonce" "$?"; } & ;;
+      [HL]) { run "$config" | filter; printf '\n%s end %s\n' "$nonce" "$?"; } & ;;
       *) { run "$config"; printf '\n%s end %s\n' "$nonce" "$?"; } & ;;
     esac
   done
@@ -77,6 +79,7 @@ SHELL_ERRORS = {
 }
 # Time for the reads before and after the requests, on top of the deadline for the whole run.
 GRACE = 10
+HOSTS = "hosts"
 
 
 class PodSession:
@@ -128,42 +131,58 @@ class PodSession:
             "Next: see whether the pod or container was restarted (kubectl describe pod), then run the check again.",
         )
 
-    def pages(self, urls: dict[str, str]) -> dict[str, bytes]:
-        """Admin pages by name; an empty dictionary where no Envoy answers, or one was cut short."""
-        transfers = [
-            f'url = "{_config_escaped(url)}"\nmax-time = 10\nnoproxy = "*"\nwrite-out = "\\n{self.nonce} page {name} %{{http_code}} %{{size_download}}\\n"\n'
-            for name, url in urls.items()
-        ]
-        bodies: dict[str, bytes] = {}
-        body: list[bytes] = []
-        for line in self.command("A", "next\n".join(transfers).encode()):
-            if not line.startswith(f"{self.nonce} page ".encode()):
-                body.append(line)
-                continue
-            text = b"\n".join(body)
-            body = []
-            # The line has the name, the status and the size; a page that was cut short is none.
-            if (words := line.split()[2:]) and words[1:] == [b"200", str(len(text)).encode()]:
-                bodies[words[0].decode("utf-8", "replace")] = text
-        return bodies if "info" in bodies else {}
-
-    def hosts(self, wanted: str) -> bytes:
-        """The lines of the clusters page that hold a text (L(hosts_filter) has a target's)."""
-        url = f'url = "{_envoy.hosts_page()}"\nmax-time = 10\nnoproxy = "*"\n'
-        count = f"{self.nonce} lines ".encode()
-        return b"\n".join(line for line in self.command("H", url.encode(), wanted) if not line.startswith(count) and wanted.encode() in line)
-
     def view(self, target: Target) -> tuple[ProxyView | None, dict[str, bytes]]:
         pages = self.read(_envoy.admin_pages(target), _envoy.hosts_filter(target))
+        other = _envoy.led_to(target, pages) if pages else target
+        if other != target:
+            more = self.read(_envoy.admin_pages(other), _envoy.hosts_filter(other))
+            pages |= {name: more.get(name, b"") for name in ("clusters", HOSTS)}
         return _envoy.proxy_view(target, pages), pages
 
     def read(self, urls: dict[str, str], wanted: str) -> dict[str, bytes]:
-        """Pages and the wanted lines of the clusters page (C(hosts)); nothing where no Envoy answers."""
-        pages = self.pages(urls)
-        return {**pages, "hosts": self.hosts(wanted)} if pages else {}
+        """Admin pages by name, and as C(hosts) the lines of the clusters page that hold a text (L(hosts_filter) has a target's).
+        An empty dictionary where no Envoy answers; a page that was cut short is left out.
+
+        One curl reads them all, as a process costs more time than a page. The last page has the hosts of the whole mesh,
+        of which only the wanted lines leave the pod.
+        """
+        names = [*urls, HOSTS]
+        after = ["\\n"] * (len(urls) - 1) + [f"\\n{self.nonce} filter\\n", "\\n"]
+        transfers = [
+            f'url = "{_config_escaped(url)}"\nmax-time = 10\nnoproxy = "*"\nwrite-out = "\\n{self.nonce} page {name} %{{http_code}} %{{size_download}}{end}"\n'
+            for name, url, end in zip(names, [*urls.values(), _envoy.hosts_page()], after, strict=True)
+        ]
+        found: dict[str, bytes] = {}
+        body: list[bytes] = []
+        for line in self.command("L", "next\n".join(transfers).encode(), wanted):
+            if not line.startswith(self.nonce.encode()):
+                body.append(line)
+                continue
+            if page := _whole_page(line, body, wanted.encode()):
+                found[page[0]] = page[1]
+            body = []
+        return found if "info" in found and HOSTS in found else {}
+
+    def hosts(self, wanted: str) -> bytes:
+        """The lines of the clusters page that hold a text."""
+        url = f'url = "{_envoy.hosts_page()}"\nmax-time = 10\nnoproxy = "*"\n'
+        return b"\n".join(line for line in self.command("H", url.encode(), wanted) if wanted.encode() in line)
 
     def end(self) -> None:
         self.exec.send(b"Q\n")
+
+
+def _whole_page(line: bytes, body: list[bytes], wanted: bytes) -> tuple[str, bytes] | None:
+    """A page's name and text by the line after it, which has name, status and size; None for one that was refused or cut
+    short, and for a line that is another. The size of the page of hosts is that before the filter, so it says nothing."""
+    words = line.split()[1:]
+    if len(words) != 4 or words[0] != b"page" or words[2] != b"200":
+        return None
+    name = words[1].decode("utf-8", "replace")
+    if name == HOSTS:
+        return name, b"\n".join(entry for entry in body if wanted in entry)
+    text = b"\n".join(body)
+    return (name, text) if words[3] == str(len(text)).encode() else None
 
 
 def _config_escaped(value: str) -> str:

@@ -14,7 +14,9 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 from ansible_collections.meshops.istio.plugins.module_utils._model import (
@@ -101,12 +103,19 @@ class Cluster:
         )
 
     def endpoint_slices(self, namespace: str, service: str) -> list[JsonDict]:
-        return self._items(
+        return self.endpoint_slices_now(namespace, service)[0]
+
+    def endpoint_slices_now(self, namespace: str, service: str) -> tuple[list[JsonDict], str | None]:
+        """The slices, and the time at which the API server says that it answered (the header Date)."""
+        answer = self._response(
             lambda: self.discovery.list_namespaced_endpoint_slice(
                 namespace, label_selector=f"kubernetes.io/service-name={service}", _preload_content=False, _request_timeout=TIMEOUT
             ),
             f"list endpointslices.discovery.k8s.io in namespace {namespace}",
         )
+        if answer is None:
+            return [], None
+        return list(json.loads(answer.data).get("items") or []), answer.headers.get("Date")
 
     def rules(self, namespace: str, plural: str) -> list[JsonDict]:
         group, version = _group_of(plural)
@@ -181,12 +190,17 @@ class Cluster:
         return found if isinstance(found, dict) else None
 
     def _answer(self, call: Callable[[], Any], what: str) -> bytes:
-        """The body of the answer; nothing where there is no such object. Raises L(CheckError) for every other failure."""
+        """The body of the answer; nothing where there is no such object."""
+        answer = self._response(call, what)
+        return b"" if answer is None else bytes(answer.data)
+
+    def _response(self, call: Callable[[], Any], what: str) -> Any:
+        """The answer, or None where there is no such object. Raises L(CheckError) for every other failure."""
         try:
-            return bytes(call().data)
+            return call()
         except ApiException as error:
             if error.status == 404:
-                return b""
+                return None
             raise _api_error(error, what) from error
         except (HTTPError, OSError) as error:
             raise CheckError("api_unreachable", f"The API server did not answer ({what}): {error}. Next: check kubeconfig, context and network.") from error
@@ -330,7 +344,17 @@ def is_ready(pod: JsonDict) -> bool:
 
 
 def read_membership(cluster: Cluster, target: Target) -> Membership:
-    return membership_of(cluster.endpoint_slices(target.namespace, target.service), target)
+    slices, now = cluster.endpoint_slices_now(target.namespace, target.service)
+    return replace(membership_of(slices, target), age=age_of(slices, now))
+
+
+def age_of(slices: Iterable[JsonDict], now: str | None) -> float | None:
+    """Seconds since the last write to any of the slices, give or take one; None where the API server does not say."""
+    times = [field["time"] for entry in slices for field in entry["metadata"].get("managedFields") or [] if field.get("time")]
+    if not times or now is None:
+        return None
+    last = max(datetime.strptime(time, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC) for time in times)
+    return (parsedate_to_datetime(now) - last).total_seconds()
 
 
 def membership_of(slices: Iterable[JsonDict], target: Target) -> Membership:

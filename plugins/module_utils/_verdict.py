@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from ansible_collections.meshops.istio.plugins.module_utils._identity import Identification
@@ -38,6 +38,11 @@ PASSED, FAILED, INCONCLUSIVE, NOT_PROVEN, ERROR = "passed", "failed", "inconclus
 KEYLESS_ENOUGH = 10
 SURPRISE = 0.001
 CONFIDENCE = 0.95
+# Seconds within which a change of the endpoints reaches Envoy. A tenth is usual; while pods come and go istiod waits
+# for quiet. More than needed excuses nothing by itself, as each move needs a change of its own.
+PUSH_DELAY = 5.0
+# After so long without another change it has, as a rule; the age of the last change is known to the second only.
+USUAL_DELAY = 2.0
 
 
 @dataclass(frozen=True)
@@ -247,34 +252,58 @@ def ready_addresses(membership: Membership) -> frozenset[str]:
     return frozenset(backend.address for backend in membership.ready())
 
 
-def segment_changes(checkpoints: Sequence[Checkpoint]) -> list[int]:
-    """For each segment how often the set of hosts can have changed, by the API server or by this client's Envoy."""
-    counts = []
-    for first, second in itertools.pairwise(checkpoints):
-        count = changes(first.membership, second.membership)
-        if not count and first.eligible() and second.eligible():
-            count = int(set(first.eligible()) != set(second.eligible()))
-        counts.append(count)
-    return counts
+def is_settled(look: Checkpoint) -> bool:
+    """Whether no change from before this look can still be on its way to Envoy. One that arrives after the first look
+    would move sessions without a change in sight."""
+    age = look.membership.age
+    if age is None or age >= PUSH_DELAY:
+        return True
+    ready = ready_addresses(look.membership)
+    return age >= USUAL_DELAY and all(eligible == ready for eligible in look.eligible())
 
 
-def is_explained(trace: Trace, segments: Sequence[range], counts: Sequence[int]) -> bool:
-    """Each move needs a change of its own, in the segments that the move can have happened in or the one before.
+@dataclass(frozen=True)
+class Changes:
+    """How often the set of hosts can have changed for one client: C(counts[0]) between the survey and the first look,
+    C(counts[n]) in segment n-1, and the last one between the last look and the end. C(looks) says when the looks were."""
 
-    A change reaches Envoy up to a second after the API server, hence the one before. A session that goes back and
-    forth needs as many changes as it has moves: when a pod is replaced, a ring of other size can hand a session to a
-    neighbour and take it back, so the way back alone proves nothing, while without a rule moves soon outnumber changes.
+    counts: tuple[int, ...]
+    looks: tuple[float, ...] = ()
+
+    def usable(self, first: int, last: int) -> Iterator[int]:
+        """Where a change can stand that explains a move between two segments: there, or before them within L(PUSH_DELAY)."""
+        start = self.looks[first] - PUSH_DELAY if first < len(self.looks) else -math.inf
+        for number in range(min(last + 2, len(self.counts))):
+            if number > first or (number < len(self.looks) and self.looks[number] >= start):
+                yield number
+
+
+def changes_of(before: Membership, checkpoints: Sequence[Checkpoint], after: Membership) -> Changes:
+    """By the API server, or by this client's Envoy."""
+    members = [before, *(checkpoint.membership for checkpoint in checkpoints), after]
+    counts = [changes(first, second) for first, second in itertools.pairwise(members)]
+    for number, (first, second) in enumerate(itertools.pairwise(checkpoints), 1):
+        if not counts[number] and first.eligible() and second.eligible():
+            counts[number] = int(set(first.eligible()) != set(second.eligible()))
+    return Changes(tuple(counts), tuple(checkpoint.at for checkpoint in checkpoints))
+
+
+def is_explained(trace: Trace, segments: Sequence[range], found: Changes) -> bool:
+    """Each move needs a change of its own, in the segments that the move can have happened in or shortly before.
+
+    A session that goes back and forth needs as many changes as it has moves: when a pod is replaced, a ring of other
+    size can hand a session to a neighbour and take it back, so the way back alone proves nothing, while without a rule
+    moves soon outnumber changes.
     """
     if trace.overflow:
         return False
-    left = list(counts)
+    left = list(found.counts)
     for run, following in itertools.pairwise(trace.runs):
-        first = max(0, _segment(run.last, segments) - 1)
-        last = min(_segment(following.first, segments), len(left) - 1)
-        usable = [number for number in range(first, last + 1) if left[number] > 0]
-        if not usable:
+        between = found.usable(_segment(run.last, segments), _segment(following.first, segments))
+        number = next((number for number in between if left[number] > 0), None)
+        if number is None:
             return False
-        left[usable[0]] -= 1
+        left[number] -= 1
     return True
 
 
@@ -285,40 +314,34 @@ def _segment(number: int, segments: Sequence[range]) -> int:
 def session_fates(window: Window) -> Iterable[SessionFate]:
     """Every session with the pods it met, over all clients that asked for it. Where the other side issues the keys,
     each client's session is one of its own, as the values differ."""
-    counts = {entry.client: _counts_of(entry) for entry in window.evidence}
+    found = {entry.client: changes_of(window.before, entry.checkpoints, window.after) for entry in window.evidence}
     groups = [(entry,) for entry in window.evidence] if window.key.issued else [window.evidence]
     for group in groups:
         prefix = f"{group[0].client.pod}: " if len(groups) > 1 else ""
         for position, session in enumerate(group[0].plan.sessions):
-            yield _fate(f"{prefix}{session}", position, group, counts)
+            yield _fate(f"{prefix}{session}", position, group, found)
 
 
-def _fate(name: str, position: int, group: Sequence[Evidence], counts: dict[ClientPod, list[int]]) -> SessionFate:
+def _fate(name: str, position: int, group: Sequence[Evidence], found: dict[ClientPod, Changes]) -> SessionFate:
     traces = {entry.client: entry.traces[position] for entry in group}
     pods: dict[str, int] = {}
     for trace in traces.values():
         for pod, count in trace.counts.items():
             pods[pod] = pods.get(pod, 0) + count
-    verdicts = [is_explained(trace, entry.segments, counts[entry.client]) for entry in group if (trace := traces[entry.client]).moves]
-    split = _clients_disagree(traces, counts)
+    verdicts = [is_explained(trace, entry.segments, found[entry.client]) for entry in group if (trace := traces[entry.client]).moves]
+    split = _clients_disagree(traces, found)
     moved = bool(verdicts) or split is not None
     explained = all(verdicts) and split is not False if moved else None
     by_client = {str(client): dict(trace.counts) for client, trace in traces.items()}
     return SessionFate(name, pods, by_client, moved, explained, asked=position < group[0].plan.asked)
 
 
-def _counts_of(entry: Evidence) -> list[int]:
-    counts = segment_changes(entry.checkpoints)
-    # A run that broke off has requests after its last look; what changed there is not known, so nothing is added.
-    return counts + [0] * (len(entry.segments) - len(counts))
-
-
-def _clients_disagree(traces: dict[ClientPod, Trace], counts: dict[ClientPod, list[int]]) -> bool | None:
+def _clients_disagree(traces: dict[ClientPod, Trace], found: dict[ClientPod, Changes]) -> bool | None:
     """None where all clients met the same pod at last, else whether a change of the backends can explain it."""
     lasts = {trace.runs[-1].pod for trace in traces.values() if trace.runs}
     if len(lasts) < 2:
         return None
-    return any(any(count) for count in counts.values())
+    return any(any(changed.counts) for changed in found.values())
 
 
 def membership_events(window: Window) -> list[str]:
@@ -393,28 +416,23 @@ def upper_bound(events: int, trials: int, confidence: float = CONFIDENCE) -> flo
     """Clopper and Pearson's one-sided upper bound: the rate at which so few events or fewer have chance 1-confidence."""
     if events >= trials:
         return 1.0
+    if not events:
+        return 1.0 - math.pow(1.0 - confidence, 1.0 / trials)
+    ways = math.lgamma(trials + 1) - math.lgamma(events + 1) - math.lgamma(trials - events + 1)
     low, high = events / trials, 1.0
-    for _step in range(60):
+    for _step in range(40):
         middle = (low + high) / 2
-        if _at_most(events, trials, middle) > 1 - confidence:
+        if _at_most(events, trials, middle, ways) > 1 - confidence:
             low = middle
         else:
             high = middle
     return high
 
 
-def _at_most(events: int, trials: int, rate: float) -> float:
-    """The binomial chance of at most so many events, summed downwards from the largest term, for rate >= events/trials."""
-    if rate >= 1.0:
-        return 0.0
-    term = math.exp(
-        math.lgamma(trials + 1)
-        - math.lgamma(events + 1)
-        - math.lgamma(trials - events + 1)
-        + (events * math.log(rate) if events else 0.0)
-        + (trials - events) * math.log1p(-rate)
-    )
-    total = term
+def _at_most(events: int, trials: int, rate: float, ways: float) -> float:
+    """The binomial chance of at most so many events, summed downwards from the largest term, for rate >= events/trials;
+    C(ways) is the logarithm of the number of ways to choose the events."""
+    total = term = math.exp(ways + events * math.log(rate) + (trials - events) * math.log1p(-rate))
     for number in range(events, 0, -1):
         term *= number / (trials - number + 1) * (1 - rate) / rate
         total += term

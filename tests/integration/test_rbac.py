@@ -143,9 +143,9 @@ def test_a_probe_pod_that_is_there_already(mesh: Mesh, account: Path, ansible: A
     kubectl("-n", NAMESPACE, "delete", "pods", *pods, "--wait=false")
 
 
-def _less(kubectl: Kubectl, mesh: Mesh, name: str, rules: list[dict[str, Any]]) -> None:
+def _less(kubectl: Kubectl, name: str, rules: list[dict[str, Any]]) -> None:
     """An account that may do these things on the cluster, and exec into the test pod if it may exec at all."""
-    place = {"name": f"verify-{name}", "namespace": mesh.namespace}
+    place = {"name": f"verify-{name}", "namespace": NAMESPACE}
     subject = {"kind": "ServiceAccount", **place}
     role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": place["name"]}
     items = [
@@ -172,6 +172,7 @@ MISSING = {
 }
 
 
+@pytest.mark.usefixtures("account")
 def test_with_less_it_says_what_is_missing(mesh: Mesh, kubectl: Kubectl, lab: Path, ansible: Ansible, tmp_path: Path) -> None:
     """Each right that is shipped is needed: without it a check says which; and a run by an account without any right says it too."""
     shipped = yaml.safe_load((FILES / "rbac/2-clusterrole.yaml").read_text())["rules"]
@@ -179,21 +180,21 @@ def test_with_less_it_says_what_is_missing(mesh: Mesh, kubectl: Kubectl, lab: Pa
     try:
         for name, (gone, _said) in accounts.items():
             rules = [] if name == "nothing" else [{**rule, "resources": [kind for kind in rule["resources"] if kind != gone]} for rule in [*shipped, EXEC]]
-            _less(kubectl, mesh, name, [rule for rule in rules if rule["resources"]])
+            _less(kubectl, name, [rule for rule in rules if rule["resources"]])
         before = mesh.requests_seen()
         for name, (_gone, said) in MISSING.items():
-            kubeconfig = token_kubeconfig(kubectl, lab, tmp_path, mesh.namespace, f"verify-{name}")
+            kubeconfig = token_kubeconfig(kubectl, lab, tmp_path, NAMESPACE, f"verify-{name}")
             result = mesh.look(kubeconfig=str(kubeconfig), profile="quick")
             assert result["verdict"] == "error", result["msg"]
             assert said in result["msg"]
-        kubeconfig = token_kubeconfig(kubectl, lab, tmp_path, mesh.namespace, "verify-nothing")
+        kubeconfig = token_kubeconfig(kubectl, lab, tmp_path, NAMESPACE, "verify-nothing")
         nothing = {"istio_cluster_kubeconfig": str(kubeconfig), "istio_affinity_services": [entry(mesh, "nginx-service", key=KEY)]}
         ran = Estate(ansible, tmp_path).verify({"nothing": nothing}).expect(2)
         assert mesh.requests_seen() == before
     finally:
         names = [f"verify-{name}" for name in accounts]
         kubectl("delete", "clusterroles,clusterrolebindings", *names, "--ignore-not-found")
-        kubectl("-n", mesh.namespace, "delete", "serviceaccounts", *names, "--ignore-not-found")
+        kubectl("-n", NAMESPACE, "delete", "serviceaccounts", *names, "--ignore-not-found")
     problems = " ".join(outcome(ran, "nothing")["problems"])
     assert 'cannot list resource "services"' in problems
     (why,) = [service["why"] for service in outcome(ran, "nothing")["services"]]

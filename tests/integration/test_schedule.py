@@ -23,7 +23,8 @@ from machine_support import Machine, machine, wait_for
 from harness import BIN, ROOT, debian_root, run
 
 if TYPE_CHECKING:
-    from integration.conftest import Ansible, Kubectl, Played
+    from affinity_support import Mesh
+    from integration.conftest import Ansible, Kubectl
 
 SCHEDULE = "meshops.istio.schedule"
 CALLBACKS = Path(__file__).parent / "callback_plugins"
@@ -31,7 +32,6 @@ COLLECTIONS = "/opt/collections"
 TIMER, CRON = "istio-affinity-timer", "istio-affinity-cron"
 DATA = "/var/lib/istio-schedule"
 TEXTFILES = "/var/lib/prometheus/node-exporter"
-NAMESPACE = "sample"
 
 
 # -- hosts --
@@ -55,6 +55,7 @@ class Hosts:
     """A machine with two schedules: a timer on the lab that tells a webhook, and cron on a dead cluster that tells a command."""
 
     box: Machine
+    mesh: Mesh
     told: list[tuple[str, dict[str, Any]]]
     secret: str
     variables: dict[str, dict[str, Any]]
@@ -107,20 +108,20 @@ def _failures(results: list[dict[str, Any]]) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def hosts(tmp_path_factory: pytest.TempPathFactory, installed_collection: Path, lab: Path, sample: Played) -> Iterator[Hosts]:
+def hosts(tmp_path_factory: pytest.TempPathFactory, installed_collection: Path, mesh: Mesh) -> Iterator[Hosts]:
     cron = debian_root("cron")
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Webhook)
     server.told = []  # type: ignore[attr-defined]  # the handler finds it there
     threading.Thread(target=server.serve_forever, daemon=True).start()
     secret = secrets.token_hex(8)
-    service = {"namespace": NAMESPACE, "service": "nginx-service", "key": {"type": "header", "name": "user-session"}}
+    service = {"namespace": mesh.namespace, "service": "nginx-service", "key": {"type": "header", "name": "user-session"}}
     timer = {
         "istio_schedule_name": TIMER,
         "istio_schedule_calendar": "*:*:0/2",
         "istio_schedule_textfile_dir": TEXTFILES,
         "istio_schedule_on_failure_webhook": f"http://127.0.0.1:{server.server_port}/{secret}",
         "istio_schedule_variables": {
-            "istio_affinity_namespaces": [NAMESPACE],
+            "istio_affinity_namespaces": [mesh.namespace],
             "istio_affinity_services": [service],
             "istio_affinity_profile": "quick",
             "istio_affinity_rate": 200,
@@ -142,10 +143,10 @@ def hosts(tmp_path_factory: pytest.TempPathFactory, installed_collection: Path, 
         box("mkdir", "-p", TEXTFILES)
         # /lib is a link there.
         box("sh", "-c", 'tar --directory="$1" --create . | tar --directory=/ --extract --keep-directory-symlink', "sh", cron)
-        box.write("/etc/kubeconfig", lab.read_text())
+        box.write("/etc/kubeconfig", mesh.kubeconfig.read_text())
         box.write("/etc/clusters.yml", yaml.safe_dump({"all": {"hosts": {"lab": {"istio_cluster_kubeconfig": "/etc/kubeconfig"}}}}))
         box.write("/etc/dead.yml", yaml.safe_dump({"all": {"hosts": {"dead": {"istio_cluster_kubeconfig": "/etc/none"}}}}))
-        yield Hosts(box, server.told, secret, {"timer": timer, "cron": dead})
+        yield Hosts(box, mesh, server.told, secret, {"timer": timer, "cron": dead})
     server.shutdown()
     server.server_close()
 
@@ -189,16 +190,17 @@ def test_the_timer_runs_verify_as_its_own_user(scheduled: Hosts):
     assert scheduled.told == []
 
 
-def test_alerts_fire_and_clear_in_prometheus(scheduled: Hosts, kubectl: Kubectl, tmp_path: Path):
+def test_alerts_fire_and_clear_in_prometheus(scheduled: Hosts):
     """The rule is broken and mended on the lab; run, webhook, node_exporter and Prometheus see it."""
-    with _prometheus(scheduled.box, tmp_path) as firing:
+    with _prometheus(scheduled.box) as firing:
         assert firing() == set()
-        rule = ("--namespace", NAMESPACE, "patch", "destinationrule", "nginx-destinationrule", "--type=merge", "--patch")
-        kubectl(*rule, '{"spec": {"trafficPolicy": {"loadBalancer": {"consistentHash": null, "simple": "RANDOM"}}}}')
+        scheduled.mesh.patch(
+            "destinationrule", "nginx-destinationrule", {"spec": {"trafficPolicy": {"loadBalancer": {"consistentHash": None, "simple": "RANDOM"}}}}
+        )
         try:
             scheduled.start(1)
         finally:
-            kubectl(*rule, '{"spec": {"trafficPolicy": {"loadBalancer": {"simple": null, "consistentHash": {"httpHeaderName": "user-session"}}}}}')
+            scheduled.mesh.converge()
         assert scheduled.verdict() == "red: failed"
         wait_for("The alert", lambda: "IstioAffinityBroken" in firing())
         assert firing() == {"IstioAffinityBroken"}
@@ -217,7 +219,7 @@ def _free_port() -> int:
 
 
 @contextlib.contextmanager
-def _prometheus(box: Machine, folder: Path) -> Iterator[Callable[[], set[str]]]:
+def _prometheus(box: Machine) -> Iterator[Callable[[], set[str]]]:
     """Debian's Prometheus and node_exporter on the machine, with the rules as they are shipped; yields what tells the firing alerts."""
     programs = debian_root("prometheus", "prometheus-node-exporter") / "usr/bin"
     exporter, port = _free_port(), _free_port()

@@ -27,6 +27,8 @@ def services(mesh: Mesh) -> Iterator[Mesh]:
     """Three services that ask for affinity, one of them by a mistyped header, over the sample's pods; the sample's own is a fourth."""
     objects = [item for name, header in SERVICES.items() for item in service_objects(name, header)]
     mesh.apply(*objects)
+    # It opts in by itself.
+    mesh.kubectl("-n", mesh.namespace, "annotate", "service", "cart", "meshops.istio/probe=/verify/cart", "meshops.istio/probe-key=header:user-session")
     yield mesh
     mesh.kubectl("-n", mesh.namespace, "delete", "services,destinationrules", *SERVICES, "--ignore-not-found")
 
@@ -78,7 +80,7 @@ def test_an_estate(services: Mesh, estate: Estate, lab: Path, tmp_path: Path, re
     broken = {"istio_affinity_services": [entry(mesh, BROKEN)]}
     hosts = {
         "red": {
-            "istio_affinity_services": [entry(mesh, name) for name in (BROKEN, "cart", "search")],
+            "istio_affinity_services": [entry(mesh, name) for name in (BROKEN, "search")],
             "istio_affinity_rate": 20,
             "istio_affinity_sink_http": {"url": url},
             "istio_affinity_sink_pushgateway": {"url": url},
@@ -87,11 +89,11 @@ def test_an_estate(services: Mesh, estate: Estate, lab: Path, tmp_path: Path, re
         "expired": broken | {"istio_affinity_waivers": _waiver(mesh, _day(-1))},
         "dead": broken | {"istio_cluster_kubeconfig": str(dead)},
         "gone": {"istio_cluster_kubeconfig": str(tmp_path / "none")},
-        "static": {},
+        "static": {"istio_affinity_services": [entry(mesh, "cart", probe=False)]},
     }
-    # Each asks from the same test pod with paths of its own, so that nginx's log can tell the gentle one's from the others'.
+    # Each asks from the same test pod with paths of its own, so that nginx's log can tell the gentle one's from the others'; and for that service alone.
     for name in ("waived", "expired"):
-        hosts[name]["istio_affinity_services"] = [entry(mesh, BROKEN, path=f"/{name}")]
+        hosts[name] |= {"istio_affinity_services": [entry(mesh, BROKEN, path=f"/{name}")], "istio_affinity_namespaces": ["default"]}
     before = mesh.requests_seen()
     ran = estate.verify(hosts, istio_affinity_namespaces=[mesh.namespace], env={"ANSIBLE_SHOW_CUSTOM_STATS": "1"}).expect(2)
 
@@ -116,9 +118,8 @@ def test_an_estate(services: Mesh, estate: Estate, lab: Path, tmp_path: Path, re
     assert "API server https://127.0.0.1:9 " in found["dead"]["problems"][0]
     assert judged(found["dead"]) == {BROKEN: ("error", "red")}
     assert "There is no kubeconfig at" in found["gone"]["problems"][0]
-    # Nobody opted in: all are judged, nothing is sent, and it says how to.
-    assert all(service["mode"] == "static" for service in found["static"]["services"])
-    assert found["static"]["services"]
+    # Nobody opted in there: all are judged, nothing is sent, and it says how to.
+    assert {service["service"] for service in found["static"]["services"] if service["mode"] == "static"} == {*SERVICES, "nginx-service"}
     assert mesh.requests_seen() == before
     assert f"kubectl -n {mesh.namespace} annotate service nginx-service meshops.istio/probe=/ meshops.istio/probe-key=header:user-session" in " ".join(
         ran.stdout.split()
@@ -150,30 +151,20 @@ def test_an_estate(services: Mesh, estate: Estate, lab: Path, tmp_path: Path, re
     ]
 
 
-def test_annotations(services: Mesh, estate: Estate) -> None:
-    """A Service opts in by itself, says its key, and is told what is wrong with what it says; check mode sends nothing."""
+def test_what_is_wrong_with_an_annotation_is_said_and_check_mode_sends_nothing(services: Mesh, estate: Estate) -> None:
     mesh = services
-    marks = {
-        "cart": ("meshops.istio/probe=/annotated", "meshops.istio/probe-key=header:user-session", "meshops.istio/probe-port=80"),
-        "search": ("meshops.istio/probe=annotated", "meshops.istio/probe-key=user-session"),
-    }
-    for name, words in marks.items():
-        mesh.kubectl("-n", mesh.namespace, "annotate", "service", name, *words, "--overwrite")
+    mesh.kubectl("-n", mesh.namespace, "annotate", "service", "search", "meshops.istio/probe=annotated", "meshops.istio/probe-key=user-session")
+    before = sum(seconds(mesh, "/verify/"))
     try:
         planned = estate.verify({"lab": {}}, check=True, istio_affinity_namespaces=[mesh.namespace]).expect(0)
-        assert not seconds(mesh, "/annotated")
-        assert not (estate.folder / "reports").exists()
-        ran = estate.verify({"lab": {}}, istio_affinity_namespaces=[mesh.namespace]).expect(2)
     finally:
-        for name in marks:
-            mesh.kubectl("-n", mesh.namespace, "annotate", "service", name, "meshops.istio/probe-", "meshops.istio/probe-key-", "meshops.istio/probe-port-")
-    assert f"128 requests would go to {mesh.namespace}/cart:80" in " ".join(planned.stdout.split())
-    found = judged(outcome(ran, "lab"))
-    assert (found["cart"], found["search"]) == (("passed", "green"), ("error", "red")), ran
-    (why,) = [service["why"] for service in outcome(ran, "lab")["services"] if service["service"] == "search"]
-    assert "meshops.istio/probe is 'annotated'" in why
-    assert "meshops.istio/probe-key is 'user-session'" in why
-    assert sum(seconds(mesh, "/annotated")) == 128
+        mesh.kubectl("-n", mesh.namespace, "annotate", "service", "search", "meshops.istio/probe-", "meshops.istio/probe-key-")
+    said = "\n".join(outcome(planned, "lab")["table"])
+    assert f"128 requests would go to {mesh.namespace}/cart:80" in said
+    assert "meshops.istio/probe is 'annotated'; it must be a path" in said
+    assert "meshops.istio/probe-key is 'user-session'; it must be header:<name>" in said
+    assert sum(seconds(mesh, "/verify/")) == before
+    assert not (estate.folder / "reports").exists()
 
 
 @pytest.mark.parametrize(("status", "most"), [(429, 2), (503, 8)])
@@ -207,7 +198,7 @@ def test_bad_options_are_refused_before_anything_is_touched(mesh: Mesh, estate: 
     twice = {"namespace": mesh.namespace, "service": "nginx-service", "key": KEY}
     hosts = {
         "twice": {"istio_affinity_services": [twice, twice]},
-        "rate": {"istio_affinity_rate": 0},
+        "waiver": {"istio_affinity_waivers": _waiver(mesh, "tomorrow")},
         "sink": {"istio_affinity_sink_configmap": {"name": "x"}},
         "spec": {"istio_affinity_services": [{"service": "nginx-service"}]},
     }
@@ -215,7 +206,7 @@ def test_bad_options_are_refused_before_anything_is_touched(mesh: Mesh, estate: 
     ran = estate.verify(hosts).expect(2)
     said = {name: " ".join(outcome(ran, name)["problems"]) for name in hosts}
     assert f"istio_affinity_services names {mesh.namespace}/nginx-service twice" in said["twice"]
-    assert "must be at least 1" in said["rate"]
+    assert "Option waivers[0].until is tomorrow; it must be a day written as YYYY-MM-DD." in said["waiver"]
     assert "istio_affinity_sink_configmap needs namespace and name" in said["sink"]
     assert "missing required arguments: namespace" in said["spec"]
     assert mesh.requests_seen() == before

@@ -20,7 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ansible_collections.meshops.istio.plugins.module_utils import _envoy, _exec
+from ansible_collections.meshops.istio.plugins.module_utils import _exec
 from ansible_collections.meshops.istio.plugins.module_utils._curl import END, FIELD, CookieJar, Sending, parse_line, set_cookies
 from ansible_collections.meshops.istio.plugins.module_utils._envoy import parse_hosts, proxy_view
 from ansible_collections.meshops.istio.plugins.module_utils._exec import Exec, exit_reason
@@ -260,7 +260,15 @@ def session_of(monkeypatch: pytest.MonkeyPatch, output: bytes, cuts: Sequence[in
 
 
 PAGES = {"info": b'{\n "version": "x"\n}\n', "routes": b"{}", "clusters": b"no newline at the end"}
-OUTPUT = b"".join(body + f"\n{NONCE} page {name} 200 {len(body)}\n".encode() for name, body in PAGES.items())
+HOSTS = b"outbound|80||nginx-service.sample.svc.cluster.local::10.0.0.1:8080::rq_total::3"
+OUTPUT = b"".join(
+    [
+        *(body + f"\n{NONCE} page {name} 200 {len(body)}\n".encode() for name, body in PAGES.items()),
+        f"{NONCE} filter\n".encode(),
+        b"another|80||cluster.of.the.mesh::10.0.0.2:8080::rq_total::1\n",
+        HOSTS + f"\n{NONCE} page hosts 200 100000\n".encode(),
+    ]
+)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
@@ -270,12 +278,12 @@ def test_admin_pages_are_whole_or_not_there(monkeypatch: pytest.MonkeyPatch, len
     session = session_of(monkeypatch, OUTPUT[:length] + (f"\n{NONCE} end 0\n".encode() if ended else b""), cuts)
     if not ended:
         with pytest.raises(CheckError) as caught:
-            session.pages(_envoy.admin_pages(TARGET))
+            session.view(TARGET)
         assert caught.value.code == "exec_lost"
         return
-    found = session.pages(_envoy.admin_pages(TARGET))
-    assert found.items() <= PAGES.items()
-    assert "info" in found or not found
+    _view, found = session.view(TARGET)
+    # Without the page of hosts, the last one, none counts.
+    assert found == ({**PAGES, "hosts": HOSTS} if OUTPUT[:length].endswith(b" 100000\n") or length == len(OUTPUT) - 1 else {})
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
