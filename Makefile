@@ -109,7 +109,8 @@ bench: venv ## Ratios of our probe to the seed's way, a shell loop and hey, on t
 	cd benchmarks/tools && GOBIN=$(ISTIO_LAB_CACHE)/bench go install tool
 	kubeconfig=$$($(MAKE) -s kubeconfig); \
 	lab/with-lock $(playbook) -i inventory/lab.yml benchmarks/mesh.yml && \
-	lab/with-lock .venv/bin/python benchmarks/bench.py "$$kubeconfig" $(ISTIO_LAB_CACHE)/bench/hey $(arguments)
+	lab/with-lock .venv/bin/python benchmarks/bench.py "$$kubeconfig" $(ISTIO_LAB_CACHE)/bench/hey $(arguments) && \
+	lab/with-lock .venv/bin/python benchmarks/info.py "$$kubeconfig"
 
 .PHONY: venv
 venv: ## Make .venv hold requirements.txt

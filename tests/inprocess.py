@@ -35,10 +35,15 @@ def _module(spec: dict[str, Any], kubeconfig: Path, options: dict[str, Any]) -> 
     return SimpleNamespace(params=params, check_mode=False, server_side_dry_run=False, requires=requires)
 
 
+def ask_info(kubeconfig: Path, **options: Any) -> tuple[list[dict[str, Any]], list[str]]:
+    """One look by istio_affinity_info: the services, and what could not be read. Raises CheckError where the module fails."""
+    return gather(_module(info_argument_spec(), kubeconfig, options))
+
+
 def run_info(kubeconfig: Path, **options: Any) -> list[dict[str, Any]]:
     """One look by istio_affinity_info; nothing where it could not look yet."""
     try:
-        return gather(_module(info_argument_spec(), kubeconfig, options))[0]
+        return ask_info(kubeconfig, **options)[0]
     except CheckError:
         return []
 

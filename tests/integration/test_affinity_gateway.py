@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from integration.conftest import Ansible
 
 HOST = "shop.example.com"
+# As in test_affinity_prediction.py: twenty times as many with ISTIO_PREDICTION_SESSIONS=10000.
+SESSIONS = int(os.environ.get("ISTIO_PREDICTION_SESSIONS", "500"))
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +65,14 @@ def test_sessions_stick_through_every_pod_of_the_gateway(mesh: Mesh, gateway: di
     assert result["verdict"] == "passed", result["msg"]
     assert (result["prediction"]["available"], result["prediction"]["matched"]) == (True, 36), result["prediction"]
     assert result["clients"][0]["sidecar"] is False
+
+
+def test_many_sessions_land_where_they_must_through_the_gateway(mesh: Mesh, gateway: dict[str, Any], outsider: dict[str, str]) -> None:
+    result = mesh.look(via=gateway, client=outsider, sessions=SESSIONS, requests=2, concurrency=20, max_sessions_returned=SESSIONS)
+    assert result["verdict"] == "passed", result["msg"]
+    prediction = result["prediction"]
+    assert (prediction["available"], prediction["matched"], prediction["total"]) == (True, SESSIONS, SESSIONS), prediction
+    assert all(session["pods"] == {session["predicted"]: 2} for session in result["sessions"])
 
 
 def test_the_gateway_agrees_with_the_service(mesh: Mesh, gateway: dict[str, Any], outsider: dict[str, str]) -> None:
