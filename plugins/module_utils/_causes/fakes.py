@@ -85,7 +85,8 @@ def one_pod_in_the_subset(situation: Situation) -> Iterator[Hit]:
             continue
         seen.append((label("VirtualService", rule), "spec.http[].route[].destination.subset", parts[1]))
         http = [_whole(entry, parts[1]) for entry in spec_of(rule)["http"]]
-        yield Hit(evidence(*seen), patch("VirtualService", rule, {"spec": {"http": http}}))
+        # A look finds that it sticks; that the rule has no part in it is what a check can't get around.
+        yield Hit(evidence(*seen), patch("VirtualService", rule, {"spec": {"http": http}}), "warning" if situation.verdict is None else "error")
 
 
 def _whole(http: JsonDict, subset: str) -> JsonDict:
