@@ -17,6 +17,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 
+from ansible_collections.meshops.istio.plugins.module_utils._curl import hashed_value
 from ansible_collections.meshops.istio.plugins.module_utils._model import ClusterView, Host, Key, ProxyView
 
 MASK = (1 << 64) - 1
@@ -194,10 +195,10 @@ def chooser_of(cluster: ClusterView, hosts: Iterable[str], weights: Mapping[str,
     return ring_chooser(sorted(hosts), cluster.minimum_ring_size or RING_SIZE)
 
 
-def hashes_of(view: ProxyView, values: Iterable[str]) -> tuple[int, ...]:
-    """The hashes of requests with these values, by as many equal policies as the route has (one for each destination)."""
+def hashes_of(view: ProxyView, key: Key, sessions: Iterable[str]) -> tuple[int, ...]:
+    """The hashes of these sessions' requests, by as many equal policies as the route has (one for each destination)."""
     policies = len(view.route.hash_policies) if view.route else 1
-    return tuple(request_hash(value, policies) for value in values)
+    return tuple(request_hash(hashed_value(key, session), policies) for session in sessions)
 
 
 def weights_of(hosts: Iterable[Host]) -> dict[str, int]:

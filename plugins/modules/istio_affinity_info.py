@@ -442,7 +442,7 @@ def describe(entry: Found, wanted: Wanted) -> JsonDict:
         "why": static.why,
         "prediction": {"available": prediction.available, "reason": prediction.reason},
         "sessions": [{"id": session, "predicted": prediction.pods.get(session)} for session in sessions],
-        "what_if": what_if(wanted.plan, prediction, first, entry, sessions),
+        "what_if": what_if(wanted.plan, key, prediction, first, entry, sessions),
         "backends": [
             {"pod": backend.pod, "address": backend.address, "node": backend.node, "zone": backend.zone, "ready": backend.ready}
             for backend in backends_of(entry)
@@ -463,7 +463,7 @@ def rule_of(entry: Found, first: ProxyView | None) -> str | None:
     return next(iter(entry.asked.rules), None)
 
 
-def what_if(plan: Plan | None, prediction: Prediction, view: ProxyView | None, entry: Found, sessions: Sequence[str]) -> JsonDict | None:
+def what_if(plan: Plan | None, key: Key, prediction: Prediction, view: ProxyView | None, entry: Found, sessions: Sequence[str]) -> JsonDict | None:
     if plan is None:
         return None
     if not prediction.available or view is None or view.cluster is None:
@@ -471,7 +471,7 @@ def what_if(plan: Plan | None, prediction: Prediction, view: ProxyView | None, e
     if len({host.weight for host in view.hosts if host.healthy}) > 1:
         return _what_if.no_answer("hosts have different weights, and that of a new pod is not known")
     balancing = Balancing.of(view.cluster, view.eligible())
-    return _what_if.answer(plan, balancing, backends_of(entry), sessions, hashes_of(view, sessions))
+    return _what_if.answer(plan, balancing, backends_of(entry), sessions, hashes_of(view, key, sessions))
 
 
 def describe_proxy(seen: Seen, key: Key, membership: Membership | None) -> JsonDict:

@@ -51,6 +51,7 @@ LISTENER: dict[str, Any] = {
         }
     },
 }
+FIELDS = ("health_flags::healthy", "weight::1", "priority::0", "rq_total::0")
 HASHED = {"hash_policy": [{"header": {"header_name": "user-session"}}]}
 
 
@@ -58,7 +59,7 @@ def pages(action: dict[str, Any] | None = None, cluster: dict[str, Any] | None =
     """Pages of a service with one route (None: none of HTTP) and one cluster."""
     host = {"name": "shop:80", "domains": DOMAINS, "routes": [{"match": {"prefix": "/"}, "route": action, **route}]}
     configs = [{"route_config": {"name": "80", "virtual_hosts": [host]}}] if action is not None else []
-    lines = [f"{NAME}::10.0.0.{number}:80::{field}" for number in (1, 2) for field in ("health_flags::healthy", "weight::1", "priority::0", "zone::zone-a")]
+    lines = [f"{NAME}::10.0.0.{number}:80::{field}" for number in (1, 2) for field in (*FIELDS, "zone::zone-a")]
     found = {
         "info": {"version": "x", "node": {"metadata": {"ISTIO_VERSION": "1.31.0"}}},
         "routes": {"configs": configs},
@@ -155,7 +156,7 @@ def test_a_weighted_route_is_as_good_as_one_only_over_the_same_hosts() -> None:
 
 def test_hbone_addresses_are_told_apart_and_forbid_a_prediction() -> None:
     """Synthetic, after Envoy's way to print an internal address: the lab has no ambient mesh."""
-    text = "\n".join(f"{NAME}::envoy://connect_originate/10.0.0.{number}:80::health_flags::healthy" for number in (1, 2))
+    text = "\n".join(f"{NAME}::envoy://connect_originate/10.0.0.{number}:80::{line}" for number in (1, 2) for line in FIELDS)
     hosts = parse_hosts(text)[NAME]
     assert [(host.address, host.hbone) for host in hosts] == [("10.0.0.1:80", True), ("10.0.0.2:80", True)]
     found = parse_pages(pages(action={"cluster": NAME, **HASHED}) | {"hosts": text.encode()})
