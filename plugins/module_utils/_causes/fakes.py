@@ -120,7 +120,7 @@ def one_backend(situation: Situation) -> Iterator[Hit]:
     fix = Fix("manual", f"See why the pods of {situation.source} are not ready: kubectl -n {situation.target.namespace} describe pods.")
     if maker is not None and not waiting:
         where = f"kubectl -n {situation.target.namespace}"
-        fix = command(f"{where} scale {'/'.join(maker)} --replicas=3", f"{where} rollout status {'/'.join(maker)} --timeout=180s")
+        fix = command(f"{where} scale {'/'.join(maker)} --replicas=2", f"{where} rollout status {'/'.join(maker)} --timeout=180s")
     yield Hit(evidence(*seen), fix, _severity(situation))
 
 
