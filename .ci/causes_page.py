@@ -11,7 +11,7 @@ from ansible.plugins.loader import init_plugin_loader
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs/my-session-does-not-stick.md"
-init_plugin_loader([str(ROOT / "collections")])  # type: ignore[no-untyped-call]  # Ansible's own has no annotations
+init_plugin_loader([str(ROOT / "collections")])  # type: ignore[no-untyped-call]  # Ansible has no types for it
 
 from ansible_collections.meshops.istio.plugins.module_utils._causes import SECTIONS, Cause  # noqa: E402 - by the loader
 

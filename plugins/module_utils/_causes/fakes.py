@@ -85,7 +85,8 @@ def one_pod_in_the_subset(situation: Situation) -> Iterator[Hit]:
             continue
         seen.append((label("VirtualService", rule), "spec.http[].route[].destination.subset", parts[1]))
         http = [_whole(entry, parts[1]) for entry in spec_of(rule)["http"]]
-        yield Hit(evidence(*seen), patch("VirtualService", rule, {"spec": {"http": http}}))
+        # A look finds that it sticks; that the rule has no part in it is what a check can't get around.
+        yield Hit(evidence(*seen), patch("VirtualService", rule, {"spec": {"http": http}}), "warning" if situation.verdict is None else "error")
 
 
 def _whole(http: JsonDict, subset: str) -> JsonDict:
@@ -119,7 +120,7 @@ def one_backend(situation: Situation) -> Iterator[Hit]:
     fix = Fix("manual", f"See why the pods of {situation.source} are not ready: kubectl -n {situation.target.namespace} describe pods.")
     if maker is not None and not waiting:
         where = f"kubectl -n {situation.target.namespace}"
-        fix = command(f"{where} scale {'/'.join(maker)} --replicas=3", f"{where} rollout status {'/'.join(maker)} --timeout=180s")
+        fix = command(f"{where} scale {'/'.join(maker)} --replicas=2", f"{where} rollout status {'/'.join(maker)} --timeout=180s")
     yield Hit(evidence(*seen), fix, _severity(situation))
 
 
