@@ -148,9 +148,11 @@ class PodSession:
         """
         names = [*urls, HOSTS]
         after = ["\\n"] * (len(urls) - 1) + [f"\\n{self.nonce} filter\\n", "\\n"]
+        # The hosts are filtered before they can be counted, so curl says whether it got the whole page.
+        checks = ["size_download"] * len(urls) + ["exitcode"]
         transfers = [
-            f'url = "{_config_escaped(url)}"\nmax-time = 10\nnoproxy = "*"\nwrite-out = "\\n{self.nonce} page {name} %{{http_code}} %{{size_download}}{end}"\n'
-            for name, url, end in zip(names, [*urls.values(), _envoy.hosts_page()], after, strict=True)
+            f'url = "{_config_escaped(url)}"\nmax-time = 10\nnoproxy = "*"\nwrite-out = "\\n{self.nonce} page {name} %{{http_code}} %{{{check}}}{end}"\n'
+            for name, url, check, end in zip(names, [*urls.values(), _envoy.hosts_page()], checks, after, strict=True)
         ]
         found: dict[str, bytes] = {}
         body: list[bytes] = []
@@ -173,14 +175,14 @@ class PodSession:
 
 
 def _whole_page(line: bytes, body: list[bytes], wanted: bytes) -> tuple[str, bytes] | None:
-    """A page's name and text by the line after it, which has name, status and size; None for one that was refused or cut
-    short, and for a line that is another. The size of the page of hosts is that before the filter, so it says nothing."""
+    """A page's name and text by the line after it, which has name, status and size (of the hosts curl's exit code); None
+    for one that was refused or cut short, and for a line that is another."""
     words = line.split()[1:]
     if len(words) != 4 or words[0] != b"page" or words[2] != b"200":
         return None
     name = words[1].decode("utf-8", "replace")
     if name == HOSTS:
-        return name, b"\n".join(entry for entry in body if wanted in entry)
+        return (name, b"\n".join(entry for entry in body if wanted in entry)) if words[3] == b"0" else None
     text = b"\n".join(body)
     return (name, text) if words[3] == str(len(text)).encode() else None
 

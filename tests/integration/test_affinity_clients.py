@@ -106,7 +106,7 @@ def test_clients_that_stick_to_different_pods_fail_together(altered: Mesh) -> No
 
 
 def balancing(mesh: Mesh, pod: str) -> str:
-    script = "curl -s 'localhost:15000/config_dump?resource=dynamic_active_clusters&name_regex=nginx-service' | grep lb_policy"
+    script = "curl -s 'localhost:15000/config_dump?resource=dynamic_active_clusters&name_regex=.*nginx-service.*' | grep lb_policy"
     return mesh.kubectl("-n", mesh.namespace, "exec", pod, "-c", "curl", "--", "sh", "-c", f"{script} || true").stdout
 
 

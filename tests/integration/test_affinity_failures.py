@@ -291,7 +291,7 @@ def test_what_the_application_does_wrong_is_its_own(failing: Mesh, lab: Path) ->
     refused = check(failing, rate=None, path="/fail")
     assert refused["requests"]["by_status"] == {"500": refused["requests"]["identified"]} == {"500": refused["requests"]["planned"]}, refused["msg"]
     assert not [session for session in refused["sessions"] if session["moved"]]
-    dropped = check(failing, rate=None, path="/drop")
+    dropped = check(failing, rate=None, path="/drop", identify="header")
     assert (dropped["verdict"], dropped["requests"]["identified"]) == ("inconclusive", 0), dropped["msg"]
     assert set(dropped["requests"]["by_status"]) <= {"502", "503"}
     for options in ({}, {"identify": "body", "identify_pattern": r"nothing-like-that"}):

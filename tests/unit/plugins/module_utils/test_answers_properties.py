@@ -17,7 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from ansible_collections.meshops.istio.plugins.module_utils import _exec
@@ -260,18 +260,20 @@ def session_of(monkeypatch: pytest.MonkeyPatch, output: bytes, cuts: Sequence[in
 
 
 PAGES = {"info": b'{\n "version": "x"\n}\n', "routes": b"{}", "clusters": b"no newline at the end"}
-HOSTS = b"outbound|80||nginx-service.sample.svc.cluster.local::10.0.0.1:8080::rq_total::3"
+HOSTS = b"outbound|80||cart.shop.svc.cluster.local::10.0.0.1:8080::rq_total::3"
 OUTPUT = b"".join(
     [
         *(body + f"\n{NONCE} page {name} 200 {len(body)}\n".encode() for name, body in PAGES.items()),
         f"{NONCE} filter\n".encode(),
         b"another|80||cluster.of.the.mesh::10.0.0.2:8080::rq_total::1\n",
-        HOSTS + f"\n{NONCE} page hosts 200 100000\n".encode(),
+        HOSTS + f"\n{NONCE} page hosts 200 0\n".encode(),
     ]
 )
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
+@example(len(OUTPUT), [], True)
+@example(len(OUTPUT), [], False)
 @given(st.integers(0, len(OUTPUT)), st.lists(st.integers(1, 40), max_size=8), st.booleans())
 def test_admin_pages_are_whole_or_not_there(monkeypatch: pytest.MonkeyPatch, length: int, cuts: list[int], ended: bool) -> None:
     """The output may end anywhere; only with its end marker is a command over."""
@@ -283,7 +285,15 @@ def test_admin_pages_are_whole_or_not_there(monkeypatch: pytest.MonkeyPatch, len
         return
     _view, found = session.view(TARGET)
     # Without the page of hosts, the last one, none counts.
-    assert found == ({**PAGES, "hosts": HOSTS} if OUTPUT[:length].endswith(b" 100000\n") or length == len(OUTPUT) - 1 else {})
+    assert found == ({**PAGES, "hosts": HOSTS} if OUTPUT[:length].endswith(b" hosts 200 0\n") or length == len(OUTPUT) - 1 else {})
+
+
+def test_hosts_that_curl_did_not_get_whole_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """curl's exit code 18 is for a transfer that ended before its time."""
+    output = OUTPUT.replace(b"page hosts 200 0", b"page hosts 200 18")
+    assert output != OUTPUT
+    session = session_of(monkeypatch, output + f"\n{NONCE} end 0\n".encode(), [])
+    assert session.read(dict.fromkeys(PAGES, "http://localhost:15000/"), "|cart.shop.svc.") == {}
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
