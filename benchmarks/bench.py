@@ -75,17 +75,19 @@ def main() -> None:
     options.add_argument("--namespace", default="bench", help="where the service is")
     options.add_argument("--client", default="bench/test-pod", help="the pod that sends, as namespace/name")
     options.add_argument("--concurrency", type=int, default=50)
+    options.add_argument("--shorter", type=int, default=1, metavar="N", help="an Nth of the requests, for a machine that is busy otherwise")
     options.add_argument("--million", action="store_true", help="also a million requests (half an hour)")
     given = options.parse_args()
     course = Course(given.kubeconfig, given.namespace, *given.client.split("/"), given.concurrency)
     course.install(given.hey)
 
     print(f"{given.concurrency} in flight, from {given.client} to {course.url}", flush=True)
-    small = ours(course, 10_000)
-    shell = timed("shell loop", lambda: shell_loop(course, 10_000))
-    seed = timed("seed, one exec each", lambda: seeds_way(course, 400))
-    hey = timed("hey", lambda: heys_way(course, 100_000))
-    large = ours(course, 100_000)
+    few, some, many = (number // given.shorter for number in (400, 10_000, 100_000))
+    small = ours(course, some)
+    shell = timed("shell loop", lambda: shell_loop(course, some))
+    seed = timed("seed, one exec each", lambda: seeds_way(course, few))
+    hey = timed("hey", lambda: heys_way(course, many))
+    large = ours(course, many)
     laps = [seed, shell, small, large, hey]
     rows = [("ours / seed", small.rate / seed.rate, 150), ("ours / shell loop", small.rate / shell.rate, 10), ("ours / hey", large.rate / hey.rate, 0.85)]
     if given.million:
