@@ -39,6 +39,14 @@ locked-site:
 	$(lab_playbook) -e istio_lab_state=present
 	$(playbook) -i inventory/lab.yml site.yml $(arguments)
 
+.PHONY: verify
+verify: venv ## Run verify.yml, on the lab or with INVENTORY=inventory/<yours>; changes nothing there
+ifdef own_cluster
+	$(playbook) -i '$(own_cluster)' verify.yml $(arguments)
+else
+	lab/with-lock $(playbook) -i inventory/lab.yml verify.yml $(arguments)
+endif
+
 .PHONY: uninstall
 uninstall: venv ## Run uninstall.yml, on the lab or with INVENTORY=inventory/<yours>
 ifdef own_cluster
@@ -80,7 +88,12 @@ kubeconfig: ## Print the path of the lab's kubeconfig, if the lab answers (make 
 
 .PHONY: fixtures
 fixtures: venv ## Record anew, on the lab with its sample, what unit tests take for real (then: make site)
-	kubeconfig=$$($(MAKE) -s kubeconfig); lab/with-lock .venv/bin/python tests/unit/record_fixtures.py "$$kubeconfig"
+	kubeconfig=$$($(MAKE) -s kubeconfig); lab/with-lock .venv/bin/python tests/report_cases.py "$$kubeconfig" && \
+	lab/with-lock .venv/bin/python tests/unit/record_fixtures.py "$$kubeconfig"
+
+.PHONY: docs
+docs: venv ## Write docs/my-session-does-not-stick.md anew from the catalogue of causes
+	.venv/bin/python .ci/causes_page.py
 
 .PHONY: soundness
 soundness: venv ## Count how often the verdict is right: hundreds of checks and a million windows (hours; fewer with CHECKS= and WINDOWS=)

@@ -128,3 +128,22 @@ def build(tree: Path, into: Path) -> Path:
     run(BIN / "ansible-galaxy", "collection", "build", "--output-path", into, cwd=tree).expect()
     (artifact,) = into.glob("meshops-istio-*.tar.gz")
     return artifact
+
+
+def debian_root(*packages: str) -> Path:
+    """The files of Debian packages, without what they depend on and not installed; kept in the lab's cache."""
+    target = LAB_CACHE / "test-packages" / "-".join(packages)
+    with locked("debian-packages"):
+        if not target.exists():
+            partial = target.with_name("partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            (partial / "debs").mkdir(parents=True)
+            download = ("apt-get", "-o", "APT::Sandbox::User=root", "download", *packages)
+            if run(*download, cwd=partial / "debs").rc:
+                # A machine that never asked for its lists, or whose lists are old.
+                run("apt-get", "-o", "DPkg::Lock::Timeout=300", "update").expect()
+                run(*download, cwd=partial / "debs").expect()
+            for deb in (partial / "debs").iterdir():
+                run("dpkg-deb", "--extract", deb, partial / "root").expect()
+            partial.replace(target)
+    return target / "root"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import dataclass
 from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -90,13 +91,25 @@ def waiver(match: str, until: date = TODAY, service: str = "shop/*") -> Waiver:
     return Waiver(service, match, "team shop", "being moved", until)
 
 
+@dataclass
+class Earlier:
+    """One earlier report, or none."""
+
+    report: Report | None
+
+    def last(self) -> Report | None:
+        return self.report
+
+    last_look = last
+
+    def of(self, identity: tuple[str, str, int | None]) -> ServiceReport | None:
+        return next((service for service in self.report.services if service.identity == identity), None) if self.report else None
+
+
 def run_of(*entries: Entry, after: Report | None = None, hours: float = 0, settings: Settings = SETTINGS, error: str | None = None) -> Report:
     """A report, so many hours after noon, following another one."""
 
-    def past_of(identity: tuple[str, str, int | None]) -> ServiceReport | None:
-        return next((service for service in after.services if service.identity == identity), None) if after else None
-
-    return make_report("prod", error, entries, settings, NOON + timedelta(hours=hours), after, past_of)
+    return make_report("prod", error, entries, settings, NOON + timedelta(hours=hours), Earlier(after))
 
 
 def only(report: Report) -> ServiceReport:

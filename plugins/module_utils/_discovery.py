@@ -17,7 +17,7 @@ from typing import Any
 
 from ansible_collections.meshops.istio.plugins.module_utils import _curl, _envoy
 from ansible_collections.meshops.istio.plugins.module_utils._envoy import AdminDump
-from ansible_collections.meshops.istio.plugins.module_utils._model import CheckError, ClientPod, JsonDict, Key, Membership, Target
+from ansible_collections.meshops.istio.plugins.module_utils._model import CheckError, ClientPod, JsonDict, Key, Membership, ProxyView, Target
 from ansible_collections.meshops.istio.plugins.module_utils._session import PodSession
 from ansible_collections.meshops.istio.plugins.module_utils._static import Asked, Seen
 from ansible_collections.meshops.istio.plugins.module_utils._survey import (
@@ -251,9 +251,9 @@ def look_at_all(new_api_client: Callable[[], Any], scope: Scope, objects: Object
                 _curl.check_curl(session.curl_line, session.exec.where)
                 pages = session.read(urls, wanted)
                 session.end()
+            return Look(_envoy.parse_pages(pages))
         except CheckError as error:
             return Look(None, error.msg)
-        return Look(_envoy.parse_pages(pages))
 
     with ThreadPoolExecutor(max_workers=AT_ONCE) as pool:
         return dict(zip(objects.clients, pool.map(look, objects.clients), strict=True))
@@ -310,9 +310,19 @@ def _found(objects: Objects, looks: Mapping[ClientPod, Look], service: JsonDict,
     for client in _clients_of(namespace, objects.clients):
         look = looks[client]
         near = replace(target, host=name) if client.namespace == namespace else target
-        view = _envoy.view_of(look.dump, near, listener_of(service, port)) if look.dump else None
-        seen.append(Seen(client, view, look.error, objects.filters.get(client, ())))
+        view, error = _view(look, near, listener_of(service, port))
+        seen.append(Seen(client, view, error, objects.filters.get(client, ())))
     return Found(target, asked, membership, tuple(seen))
+
+
+def _view(look: Look, target: Target, listener: str | None) -> tuple[ProxyView | None, str | None]:
+    """One service's part of a look, or why there is none."""
+    if look.dump is None:
+        return None, look.error
+    try:
+        return _envoy.view_of(look.dump, target, listener), None
+    except CheckError as error:
+        return None, error.msg
 
 
 def _clients_of(namespace: str, clients: Sequence[ClientPod]) -> tuple[ClientPod, ...]:

@@ -15,7 +15,7 @@ import contextlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from urllib.parse import quote
 
 from ansible_collections.meshops.istio.plugins.module_utils._model import (
@@ -152,6 +152,16 @@ def proxy_view(target: Target, pages: dict[str, bytes]) -> ProxyView | None:
     return view_of(dump, target) if dump else None
 
 
+def led_to(target: Target, pages: dict[str, bytes]) -> Target:
+    """The service whose cluster the route leads to: the target itself, or another host that a VirtualService names."""
+    view = proxy_view(target, pages)
+    first = view.route.clusters[0][0] if view is not None and view.route is not None and view.route.clusters else ""
+    match = re.fullmatch(r"outbound\|(\d+)\|[^|]*\|([^.|]+)\.([^.|]+)\.svc\..+", first)
+    if match is None or (match.group(2), match.group(3)) == (target.service, target.namespace):
+        return target
+    return replace(target, port=int(match.group(1)), service=match.group(2), namespace=match.group(3))
+
+
 def view_of(dump: AdminDump, target: Target, listener: str | None = None) -> ProxyView:
     """One service's part. C(listener) names the listener of a port that may not be HTTP. Raises L(CheckError) with C(strange_envoy)."""
     with known_form():
@@ -172,7 +182,17 @@ def _view(dump: AdminDump, target: Target, listener: str | None) -> ProxyView:
         hosts=tuple(dump.hosts.get(name, [])) if name else (),
         bytes_read=dump.bytes_read,
         virtual_host=serving[0][1].get("name") if serving else None,
+        alike=len({_choice(dump, destination) for destination in route.destinations()}) <= 1 if route else True,
     )
+
+
+def _choice(dump: AdminDump, name: str) -> object:
+    """What decides to which host of a cluster a hash leads: clusters that have it in common are as good as one."""
+    cluster = dump.clusters.get(name)
+    if cluster is None or cluster.lb_policy not in HASHING:
+        return name
+    sizes = (cluster.lb_policy, cluster.minimum_ring_size, cluster.table_size, cluster.by_locality, cluster.unusual)
+    return (*sizes, tuple((host.address, host.healthy, host.weight, host.priority) for host in dump.hosts.get(name, [])))
 
 
 def _candidates(dump: AdminDump, target: Target) -> Iterable[tuple[JsonDict, JsonDict]]:

@@ -61,7 +61,10 @@ def read_gateways(cluster: Cluster, new_api_client: Callable[[], Any], target: T
 
 def _read(new_api_client: Callable[[], Any], namespace: str, pod: str, target: Target) -> ProxyView | None:
     pages = {name: _get(new_api_client, namespace, pod, url) for name, url in _envoy.admin_pages(target).items()}
-    wanted = _envoy.hosts_filter(target).encode()
+    other = _envoy.led_to(target, pages)
+    if other != target:
+        pages["clusters"] = _get(new_api_client, namespace, pod, _envoy.admin_pages(other)["clusters"])
+    wanted = _envoy.hosts_filter(other).encode()
     hosts = _get(new_api_client, namespace, pod, _envoy.hosts_page())
     pages["hosts"] = b"\n".join(line for line in hosts.split(b"\n") if wanted in line)
     return _envoy.proxy_view(target, pages)

@@ -215,7 +215,11 @@ class ClusterView:
 @dataclass(frozen=True)
 class ProxyView:
     """What one client's Envoy knows about the target at one moment. C(route) is None where no route answers for it;
-    C(virtual_host) then still names the virtual host, if there is one whose routes all ask for something else."""
+    C(virtual_host) then still names the virtual host, if there is one whose routes all ask for something else.
+
+    C(cluster) and C(hosts) are those of the route's first destination; C(alike) is false where a weighted route has others
+    that a session could meet other hosts by.
+    """
 
     proxy_version: str | None
     uptime: float | None
@@ -224,6 +228,7 @@ class ProxyView:
     hosts: tuple[Host, ...]
     bytes_read: int = 0
     virtual_host: str | None = None
+    alike: bool = True
 
     def eligible(self) -> frozenset[str]:
         """Addresses that the balancing can choose: healthy, and of the first priority in use."""

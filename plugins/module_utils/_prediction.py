@@ -12,9 +12,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ansible_collections.meshops.istio.plugins.module_utils._curl import hashed_value
 from ansible_collections.meshops.istio.plugins.module_utils._model import Backend, Key, ProxyView
-from ansible_collections.meshops.istio.plugins.module_utils._ring import chooser_of, no_prediction, request_hash, weights_of
+from ansible_collections.meshops.istio.plugins.module_utils._ring import chooser_of, hashes_of, no_prediction, weights_of
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ def predict(key: Key, sessions: Sequence[str], views: Sequence[ProxyView | None]
         return Prediction(False, "hosts or balancing were not the same throughout, or not in every client")
     names = {backend.address: backend.pod for backend in backends}
     choose = chooser_of(first.cluster, first.eligible(), weights_of(first.hosts))
-    chosen = {session: choose(request_hash(hashed_value(key, session))) for session in sessions}
+    chosen = {session: choose(value) for session, value in zip(sessions, hashes_of(first, key, sessions), strict=True)}
     unknown = next((host for host in chosen.values() if host not in names), None)
     if unknown:
         return Prediction(False, f"host {unknown} is no endpoint of the service")
@@ -52,7 +51,8 @@ def _basis(view: ProxyView) -> tuple[object, ...]:
     cluster = view.cluster
     sizes = (cluster.lb_policy, cluster.minimum_ring_size, cluster.table_size) if cluster else None
     eligible = view.eligible()
-    return (eligible, sizes, tuple((host.address, host.weight) for host in view.hosts if host.address in eligible))
+    policies = view.route.hash_policies if view.route else ()
+    return (eligible, sizes, policies, tuple((host.address, host.weight) for host in view.hosts if host.address in eligible))
 
 
 def compare(prediction: Prediction, landed: dict[str, set[str]]) -> Prediction:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ansible_collections.meshops.istio.plugins.module_utils import _curl, _envoy, _identity
+from ansible_collections.meshops.istio.plugins.module_utils._brake import Brake
 from ansible_collections.meshops.istio.plugins.module_utils._identity import Method
 from ansible_collections.meshops.istio.plugins.module_utils._model import (
     CheckError,
@@ -63,6 +64,7 @@ class Campaign:
     method: Method
     timeout: float
     rate: int | None
+    brake: Brake
     new_api_client: Callable[[], Any]
     read_membership: Callable[[], Membership]
     read_log: Callable[[ClientPod, float], str]
@@ -111,7 +113,7 @@ def probe(client: ClientPod, plan: Plan, membership: Membership, campaign: Campa
             for batches in plan.segments():
                 run.segments.append(range(batches[0].start, batches[-1].stop))
                 for rounds in batches:
-                    _send(job, run, list(plan.requests(rounds)), membership, campaign.rate)
+                    _send(job, run, list(plan.requests(rounds)), membership, campaign)
                 run.checkpoints.append(campaign.look(session)[0])
             session.end()
         except CheckError as error:
@@ -131,29 +133,38 @@ def _first_look(campaign: Campaign, session: PodSession) -> tuple[Checkpoint, di
         time.sleep(UNSETTLED)
 
 
-def _send(job: Job, run: ClientRun, requests: list[Request], membership: Membership, rate: int | None) -> None:
+def _send(job: Job, run: ClientRun, requests: list[Request], membership: Membership, campaign: Campaign) -> None:
+    size, pause = pace(campaign.sending, campaign.rate, campaign.brake.watches)
     if not run.tally.sent:
-        learning = [request for request in requests if request.session is None][:LEARNING] or requests[:1]
-        run.method = _learn(job, run, learning, membership)
+        learning = [request for request in requests if request.session is None][: min(LEARNING, size or LEARNING)] or requests[:1]
+        run.method = _learn(job, run, learning, membership, campaign.brake)
+        time.sleep(pause)
         taught = {request.index for request in learning}
         requests = [request for request in requests if request.index not in taught]
     # A cookie of one round is sent in the next, so with a jar the rounds wait for each other.
     rounds = [list(group) for _number, group in itertools.groupby(requests, key=lambda request: request.round)] if job.jar else [requests]
-    for chunk, pause in itertools.chain.from_iterable(_paced(group, rate) for group in rounds):
+    for chunk in itertools.chain.from_iterable(_chunks(group, size) for group in rounds):
         if time.monotonic() > job.deadline:
             raise CheckError("timeout", f"The time allowed was over after {run.tally.sent} requests. Next: raise the option timeout, or send fewer requests.")
-        run.tally.sent += len(chunk)
-        for request, seen in SENDERS[run.method](job, chunk):
-            run.tally.add(request, seen)
+        # Another client may have been told to stop meanwhile.
+        campaign.brake.saw(())
+        _transfer(job, run, chunk, run.method, campaign.brake)
         time.sleep(pause)
 
 
-def _learn(job: Job, run: ClientRun, requests: list[Request], membership: Membership) -> str:
+def _transfer(job: Job, run: ClientRun, requests: list[Request], method: str, brake: Brake) -> None:
+    run.tally.sent += len(requests)
+    statuses = []
+    for request, seen in SENDERS[method](job, requests):
+        run.tally.add(request, seen)
+        statuses.append(seen.status)
+    brake.saw(statuses)
+
+
+def _learn(job: Job, run: ClientRun, requests: list[Request], membership: Membership, brake: Brake) -> str:
     """The method to use: as the option says, or by what the first answers hold. They count as any others do."""
     first = _identity.HEADER if job.method.name == "auto" else job.method.name
-    run.tally.sent += len(requests)
-    for request, seen in SENDERS[first](job, requests):
-        run.tally.add(request, seen)
+    _transfer(job, run, requests, first, brake)
     if job.method.name != "auto":
         return first
     found = _identity.identify(run.tally.identities, job.method.labels(first), membership.backends)
@@ -164,13 +175,17 @@ def _learn(job: Job, run: ClientRun, requests: list[Request], membership: Member
     return _identity.UPSTREAM
 
 
-def _paced(requests: list[Request], rate: int | None) -> Iterator[tuple[list[Request], float]]:
-    """Chunks and the seconds to wait after each, so that no second, wherever it begins, has more than C(rate) requests:
-    with chunks of c that are at least c/(rate-c) apart, a second meets at most rate/c of them."""
+def pace(sending: _curl.Sending, rate: int | None, stops: bool) -> tuple[int | None, float]:
+    """How many requests to send at once (None: all) and the seconds to wait after them, so that no second, wherever it
+    begins, has more than the rate: with chunks of c that are at least c/(rate-c) apart, a second meets at most rate/c of
+    them. Without a rate, a run that may have to stop sends what may be in flight at once, and looks at the answers."""
     if rate is None:
-        yield requests, 0.0
-        return
+        return (sending.concurrency, 0.0) if stops else (None, 0.0)
     size = max(1, rate // 10)
-    pause = size / (rate - size) if rate > size else 1.0
-    for start in range(0, len(requests), size):
-        yield requests[start : start + size], pause
+    return size, size / (rate - size) if rate > size else 1.0
+
+
+def _chunks(requests: list[Request], size: int | None) -> Iterator[list[Request]]:
+    step = size or len(requests) or 1
+    for start in range(0, len(requests), step):
+        yield requests[start : start + step]

@@ -17,6 +17,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 
+from ansible_collections.meshops.istio.plugins.module_utils._curl import hashed_value
 from ansible_collections.meshops.istio.plugins.module_utils._model import ClusterView, Host, Key, ProxyView
 
 MASK = (1 << 64) - 1
@@ -141,9 +142,9 @@ def no_prediction(view: ProxyView | None, key: Key) -> str | None:
     if view.route is None or view.cluster is None:
         return "the client's Envoy has no route or no cluster for the service"
     objections = {
-        "the route is weighted over several clusters": len(view.route.destinations()) != 1,
+        "the route is weighted over several clusters": not view.route.destinations() or not view.alike,
         "the client's Envoy does not hash on the key": not view.balances_by(key),
-        "the route has several hash policies": len(view.route.hash_policies) > 1,
+        "the route has several hash policies": len(set(view.route.hash_policies)) > 1,
         **_changed_on_the_way(view, key),
         **_uneven_hosts(view),
     }
@@ -192,6 +193,12 @@ def chooser_of(cluster: ClusterView, hosts: Iterable[str], weights: Mapping[str,
     if cluster.lb_policy == "MAGLEV":
         return maglev_chooser(sorted(hosts), cluster.table_size or TABLE_SIZE, weights)
     return ring_chooser(sorted(hosts), cluster.minimum_ring_size or RING_SIZE)
+
+
+def hashes_of(view: ProxyView, key: Key, sessions: Iterable[str]) -> tuple[int, ...]:
+    """The hashes of these sessions' requests, by as many equal policies as the route has (one for each destination)."""
+    policies = len(view.route.hash_policies) if view.route else 1
+    return tuple(request_hash(hashed_value(key, session), policies) for session in sessions)
 
 
 def weights_of(hosts: Iterable[Host]) -> dict[str, int]:

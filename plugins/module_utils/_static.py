@@ -89,7 +89,8 @@ def _of_client(key: Key, target: Target, membership: Membership | None, seen: Se
         if not seen.client.sidecar:
             return Static(DOES_NOT, f"pod {seen.client} has no sidecar (istio-proxy), so no rule of the mesh applies to its requests")
         return Static(UNKNOWN, f"{who} did not answer")
-    return _of_route(key, target, view, who) or _of_cluster(key, view, who) or _of_hosts(membership, view, who) or _of_filters(seen, who) or Static(STICKS, "")
+    found = _of_route(key, target, view, who) or _of_cluster(key, view, who) or _of_locality(view, who)
+    return found or _of_hosts(membership, view, who) or _of_filters(seen, who) or Static(STICKS, "")
 
 
 def _of_route(key: Key, target: Target, view: ProxyView, who: str) -> Static | None:
@@ -99,18 +100,18 @@ def _of_route(key: Key, target: Target, view: ProxyView, who: str) -> Static | N
     if route is None:
         what = "no HTTP route, so it balances connections and not requests" if view.cluster else "neither route nor cluster"
         return Static(DOES_NOT, f"{who} has {what} for service {target}")
-    if len(route.destinations()) > 1:
+    if not view.alike:
         names = " and ".join(_short(name) for name in route.destinations())
         return Static(DOES_NOT, f"the route in {who} is weighted over {names}, and Envoy chooses among them anew for each request")
     if not any(policy.matches(key) for policy in route.hash_policies):
-        return Static(DOES_NOT, f"the route in {who} {_hashes(route)}, not on {key}")
+        return Static(DOES_NOT, f"{_hashing(route, who)}, so not on {key}")
     return _of_key(key, view, who)
 
 
-def _hashes(route: RouteView) -> str:
-    port = "of this TCP port " if route.protocol == "tcp" else ""
+def _hashing(route: RouteView, who: str) -> str:
     policies = [" ".join(filter(None, (policy.type, policy.name))) for policy in route.hash_policies]
-    return f"{port}hashes on {', '.join(policies)}" if policies else f"{port}has no hash policy"
+    what = f"hashes on {', '.join(policies)}" if policies else "has no hash policy"
+    return f"{who} takes the port for TCP and {what}" if route.protocol == "tcp" else f"the route in {who} {what}"
 
 
 def _of_key(key: Key, view: ProxyView, who: str) -> Static | None:
@@ -135,8 +136,8 @@ def _of_cluster(key: Key, view: ProxyView, who: str) -> Static | None:
     return None
 
 
-def _of_hosts(membership: Membership | None, view: ProxyView, who: str) -> Static | None:
-    """Every ready pod must be one that Envoy can choose: what it leaves out, other clients may choose."""
+def _of_locality(view: ProxyView, who: str) -> Static | None:
+    """What depends on where the client is, so that a client elsewhere balances otherwise."""
     eligible = view.eligible()
     if not eligible:
         return Static(UNKNOWN, f"no host of the service is healthy for {who}, which then balances in a panic")
@@ -144,6 +145,14 @@ def _of_hosts(membership: Membership | None, view: ProxyView, who: str) -> Stati
     if len(priorities) > 1:
         near = f"{len(eligible)} of {sum(1 for host in view.hosts if host.healthy)}"
         return Static(DOES_NOT, f"{who} prefers the {near} pods of its own locality, so clients elsewhere choose among others")
+    if view.cluster is not None and view.cluster.by_locality and len({host.zone for host in view.hosts}) > 1:
+        return Static(UNKNOWN, f"localities have weights in {who}, which a client elsewhere may have other than it")
+    return None
+
+
+def _of_hosts(membership: Membership | None, view: ProxyView, who: str) -> Static | None:
+    """Every ready pod must be one that Envoy can choose: what it leaves out, other clients may choose."""
+    eligible = view.eligible()
     if membership is None:
         return Static(UNKNOWN, "the endpoints of the service may not be read, so nothing says whether Envoy knows them all")
     ready = {backend.address for backend in membership.ready()}

@@ -13,12 +13,12 @@ This module util is private to the collection: it may change at any time.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from ansible_collections.meshops.istio.plugins.module_utils._model import Backend, CheckError, ClusterView, JsonDict
-from ansible_collections.meshops.istio.plugins.module_utils._ring import TABLE_SIZE, chooser_of, request_hash
+from ansible_collections.meshops.istio.plugins.module_utils._ring import TABLE_SIZE, chooser_of
 
 # A new draw lies between the least and the greatest of n others in all but 2 of n + 1 cases: 199 make that 99 %.
 DRAWS = 199
@@ -43,10 +43,15 @@ class Plan:
 
 @dataclass(frozen=True)
 class Balancing:
-    """How sessions are balanced now: the cluster's algorithm and sizes, and the addresses that it chooses from."""
+    """How sessions are balanced now: the cluster's algorithm and sizes, and the addresses that it chooses from. Services
+    with the same pods and settings have the same one, and what is computed for it is computed once."""
 
     cluster: ClusterView
     hosts: tuple[str, ...]
+
+    @classmethod
+    def of(cls, cluster: ClusterView, hosts: Iterable[str]) -> Balancing:
+        return cls(replace(cluster, name="", version="", rule=None), tuple(sorted(hosts)))
 
     def by(self, policy: str) -> Balancing:
         """The same hosts by another algorithm, with its own sizes where it is the one in force, else Envoy's."""
@@ -55,7 +60,7 @@ class Balancing:
         return replace(self, cluster=replace(self.cluster, lb_policy=policy, minimum_ring_size=None, table_size=TABLE_SIZE))
 
     def place(self, hosts: Sequence[str], sessions: Sequence[int]) -> tuple[str, ...]:
-        choose = _chooser(replace(self.cluster, name="", version="", rule=None), tuple(sorted(hosts)))
+        choose = _chooser(self.cluster, tuple(sorted(hosts)))
         return tuple(choose(session) for session in sessions)
 
 
@@ -74,9 +79,8 @@ def read_plan(option: JsonDict | None) -> Plan | None:
     return Plan(pods, node, replicas)
 
 
-def answer(plan: Plan, balancing: Balancing, backends: Sequence[Backend], sessions: Sequence[str]) -> JsonDict:
-    """The returned C(what_if) for a service whose sessions can be predicted."""
-    hashes = tuple(request_hash(session) for session in sessions)
+def answer(plan: Plan, balancing: Balancing, backends: Sequence[Backend], sessions: Sequence[str], hashes: tuple[int, ...]) -> JsonDict:
+    """The returned C(what_if) for a service whose sessions can be predicted; C(hashes) are those of the sessions."""
     victims = plan.victims([backend for backend in backends if backend.address in balancing.hosts])
     left = tuple(host for host in balancing.hosts if host not in victims)
     now = balancing.place(balancing.hosts, hashes)

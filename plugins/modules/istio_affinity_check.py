@@ -77,6 +77,27 @@ options:
       - The most requests in any second, from all clients together.
       - Without it, requests are sent as fast as O(concurrency) allows.
     type: int
+  max_requests:
+    description:
+      - The most requests to send, from all clients together and over all O(attempts).
+      - A plan of more is refused before anything is sent, and another attempt that would exceed it is not made.
+    type: int
+  stop_on:
+    description:
+      - When to stop for the service's own sake. The verdict is then V(inconclusive), with the RV(error) V(stopped), unless
+        a session was seen on two pods before.
+      - Whoever wrote the answer counts, the application as well as an Envoy or a gateway on the way.
+      - Without O(rate), no more requests than O(concurrency) are sent before their answers are looked at.
+    type: dict
+    suboptions:
+      statuses:
+        description: Stop on the first answer with one of these statuses.
+        type: list
+        elements: int
+        default: [429]
+      server_errors:
+        description: Stop once more answers than this share of the planned requests are server errors (5xx).
+        type: float
   timeout:
     description: Seconds for the whole run. The deadline also ends it inside the client pods.
     type: int
@@ -218,6 +239,10 @@ EXAMPLES = r"""
       name: cart
     rate: 20
     concurrency: 4
+    max_requests: 2500
+    stop_on:
+      statuses: [429]
+      server_errors: 0.02
 
 - name: Look at the result without failing the play
   meshops.istio.istio_affinity_check:
@@ -373,7 +398,7 @@ identified_by:
   type: str
   sample: header X-Pod-Name
 attempts:
-  description: The verdict, message and events of every attempt.
+  description: The verdict, message and events of every attempt, and how many requests it sent.
   returned: always
   type: list
   elements: dict
@@ -399,6 +424,7 @@ from typing import Any
 
 from ansible_collections.kubernetes.core.plugins.module_utils.k8s.core import AnsibleK8SModule
 
+from ansible_collections.meshops.istio.plugins.module_utils._brake import Brake, StopOn
 from ansible_collections.meshops.istio.plugins.module_utils._causes import find_causes, situation_of
 from ansible_collections.meshops.istio.plugins.module_utils._curl import IDENTITY_HEADERS, Sending, check_sendable
 from ansible_collections.meshops.istio.plugins.module_utils._gateway import find_gateway, read_gateways
@@ -449,6 +475,7 @@ class Settings:
     method: Method
     max_flip_rate: float
     seed: int
+    stop_on: StopOn | None = None
 
 
 def argument_spec() -> JsonDict:
@@ -468,6 +495,14 @@ def argument_spec() -> JsonDict:
         "requests": {"type": "int"},
         "concurrency": {"type": "int", "default": 10},
         "rate": {"type": "int"},
+        "max_requests": {"type": "int"},
+        "stop_on": {
+            "type": "dict",
+            "options": {
+                "statuses": {"type": "list", "elements": "int", "default": [429]},
+                "server_errors": {"type": "float"},
+            },
+        },
         "timeout": {"type": "int", "default": 300},
         "connection": {"type": "str", "default": "new", "choices": ["new", "keepalive"]},
         "via": {
@@ -506,6 +541,7 @@ LIMITS = {
     "requests": (2, 1_000_000),
     "concurrency": (1, 300),
     "rate": (1, 100_000),
+    "max_requests": (1, 100_000_000),
     "timeout": (5, 86_400),
     "max_flip_rate": (0.000001, 1),
     "attempts": (1, 100),
@@ -535,7 +571,21 @@ def read_settings(params: JsonDict) -> Settings:
     key, method = given_key(params), read_method(params)
     if key and key.issued and method.name in ("body", "upstream"):
         raise CheckError("bad_option", f"Options key.cookie={key.cookie} and identify={method.name} exclude each other; use header or access_log.")
-    return Settings(client_choice(params), key, sending, method, bound, seed)
+    return Settings(client_choice(params), key, sending, method, bound, seed, read_stop_on(params))
+
+
+def read_stop_on(params: JsonDict) -> StopOn | None:
+    """When to stop. Raises CheckError with C(bad_option)."""
+    option = params["stop_on"]
+    if option is None:
+        return None
+    wrong = [status for status in option["statuses"] if not 100 <= status <= 599]
+    if wrong:
+        raise CheckError("bad_option", f"Option stop_on.statuses holds {wrong[0]}; a status lies between 100 and 599.")
+    share = option["server_errors"]
+    if share is not None and not 0 <= share <= 1:
+        raise CheckError("bad_option", f"Option stop_on.server_errors is {share}; it is a share, between 0 and 1.")
+    return StopOn(frozenset(option["statuses"]), share)
 
 
 def read_method(params: JsonDict) -> Method:
@@ -561,12 +611,17 @@ def check(module: Any, settings: Settings) -> tuple[JsonDict, bool]:
     connection = Connection(module)
     cluster = Cluster(connection.api_client)
     attempts: list[JsonDict] = []
+    result: JsonDict = {}
+    moved = False
     while True:
         started = time.monotonic()
         survey, key, plan = prepare(params, settings, connection, cluster)
+        planned = plan.total * len(survey.clients)
+        if not below_cap(params["max_requests"], planned, attempts):
+            return result, moved
         if module.check_mode:
             result = survey_result(survey, key, settings.seed)
-            result["requests"]["planned"] = plan.total * len(survey.clients)
+            result["requests"]["planned"] = planned
             result["msg"] = (
                 f"check mode: {result['requests']['planned']} requests would go to {survey.target} from {', '.join(str(client) for client in survey.clients)}."
             )
@@ -575,10 +630,19 @@ def check(module: Any, settings: Settings) -> tuple[JsonDict, bool]:
         facts, findings = explain(params["explain"], cluster, survey, window, verdict)
         result = full_result(survey, window, runs, verdict, settings.seed, params["max_sessions_returned"], time.monotonic() - started, findings)
         result["versions"].update(facts.versions if facts else {})
-        attempts.append({"verdict": result["verdict"], "msg": result["msg"], "events": result["membership"]["events"], "elapsed": result["elapsed"]})
+        moved = any(fate.moved for fate in verdict.fates)
+        attempts.append(
+            {
+                "verdict": result["verdict"],
+                "msg": result["msg"],
+                "events": result["membership"]["events"],
+                "elapsed": result["elapsed"],
+                "sent": result["requests"]["sent"],
+            }
+        )
         result["attempts"] = attempts
         if not verdict.churn_only or len(attempts) >= params["attempts"]:
-            return result, any(fate.moved for fate in verdict.fates)
+            return result, moved
         wait_for_quiet(cluster, survey, params["settle"], params["timeout"])
 
 
@@ -588,6 +652,17 @@ def explain(when: str, cluster: Cluster, survey: Survey, window: Window, verdict
         return None, []
     facts = read_facts(cluster, [survey.target], survey.clients)
     return facts, find_causes(situation_of(survey, facts, window, verdict))
+
+
+def below_cap(cap: int | None, planned: int, attempts: list[JsonDict]) -> bool:
+    """Whether another attempt may be made. Raises CheckError with C(too_many_requests) where not even the first may."""
+    if cap is None or sum(attempt["sent"] for attempt in attempts) + planned <= cap:
+        return True
+    if not attempts:
+        raise CheckError(
+            "too_many_requests", f"{planned} requests are planned and max_requests is {cap}. Next: lower sessions or requests, or raise max_requests."
+        )
+    return False
 
 
 def prepare(params: JsonDict, settings: Settings, connection: Connection, cluster: Cluster) -> tuple[Survey, Key, Plan]:
@@ -624,6 +699,7 @@ def measure(
         settings.method,
         params["timeout"],
         params["rate"],
+        Brake(settings.stop_on, plan.total * len(survey.clients)),
         new_api_client=connection.new_api_client,
         read_membership=lambda: read_membership(cluster, target),
         read_log=cluster.sidecar_log,

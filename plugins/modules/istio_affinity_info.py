@@ -299,8 +299,9 @@ from typing import Any
 from ansible_collections.kubernetes.core.plugins.module_utils.k8s.core import AnsibleK8SModule
 
 from ansible_collections.meshops.istio.plugins.module_utils import _what_if
+from ansible_collections.meshops.istio.plugins.module_utils._causes import find_causes, situation_seen
 from ansible_collections.meshops.istio.plugins.module_utils._discovery import Found, Scope, find, look_at_all, read_objects
-from ansible_collections.meshops.istio.plugins.module_utils._model import Backend, CheckError, ClientPod, JsonDict, Key, Membership, ProxyView
+from ansible_collections.meshops.istio.plugins.module_utils._model import Backend, CheckError, ClientPod, Facts, JsonDict, Key, Membership, ProxyView
 from ansible_collections.meshops.istio.plugins.module_utils._options import (
     DEFAULT_KEY,
     Connection,
@@ -313,9 +314,10 @@ from ansible_collections.meshops.istio.plugins.module_utils._options import (
 )
 from ansible_collections.meshops.istio.plugins.module_utils._plan import generated
 from ansible_collections.meshops.istio.plugins.module_utils._prediction import Prediction, predict
-from ansible_collections.meshops.istio.plugins.module_utils._result import halves
+from ansible_collections.meshops.istio.plugins.module_utils._result import finding_result, halves
+from ansible_collections.meshops.istio.plugins.module_utils._ring import hashes_of
 from ansible_collections.meshops.istio.plugins.module_utils._static import Seen, static_verdict
-from ansible_collections.meshops.istio.plugins.module_utils._survey import ClientChoice, Cluster
+from ansible_collections.meshops.istio.plugins.module_utils._survey import ClientChoice, Cluster, read_facts
 from ansible_collections.meshops.istio.plugins.module_utils._what_if import Balancing, Plan
 
 
@@ -375,7 +377,18 @@ def gather(module: Any) -> tuple[list[JsonDict], list[str]]:
     if wanted.plan and found:
         check_plan(cluster, wanted.plan, found)
     unread = [*objects.unread, *(look.error for look in looks.values() if look.error)]
-    return [describe(entry, wanted) for entry in found], list(dict.fromkeys(unread))
+    facts = read_facts(cluster, [entry.target for entry in found], list(looks)) if found else None
+    return [{**describe(entry, wanted), "findings": causes_of(entry, wanted, facts)} for entry in found], list(dict.fromkeys(unread))
+
+
+def causes_of(entry: Found, wanted: Wanted, facts: Facts | None) -> list[JsonDict]:
+    """What can be found without a request. Where the endpoints may not be read there is too little to say."""
+    if facts is None or entry.membership is None:
+        return []
+    key = wanted.key or key_of(entry, next((seen.view for seen in entry.seen if seen.view), None))
+    expected = wanted.key is not None or bool(entry.asked.keys)
+    situation = situation_seen(entry.target, key, facts, [(seen.client, seen.view) for seen in entry.seen if not seen.error], entry.membership, expected)
+    return [finding_result(finding) for finding in find_causes(situation)]
 
 
 def check_plan(cluster: Cluster, plan: Plan, found: Sequence[Found]) -> None:
@@ -427,10 +440,9 @@ def describe(entry: Found, wanted: Wanted) -> JsonDict:
         "rule": rule_of(entry, first),
         "static_verdict": static.verdict,
         "why": static.why,
-        "findings": [],
         "prediction": {"available": prediction.available, "reason": prediction.reason},
         "sessions": [{"id": session, "predicted": prediction.pods.get(session)} for session in sessions],
-        "what_if": what_if(wanted.plan, prediction, first, entry, sessions),
+        "what_if": what_if(wanted.plan, key, prediction, first, entry, sessions),
         "backends": [
             {"pod": backend.pod, "address": backend.address, "node": backend.node, "zone": backend.zone, "ready": backend.ready}
             for backend in backends_of(entry)
@@ -451,14 +463,15 @@ def rule_of(entry: Found, first: ProxyView | None) -> str | None:
     return next(iter(entry.asked.rules), None)
 
 
-def what_if(plan: Plan | None, prediction: Prediction, view: ProxyView | None, entry: Found, sessions: Sequence[str]) -> JsonDict | None:
+def what_if(plan: Plan | None, key: Key, prediction: Prediction, view: ProxyView | None, entry: Found, sessions: Sequence[str]) -> JsonDict | None:
     if plan is None:
         return None
     if not prediction.available or view is None or view.cluster is None:
         return _what_if.no_answer(prediction.reason or "no Envoy was read")
     if len({host.weight for host in view.hosts if host.healthy}) > 1:
         return _what_if.no_answer("hosts have different weights, and that of a new pod is not known")
-    return _what_if.answer(plan, Balancing(view.cluster, tuple(sorted(view.eligible()))), backends_of(entry), sessions)
+    balancing = Balancing.of(view.cluster, view.eligible())
+    return _what_if.answer(plan, balancing, backends_of(entry), sessions, hashes_of(view, key, sessions))
 
 
 def describe_proxy(seen: Seen, key: Key, membership: Membership | None) -> JsonDict:

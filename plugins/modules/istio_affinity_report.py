@@ -76,7 +76,7 @@ options:
         description: Why nothing could be found out.
         type: str
   error:
-    description: Why the cluster could not be looked at. The run is then red, whatever O(services) holds.
+    description: Why the cluster or a part of it could not be looked at. The run is then red, whatever O(services) holds.
     type: str
   waivers:
     description: What is known and accepted for a time.
@@ -177,7 +177,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 status:
-  description: V(red) if a service is red or the cluster could not be looked at, else V(green).
+  description: V(red) if a service is red or O(error) is given, else V(green).
   returned: success
   type: str
   sample: green
@@ -417,7 +417,7 @@ def judge(
         entries = [hide(entry, hashed) for entry in entries]
     past = Past(store.home)
     last = past.last()
-    report = make_report(cluster, error, entries, settings, now, last, past.of)
+    report = make_report(cluster, error, entries, settings, now, past)
     run = store.run_for(now)
     paths = {name: str((run / file).absolute()) for name, (file, _render) in FORMATS.items()}
     table = to_table(report)

@@ -60,6 +60,10 @@ def test_page(page: Path):
     assert not set(re.findall(r"(?:^|[$&|;] ?)make (?:-s )?([a-z][a-z-]*)", code, re.MULTILINE)) - targets
 
 
+def test_the_page_of_causes_is_current():
+    run(BIN / "python", ROOT / ".ci/causes_page.py", "--check").expect()
+
+
 def test_readme_shows_commands():
     assert "make site" in (ROOT / "README.md").read_text()
     assert "make test" in (ROOT / "README.md").read_text()

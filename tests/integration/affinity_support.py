@@ -172,3 +172,12 @@ def curl_pod(name: str, image: str = "docker.io/curlimages/curl:8.16.0") -> dict
             "containers": [{"name": "curl", "image": image, "command": ["sleep", "infinity"]}],
         },
     }
+
+
+def probe_pod(name: str, node: str | None = None) -> dict[str, Any]:
+    """A client with the label by which the modules find theirs; on a node, if it is said."""
+    pod = curl_pod(name)
+    pod["metadata"]["labels"] = {"meshops.istio/probe": "true"}
+    if node:
+        pod["spec"]["nodeName"] = node
+    return pod

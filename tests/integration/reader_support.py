@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import re
@@ -20,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import websocket  # type: ignore[import-untyped]  # it has no types
+import websocket
 
-from harness import BIN, LAB_CACHE, run
+from harness import BIN, LAB_CACHE, debian_root, run
 
 CACHE = LAB_CACHE / "readers"
 # pytest's source has Jenkins' schema among its own tests, this package's wheel has axe-core.
@@ -54,15 +53,8 @@ def apt(*words: str, cwd: Path) -> None:
 
 
 def promtool() -> Path:
-    """Debian's, taken out of its package: to install it would start a Prometheus."""
-
-    def make(target: Path) -> None:
-        apt("download", "prometheus", cwd=target.parent)
-        (package,) = target.parent.glob("prometheus_*.deb")
-        run("dpkg-deb", "-x", package, target.parent / "tree").expect()
-        (target.parent / "tree/usr/bin/promtool").replace(target)
-
-    return cached("promtool", make)
+    """Debian's."""
+    return debian_root("prometheus", "prometheus-node-exporter") / "usr/bin/promtool"
 
 
 def jenkins_schema() -> Path:
@@ -134,11 +126,6 @@ class Browser:
         """A window of this size, in light or dark, on a screen or on paper."""
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 500)
         self.call("Emulation.setEmulatedMedia", media=media, features=[{"name": "prefers-color-scheme", "value": scheme}])
-
-    def screenshot(self, into: Path) -> None:
-        size = self.call("Page.getLayoutMetrics")["cssContentSize"]
-        clip = {"x": 0, "y": 0, "width": size["width"], "height": min(size["height"], 6000), "scale": 1}
-        into.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png", captureBeyondViewport=True, clip=clip)["data"]))
 
     def press(self, key: str) -> None:
         code, text = {"Tab": (9, ""), "Enter": (13, "\r")}[key]

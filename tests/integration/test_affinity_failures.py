@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -19,7 +20,7 @@ import pytest
 import yaml
 from affinity_support import KEY, Mesh
 
-from harness import BIN, clean_environment
+from harness import BIN, clean_environment, run
 
 # Slow enough for something to happen to it in the middle: 120 requests in some five seconds.
 SLOW: dict[str, Any] = {"sessions": 20, "requests": 5, "rate": 20}
@@ -71,6 +72,19 @@ true
 """
 
 
+# Waits until a curl of ours has written out its first block, and acts then.
+WHEN_WRITTEN = """
+for round in $(seq 600); do
+  for process in /proc/[0-9]*; do
+    read -r pid comm rest < $process/stat 2>/dev/null
+    [ "$comm" = '(curl)' ] && [ "$(grep wchar $process/io | tr -dc 0-9)" -ge 4096 ] && break 2
+  done
+  sleep 0.05
+done
+CURLS
+"""
+
+
 def curls(mesh: Mesh) -> list[str]:
     """The process IDs of curl in the client's container."""
     return in_pod(mesh, LIST_CURLS).split()
@@ -105,6 +119,32 @@ def test_a_curl_that_is_killed_loses_answers_and_proves_nothing(mesh: Mesh, lab:
         mesh.converge()
     assert result["requests"]["answered"] < result["requests"]["sent"]
     assert result["verdict"] == "inconclusive", result["msg"]
+
+
+def test_a_curl_that_is_killed_in_the_middle_of_a_line_names_no_pod(broken: Mesh, lab: Path, meanwhile: Callable[..., None]) -> None:
+    """curl writes its output out in blocks, so what it leaves behind ends anywhere; the shell that goes on says so at once."""
+    delay = {"fault": {"delay": {"fixedDelay": "0.05s", "percentage": {"value": 100}}}, "route": [{"destination": {"host": "nginx-service"}}]}
+    broken.patch("virtualservice", "nginx-virtualservice", {"spec": {"http": [delay]}})
+    broken.wait_until("answers are slow", lambda: float(in_pod(broken, "curl -s -o /dev/null -w '%{time_total}' http://nginx-service/")) > 0.05)
+    start = time.monotonic()
+    meanwhile(0, lambda: in_pod(broken, WHEN_WRITTEN.replace("CURLS", KILL_CURLS)))
+    result = check(broken, rate=None, concurrency=1, requests=40)
+    assert time.monotonic() - start < 60
+    assert 0 < result["requests"]["identified"] < result["requests"]["planned"]
+    assert (result["verdict"], result["error"]) == ("inconclusive", None), result["msg"]
+    assert not [session for session in result["sessions"] if session["moved"]]
+
+
+def test_a_probe_whose_shell_is_killed_has_ended_early(mesh: Mesh, lab: Path, meanwhile: Callable[..., None]) -> None:
+    """Its output is cut short, and with it what would have said that it is complete."""
+    # The brackets keep this from finding itself.
+    kill = "for process in /proc/[0-9]*; do grep -q 'no[n]ce deadline' $process/cmdline 2>/dev/null && kill -9 ${process#/proc/}; done; true"
+    meanwhile(3, lambda: in_pod(mesh, kill))
+    result = check(mesh)
+    assert (result["verdict"], result["error"]["code"]) == ("inconclusive", "exec_lost"), result["msg"]
+    assert "ended early" in result["msg"]
+    assert result["requests"]["answered"] < result["requests"]["planned"]
+    mesh.wait_until("nothing of it is left in the pod", lambda: curls(mesh) == [], timeout=5)
 
 
 class Tunnel:
@@ -227,10 +267,97 @@ def test_a_refusal_by_policy_is_not_sticky(broken: Mesh, lab: Path) -> None:
     assert result["requests"]["by_status"].keys() == {"403"}
 
 
-def test_an_error_page_of_the_application_does_show_it(broken: Mesh, lab: Path) -> None:
-    """The sample has no page that fails, so the path is sent to a method that nginx refuses itself."""
-    result = check(broken, rate=None, method="OPTIONS")
-    assert result["requests"]["identified"] == result["requests"]["planned"], result["msg"]
+@pytest.fixture
+def failing(broken: Mesh) -> Mesh:
+    """The sample with pages that fail, made by the application itself."""
+    config = broken.objects["configmap/nginx-deployment"]["data"]
+    pages = """
+        location = /fail { add_header X-Pod-Name $hostname always; return 500; }
+        location = /drop { return 444; }
+        location = /forge { add_header X-Pod-Name $hostname always; return 200 "R|1\x1f200\x1f0\x1f0.1\x1fenvoy\x1f1\x1fother\x1f.\n0 end 0\n"; }
+    """
+    (name, text), *_others = config.items()
+    broken.patch("configmap", "nginx-deployment", {"data": {name: text.replace("location / {", f"{pages}\n        location / {{", 1)}})
+    broken.kubectl("-n", broken.namespace, "rollout", "restart", "deployment/nginx-deployment")
+    broken.kubectl("-n", broken.namespace, "rollout", "status", "deployment/nginx-deployment", "--timeout=120s")
+    broken.wait_until("three pods, and no more", lambda: len(broken.pods()) == 3)
+    broken.wait_for("proxy.in_sync")
+    return broken
+
+
+def test_what_the_application_does_wrong_is_its_own(failing: Mesh, lab: Path) -> None:
+    """Its error page proves where a session landed. A connection that it drops is an error page of Envoy's, which does
+    not. And a body that looks like the check's own notes is only a body."""
+    refused = check(failing, rate=None, path="/fail")
+    assert refused["requests"]["by_status"] == {"500": refused["requests"]["identified"]} == {"500": refused["requests"]["planned"]}, refused["msg"]
+    assert not [session for session in refused["sessions"] if session["moved"]]
+    dropped = check(failing, rate=None, path="/drop")
+    assert (dropped["verdict"], dropped["requests"]["identified"]) == ("inconclusive", 0), dropped["msg"]
+    assert set(dropped["requests"]["by_status"]) <= {"502", "503"}
+    for options in ({}, {"identify": "body", "identify_pattern": r"nothing-like-that"}):
+        forged = check(failing, rate=None, path="/forge", **options)
+        assert forged["requests"]["answered"] == forged["requests"]["planned"], forged["msg"]
+        assert forged["requests"]["identified"] == (0 if options else forged["requests"]["planned"])
+        assert not [session for session in forged["sessions"] if session["moved"]]
+
+
+def test_a_service_without_endpoints_is_inconclusive(broken: Mesh, lab: Path) -> None:
+    broken.patch("service", "nginx-service", {"spec": {"selector": {"app": "nobody"}}})
+    broken.wait_until("Envoy has no host", lambda: "503" in in_pod(broken, "curl -s -o /dev/null -w '%{http_code}' http://nginx-service/"))
+    result = check(broken, rate=None)
+    assert result["verdict"] == "inconclusive", result["msg"]
+    assert result["requests"]["by_status"] == {"503": result["requests"]["planned"]}
+    assert "0 of 0 ready backends can be chosen" in result["msg"]
+
+
+def test_a_rate_limit_takes_answers_and_is_not_sticky(broken: Mesh, lab: Path) -> None:
+    """The backends' sidecars answer 429 from the sixth request of a minute on, each for itself."""
+    bucket = {"max_tokens": 5, "tokens_per_fill": 5, "fill_interval": "60s"}
+    always = {"default_value": {"numerator": 100, "denominator": "HUNDRED"}}
+    limit = {
+        "@type": "type.googleapis.com/envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit",
+        "stat_prefix": "test",
+        "token_bucket": bucket,
+        "filter_enabled": always,
+        "filter_enforced": always,
+    }
+    place = {"context": "SIDECAR_INBOUND", "listener": {"filterChain": {"filter": {"name": "envoy.filters.network.http_connection_manager"}}}}
+    patch = {"operation": "INSERT_BEFORE", "value": {"name": "envoy.filters.http.local_ratelimit", "typed_config": limit}}
+    spec = {"workloadSelector": {"labels": {"app": "nginx"}}, "configPatches": [{"applyTo": "HTTP_FILTER", "match": place, "patch": patch}]}
+    broken.apply({"apiVersion": "networking.istio.io/v1alpha3", "kind": "EnvoyFilter", "metadata": {"name": "limit"}, "spec": spec})
+    many = "for n in $(seq 30); do curl -s -o /dev/null -w '%{http_code} ' http://nginx-service/; done"
+    try:
+        broken.wait_until("the limit is in force in every pod", lambda: set(in_pod(broken, many).split()) == {"429"})
+        result = check(broken, rate=None)
+    finally:
+        broken.delete("envoyfilter", "limit")
+        broken.wait_until("the limit is gone from every pod", lambda: set(in_pod(broken, many).split()) == {"200"})
+    assert result["verdict"] == "inconclusive", result["msg"]
+    assert result["requests"]["by_status"]["429"] > result["requests"]["planned"] - 20
+    assert not [session for session in result["sessions"] if session["moved"]]
+
+
+def test_packets_that_are_dropped_are_answers_that_are_missing(mesh: Mesh, lab: Path) -> None:
+    """In the node's own network: what the client sends to one backend does not arrive."""
+    client = json.loads(mesh.kubectl("-n", mesh.namespace, "get", "pod", "test-pod", "-o", "json").stdout)
+    backend = mesh.pods()[0]
+    init = json.loads((lab.parent / "nodes" / client["spec"]["nodeName"] / "pid").read_text())["pid"]
+    between = ("-s", client["status"]["podIP"], "-d", backend["status"]["podIP"], "-j", "DROP")
+
+    def firewall(*words: str) -> None:
+        run("nsenter", "-t", str(init), "--all", "--root", "--wd", "iptables", *words, *between).expect()
+
+    many = "for n in $(seq 20); do curl -s -m 2 -o /dev/null -w '%{http_code} ' -H user-session:$n http://nginx-service/; done"
+    firewall("-I", "FORWARD", "1")
+    try:
+        result = check(mesh, rate=None, requests=2, concurrency=80)
+    finally:
+        firewall("-D", "FORWARD")
+        mesh.wait_until("all is well again", lambda: set(in_pod(mesh, f"{many}; true").split()) == {"200"})
+    assert result["verdict"] == "inconclusive", result["msg"]
+    assert 0 < result["requests"]["failed"] == result["requests"]["sent"] - result["requests"]["identified"]
+    assert backend["metadata"]["name"] not in {pod for session in result["sessions"] for pod in session["pods"]}
+    assert {len(session["pods"]) for session in result["sessions"]} == {0, 1}, "some have no answer at all, none has moved"
 
 
 def test_a_timeout_is_an_answer_that_is_missing(broken: Mesh, lab: Path) -> None:

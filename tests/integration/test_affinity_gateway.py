@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -74,6 +75,40 @@ def test_without_the_rule_it_fails_through_the_gateway_too(broken: Mesh, gateway
     broken.wait_for("proxy.lb_policy == 'LEAST_REQUEST'")
     result = broken.look(via=gateway, client=outsider)
     assert result["verdict"] == "failed"
+
+
+def test_every_ready_pod_of_the_gateway_is_read(mesh: Mesh, lab: Path, gateway: dict[str, Any], outsider: dict[str, str]) -> None:
+    """Their Envoys may differ, so the API server's log must know an exec into each for every look."""
+    pods = mesh.kubectl("-n", gateway["namespace"], "get", "pods", "-l", "istio=ingressgateway", "-o", "name").stdout.split()
+    assert len(pods) == 2
+
+    def reads() -> list[int]:
+        lines = [line for log in (lab.parent / "nodes").rglob("audit*.log") for line in log.read_text().splitlines()]
+        return [sum(f"{pod.replace('pod/', 'pods/')}/exec" in line for line in lines) for pod in pods]
+
+    before = reads()
+    result = mesh.look(via=gateway, client=outsider, profile="quick")
+    assert result["verdict"] == "passed", result["msg"]
+    assert all(after - earlier >= 2 * 4 for earlier, after in zip(before, reads(), strict=True)), "four pages, before and after"
+
+
+def test_a_host_that_the_gateway_does_not_know_is_no_proof(mesh: Mesh, gateway: dict[str, Any], outsider: dict[str, str]) -> None:
+    """The 404 is the gateway's own."""
+    result = mesh.look(via=gateway | {"host": "other.example.com"}, client=outsider, profile="quick")
+    assert result["verdict"] == "inconclusive", result["msg"]
+    assert result["requests"]["by_status"].keys() == {"404"}
+    assert "none says which pod gave it" in result["msg"]
+
+
+def test_a_gateway_does_not_believe_what_a_client_says_of_its_address(broken: Mesh, gateway: dict[str, Any], outsider: dict[str, str]) -> None:
+    """One client is one source then, so nothing shows whether sources stick, and the message says why."""
+    rule = {"spec": {"trafficPolicy": {"loadBalancer": {"consistentHash": {"httpHeaderName": None, "useSourceIp": True}}}}}
+    broken.patch("destinationrule", "nginx-destinationrule", rule)
+    broken.wait_for("proxy.hash_policy[0].type == 'source_ip'")
+    result = broken.look(via=gateway, client=outsider, key={"type": "source_ip"}, requests=3, max_flip_rate=0.1)
+    assert result["verdict"] == "not_proven", result["msg"]
+    assert "the source addresses were sent as X-Forwarded-For, and gateway" in result["msg"]
+    assert "numTrustedProxies" in result["msg"]
 
 
 @pytest.mark.parametrize(

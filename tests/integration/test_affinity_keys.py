@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -127,3 +128,65 @@ def test_an_answer_that_names_nobody_is_inconclusive(mesh: Mesh) -> None:
     result = mesh.look(identify="header", identify_header=UNHELPFUL)
     assert result["verdict"] == "inconclusive"
     assert "none says which pod gave it" in result["msg"]
+
+
+def test_a_sidecar_takes_the_source_from_what_was_forwarded(broken: Mesh) -> None:
+    """So one pod stands for many sources, in whatever way their addresses are written."""
+    hash_on(broken, {"useSourceIp": True}, "source_ip")
+    addresses = ["203.0.113.7", "2001:db8::1", "2001:DB8:0:0:0:0:0:A", "::1", "fe80::1", "255.255.255.255"]
+    result = broken.look(key={"type": "source_ip"}, session_ids=addresses, requests=3, max_flip_rate=0.1)
+    assert result["verdict"] == "passed", result["msg"]
+    assert [session["id"] for session in result["sessions"]][: len(addresses)] == addresses
+    assert result["prediction"]["matched"] == len(result["sessions"]), result["prediction"]
+
+
+LABELS = {"istio.io/persistent-session": "session", "istio.io/persistent-session-header": "x-session"}
+
+
+@pytest.fixture
+def labelled(broken: Mesh) -> Iterator[Mesh]:
+    """Istio's labels for persistent sessions on the Service, which mean nothing as long as istiod is not told to heed them."""
+    broken.kubectl("-n", broken.namespace, "label", "service", "nginx-service", *(f"{name}={value}" for name, value in LABELS.items()))
+    yield broken
+    broken.kubectl("-n", broken.namespace, "label", "service", "nginx-service", *(f"{name}-" for name in LABELS))
+
+
+def test_labels_for_persistent_sessions_are_said_not_to_be_judged(labelled: Mesh) -> None:
+    result = labelled.look(profile="quick")
+    assert result["verdict"] == "passed", result["msg"]
+    assert "has the label istio.io/persistent-session=session, istio.io/persistent-session-header=x-session, but no Envoy that was read" in result["msg"]
+    assert "PILOT_ENABLE_PERSISTENT_SESSION_FILTER" in result["msg"]
+
+
+def test_persistent_sessions_in_force_are_said_not_to_be_judged(labelled: Mesh) -> None:
+    """As istiod would set them up if it were told to, in the client's Envoy only."""
+    package = "type.googleapis.com/envoy.extensions.filters.http.stateful_session.v3"
+    cookie = {
+        "@type": "type.googleapis.com/envoy.extensions.http.stateful_session.cookie.v3.CookieBasedSessionState",
+        "cookie": {"name": "session", "path": "/"},
+    }
+    on_route = {
+        "@type": f"{package}.StatefulSessionPerRoute",
+        "stateful_session": {"session_state": {"name": "envoy.http.stateful_session.cookie", "typed_config": cookie}},
+    }
+    chain = {"filterChain": {"filter": {"name": "envoy.filters.network.http_connection_manager", "subFilter": {"name": "envoy.filters.http.router"}}}}
+    name = "envoy.filters.http.stateful_session"
+    inserted = {"operation": "INSERT_BEFORE", "value": {"name": name, "typed_config": {"@type": f"{package}.StatefulSession"}}}
+    merged = {"operation": "MERGE", "value": {"typed_per_filter_config": {name: on_route}}}
+    host = f"nginx-service.{labelled.namespace}.svc.cluster.local:80"
+    patches = [
+        {"applyTo": "HTTP_FILTER", "match": {"context": "SIDECAR_OUTBOUND", "listener": chain}, "patch": inserted},
+        {"applyTo": "VIRTUAL_HOST", "match": {"context": "SIDECAR_OUTBOUND", "routeConfiguration": {"vhost": {"name": host}}}, "patch": merged},
+    ]
+    client = labelled.objects["pod/test-pod"]["metadata"]["labels"]["app"]
+    spec = {"workloadSelector": {"labels": {"app": client}}, "configPatches": patches}
+    labelled.apply({"apiVersion": "networking.istio.io/v1alpha3", "kind": "EnvoyFilter", "metadata": {"name": "persistent"}, "spec": spec})
+    ask = ("-n", labelled.namespace, "exec", "test-pod", "-c", "curl", "--", "curl", "-s", "-D", "-", "-o", "/dev/null", "http://nginx-service/")
+    try:
+        labelled.wait_until("Envoy hands out its cookie", lambda: "set-cookie: session=" in labelled.kubectl(*ask).stdout.lower())
+        result = labelled.look(profile="quick")
+    finally:
+        labelled.delete("envoyfilter", "persistent")
+        labelled.wait_until("Envoy hands out no cookie", lambda: "set-cookie" not in labelled.kubectl(*ask).stdout.lower())
+    assert result["verdict"] == "passed", result["msg"]
+    assert "and Envoy keeps persistent sessions on this route: that rule is not judged here, only the hash of header user-session" in result["msg"]

@@ -13,12 +13,25 @@ This module util is private to the collection: it may change at any time.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from ansible_collections.meshops.istio.plugins.module_utils._causes import advisories, choice, client, fakes, halves, key, protocol, rule
-from ansible_collections.meshops.istio.plugins.module_utils._causes._base import SEVERITIES, Cause, Client, Section, Situation
-from ansible_collections.meshops.istio.plugins.module_utils._model import Facts, Finding, Survey
+from ansible_collections.meshops.istio.plugins.module_utils._causes._base import SEVERITIES, Cause, Client, Hit, Section, Situation
+from ansible_collections.meshops.istio.plugins.module_utils._model import (
+    ClientPod,
+    EvidenceItem,
+    Facts,
+    Finding,
+    Fix,
+    Key,
+    Membership,
+    ProxyView,
+    Survey,
+    Target,
+)
 from ansible_collections.meshops.istio.plugins.module_utils._verdict import Verdict, Window
 
-__all__ = ["CATALOGUE", "SECTIONS", "Cause", "Client", "Situation", "find_causes", "situation_of"]
+__all__ = ["CATALOGUE", "SECTIONS", "Cause", "Client", "Situation", "find_causes", "situation_of", "situation_seen"]
 
 SECTIONS: tuple[Section, ...] = tuple(module.SECTION for module in (client, protocol, halves, rule, key, choice, fakes, advisories))
 CATALOGUE: tuple[Cause, ...] = tuple(cause for section in SECTIONS for cause in section.causes)
@@ -30,11 +43,28 @@ def situation_of(survey: Survey, facts: Facts, window: Window, verdict: Verdict)
     return Situation(window.key, survey.target, facts, clients, window.after, window, verdict)
 
 
+def situation_seen(
+    target: Target, key: Key, facts: Facts, seen: Iterable[tuple[ClientPod, ProxyView | None]], membership: Membership, expected: bool
+) -> Situation:
+    """What a look without requests saw. C(expected) is whether somebody, by an option or a rule, wants it to be sticky."""
+    clients = tuple(Client(pod, (view,) if view is not None else ()) for pod, view in seen)
+    return Situation(target=target, key=key, facts=facts, clients=clients, membership=membership, expected=expected)
+
+
 def find_causes(situation: Situation) -> list[Finding]:
     """Every cause that holds, root cause first: errors before warnings before remarks, each in the catalogue's order."""
     found: dict[tuple[str, str], Finding] = {}
     for cause in CATALOGUE:
-        for hit in cause.find(situation):
+        for hit in _hits(cause, situation):
             # Several clients may show the same: one finding will do.
             found.setdefault((cause.id, hit.fix.body), Finding(cause.id, hit.severity, cause.title, hit.evidence, hit.fix, cause.reference))
     return sorted(found.values(), key=lambda finding: SEVERITIES.index(finding.severity))
+
+
+def _hits(cause: Cause, situation: Situation) -> list[Hit]:
+    """What one cause finds. An object of a form that it does not know costs its own answer, never the verdict's."""
+    try:
+        return list(cause.find(situation))
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        seen = EvidenceItem(situation.source, "objects that concern it", f"{type(error).__name__}: {error}")
+        return [Hit((seen,), Fix("manual", f"Whether {cause.id} holds could not be told. Report this with the objects of the service."), "info")]

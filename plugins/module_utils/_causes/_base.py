@@ -166,6 +166,11 @@ def proxy_name(situation: Situation, client: Client) -> str:
     return f"Envoy of gateway {via.namespace}/{via.service}" if via and via.service else f"Envoy of pod {client.pod}"
 
 
+def speaks_http(view: ProxyView) -> bool:
+    """Whether Envoy has an HTTP route for the service; a TCP port has none, or one of its listener's."""
+    return view.route is not None and view.route.protocol != "tcp"
+
+
 def policies_of(view: ProxyView) -> str:
     """The route's hash policies in words."""
     if view.route is None:

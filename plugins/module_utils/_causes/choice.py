@@ -29,8 +29,8 @@ from ansible_collections.meshops.istio.plugins.module_utils._causes._objects imp
     spec_of,
     workload_of,
 )
-from ansible_collections.meshops.istio.plugins.module_utils._model import Fix, JsonDict, ProxyView
-from ansible_collections.meshops.istio.plugins.module_utils._ring import RING_SIZE, chooser_of, no_prediction, request_hash
+from ansible_collections.meshops.istio.plugins.module_utils._model import Fix, JsonDict, Key, ProxyView
+from ansible_collections.meshops.istio.plugins.module_utils._ring import RING_SIZE, chooser_of, hashes_of, no_prediction
 
 SECTION = Section("The hosts to choose from, or the choice, differ")
 EJECTED = "failed_outlier_check"
@@ -51,7 +51,8 @@ def weighted(situation: Situation) -> Iterator[Hit]:
     for client in situation.clients:
         route = client.view.route if client.view else None
         shares = [(name, weight) for name, weight in route.clusters if weight > 0] if route else []
-        if len(shares) < 2:
+        # Destinations with the same hosts and balancer choose the same host: their weights break nothing.
+        if len(shares) < 2 or client.view is None or client.view.alike:
             continue
         seen: list[Item] = [(proxy_name(situation, client), f"weight of cluster {name}", weight) for name, weight in shares]
         rule = route_in_force(situation, client)
@@ -172,14 +173,16 @@ def _ring_without(situation: Situation, client: Client, view: ProxyView) -> list
     eligible = view.eligible()
     used = frozenset(landed.values())
     # Everything on one host fits a ring of that host alone, whatever put it there.
-    if len(used) < 2 or not used < eligible or view.cluster is None or _fits(view, eligible, landed):
+    if len(used) < 2 or not used < eligible or view.cluster is None or _fits(view, situation.key, eligible, landed):
         return []
-    return sorted(eligible - used) if _fits(view, used, landed) else []
+    return sorted(eligible - used) if _fits(view, situation.key, used, landed) else []
 
 
-def _fits(view: ProxyView, hosts: frozenset[str], landed: dict[str, str]) -> bool:
-    choose = chooser_of(view.cluster, hosts) if view.cluster else None
-    return choose is not None and all(choose(request_hash(session)) == host for session, host in landed.items())
+def _fits(view: ProxyView, key: Key, hosts: frozenset[str], landed: dict[str, str]) -> bool:
+    if view.cluster is None:
+        return False
+    choose = chooser_of(view.cluster, hosts)
+    return [choose(value) for value in hashes_of(view, key, landed)] == list(landed.values())
 
 
 @SECTION.cause(

@@ -11,7 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ansible_collections.meshops.istio.plugins.module_utils._causes._base import Client, Hit, Item, Section, Situation, evidence, policies_of, proxy_name
+from ansible_collections.meshops.istio.plugins.module_utils._causes._base import (
+    Client,
+    Hit,
+    Item,
+    Section,
+    Situation,
+    evidence,
+    policies_of,
+    proxy_name,
+    speaks_http,
+)
 from ansible_collections.meshops.istio.plugins.module_utils._causes._objects import (
     as_yaml,
     balancer,
@@ -44,7 +54,7 @@ def _opaque(situation: Situation) -> Iterator[tuple[Client, tuple[Item, ...]]]:
         return
     port = situation.port
     for client in situation.clients:
-        if client.view is not None and client.view.route is None and client.view.cluster is not None and protocol(port) not in ("", *HTTP):
+        if client.view is not None and not speaks_http(client.view) and client.view.cluster is not None and protocol(port) not in ("", *HTTP):
             yield (
                 client,
                 (

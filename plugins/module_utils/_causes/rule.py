@@ -22,6 +22,7 @@ from ansible_collections.meshops.istio.plugins.module_utils._causes._base import
     policies_of,
     policy_text,
     proxy_name,
+    speaks_http,
 )
 from ansible_collections.meshops.istio.plugins.module_utils._causes._objects import (
     HASHING,
@@ -63,7 +64,7 @@ def _blind(situation: Situation) -> Iterator[tuple[Client, ProxyView]]:
     """Clients whose Envoy has a cluster of this very service, reached over HTTP, that does not balance by the key."""
     for client in situation.blind():
         view = client.view
-        if view is None or view.cluster is None or (view.route is None and _reads_routes(situation)):
+        if view is None or view.cluster is None or (not speaks_http(view) and _reads_routes(situation)):
             continue
         parts = cluster_parts(view.cluster.name)
         if parts is not None and parts[2] == situation.fqdn:

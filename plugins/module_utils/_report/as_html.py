@@ -76,7 +76,7 @@ def by_status(summary: Summary) -> list[tuple[str, str | int, str]]:
 def in_a_sentence(report: Report) -> str:
     summary = report.summary
     if report.error is not None:
-        return "The cluster could not be looked at."
+        return f"Not all of the cluster could be looked at; {summary.red} of {summary.services} services need attention."
     if not summary.services:
         return "No service of this cluster asks for session affinity."
     if summary.red:
@@ -89,7 +89,7 @@ def trouble(report: Report) -> Html:
     """What is to be seen before anything else."""
     parts = []
     if report.error is not None:
-        parts.append(tag("p", tag("strong", "Not looked at: "), report.error, class_="note bad"))
+        parts.append(tag("p", tag("strong", "Not all could be looked at: "), report.error, class_="note bad"))
     if report.gone:
         names = [tag("li", f"{missing.namespace}/{missing.service}, was {WORDS.get(missing.status, missing.status)}") for missing in report.gone]
         said = "In the last run, and not in this one. If it still is to be sticky, see whether somebody deleted its rule:"
@@ -172,7 +172,7 @@ def red_services(briefs: Sequence[Brief]) -> Html:
     parts = []
     for brief in briefs:
         if brief.error is not None:
-            parts.append(tag("article", tag("h3", brief.cluster), tag("p", "Not looked at: ", brief.error, class_="why"), class_="panel red"))
+            parts.append(tag("article", tag("h3", brief.cluster), tag("p", "Not all could be looked at: ", brief.error, class_="why"), class_="panel red"))
         for service in brief.red:
             since = tag("p", "Broken since ", moment(service.since), class_="since") if service.since else None
             parts.append(tag("article", tag("h3", f"{brief.cluster}: {service.name}"), since, tag("p", service.why, class_="why"), class_="panel red"))

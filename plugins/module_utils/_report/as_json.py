@@ -9,7 +9,6 @@ This module util is private to the collection: it may change at any time.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 
 from ansible_collections.meshops.istio.plugins.module_utils._report.model import SCHEMA_VERSION, Report
@@ -17,7 +16,7 @@ from ansible_collections.meshops.istio.plugins.module_utils._report.reading impo
 
 
 def to_json(report: Report) -> str:
-    return json.dumps(dataclasses.asdict(report), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(report, default=vars, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def from_json(content: str) -> Report | None:

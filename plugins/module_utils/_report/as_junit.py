@@ -15,7 +15,7 @@ from xml.etree import ElementTree as ET
 
 from ansible_collections.meshops.istio.plugins.module_utils._report.model import ERROR, GREEN, NOT_APPLICABLE, RED, WAIVED, Report, ServiceReport
 
-CLUSTER_CASE = "the cluster can be looked at"
+CLUSTER_CASE = "all of the cluster can be looked at"
 
 
 def to_junit(report: Report) -> str:
@@ -32,7 +32,7 @@ def to_junit(report: Report) -> str:
     )
     if report.error is not None:
         case = ET.SubElement(suite, "testcase", name=CLUSTER_CASE, classname=report.cluster)
-        ET.SubElement(case, "error", type="unreachable", message=_line(report.error)).text = report.error
+        ET.SubElement(case, "error", type="not_looked_at", message=_line(report.error)).text = report.error
     for service in report.services:
         suite.append(_case(report, service))
     suites = ET.Element("testsuites", name="istio_affinity")

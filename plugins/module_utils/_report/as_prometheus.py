@@ -71,7 +71,7 @@ def to_prometheus(report: Report) -> str:
         _gauge("last_conclusive_timestamp_seconds", conclusive, _times(every, lambda service: service.conclusive.time if service.conclusive else None)),
         _gauge("broken_since_timestamp_seconds", "Since when the service is red or waived.", _times(every, lambda service: service.since)),
         _gauge("services", "Services of the last run.", ((cluster | {"status": status}, getattr(report.summary, status)) for status in STATUSES)),
-        _gauge("cluster_up", "Whether the cluster could be looked at.", [(cluster, report.error is None)]),
+        _gauge("cluster_up", "0 if the cluster or a part of it could not be looked at.", [(cluster, report.error is None)]),
         _gauge("last_run_timestamp_seconds", "Time of the last run.", [(cluster, moment.timestamp()) for moment in [time_of(report.time)] if moment]),
     )
     return "".join(f"{line}\n" for family in families for line in family.lines())

@@ -23,7 +23,7 @@ def to_table(report: Report) -> list[str]:
     counts = f"{summary.red} red, {summary.green} green, {summary.waived} waived, {summary.not_applicable} not applicable"
     lines = [f"{report.cluster}: {report.status.upper()} at {report.time} ({counts})"]
     if report.error is not None:
-        lines.append(f"  the cluster could not be looked at: {report.error}")
+        lines.append(f"  not all could be looked at: {report.error}")
     if report.services:
         width = min(46, max(len("SERVICE"), *(_width(service.name) for service in report.services)))
         lines.append(f"{'STATUS':7} {_padded('SERVICE', width)} {'VERDICT':13} {'MOVED':>7}  BROKEN SINCE")

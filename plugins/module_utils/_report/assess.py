@@ -14,10 +14,11 @@ This module util is private to the collection: it may change at any time.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from fnmatch import fnmatchcase
+from typing import Protocol
 
 from ansible_collections.meshops.istio.plugins.module_utils._report.continuity import continuity
 from ansible_collections.meshops.istio.plugins.module_utils._report.model import (
@@ -55,8 +56,18 @@ GOOD, BAD = (PASSED, STICKS), (FAILED, DOES_NOT)
 AS_LIVE = {DOES_NOT: FAILED, UNKNOWN: INCONCLUSIVE}
 MOST_HISTORY = 96
 
-# The newest earlier report that has this service, or None.
-PastOf = Callable[[tuple[str, str, int | None]], ServiceReport | None]
+
+class Earlier(Protocol):
+    """The earlier reports of the cluster."""
+
+    def last(self) -> Report | None:
+        """The newest one."""
+
+    def last_look(self) -> Report | None:
+        """The newest one that could look at the cluster, or at a part of it."""
+
+    def of(self, identity: tuple[str, str, int | None]) -> ServiceReport | None:
+        """What the newest one that has this service says of it."""
 
 
 @dataclass(frozen=True)
@@ -104,13 +115,13 @@ class Settings:
     waivers: tuple[Waiver, ...]
 
 
-def make_report(cluster: str, error: str | None, entries: Sequence[Entry], settings: Settings, now: datetime, last: Report | None, past_of: PastOf) -> Report:
+def make_report(cluster: str, error: str | None, entries: Sequence[Entry], settings: Settings, now: datetime, earlier: Earlier) -> Report:
     """The whole report of one run; services come red first, then by name."""
-    services = [assess(entry, past_of(entry.identity), settings, now) for entry in entries]
+    services = [assess(entry, earlier.of(entry.identity), settings, now) for entry in entries]
     services.sort(key=lambda service: ((RED, WAIVED, GREEN, NOT_APPLICABLE).index(service.status), service.identity[:2], service.port or 0))
     counts = {status: sum(1 for service in services if service.status == status) for status in (GREEN, RED, WAIVED, NOT_APPLICABLE)}
     status = RED if error is not None or counts[RED] else GREEN
-    past = last.history if last else ()
+    last = earlier.last()
     return Report(
         schema_version=SCHEMA_VERSION,
         cluster=cluster,
@@ -120,8 +131,8 @@ def make_report(cluster: str, error: str | None, entries: Sequence[Entry], setti
         settings=SettingsUsed(settings.fail_on, settings.max_age, settings.hash_session_ids),
         summary=Summary(len(services), **counts, live=sum(1 for service in services if service.mode == "live")),
         services=tuple(services),
-        gone=gone(entries, last) if error is None else (),
-        history=(*past, RunPast(time_text(now), status, counts[RED], len(services)))[-MOST_HISTORY:],
+        gone=gone(entries, earlier.last_look()) if error is None else (),
+        history=(*(last.history if last else ()), RunPast(time_text(now), status, counts[RED], len(services)))[-MOST_HISTORY:],
     )
 
 

@@ -79,6 +79,6 @@ def _moved(place: int, count: int, session: SessionSeen) -> Html:
     return tag("rect", title, x=place, y=0, width=0.86, height=1, class_=kind, fill_opacity=f"{0.3 + 0.7 * share:.2f}")
 
 
-def bar(share: float) -> Html:
+def share_bar(share: float) -> Html:
     """A share of the whole width, 0 to 1."""
     return tag("span", tag("span", class_="bar", style=f"width:{min(1.0, max(0.0, share)):.1%}"), class_="track", aria_hidden="true")

@@ -13,7 +13,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 
-from ansible_collections.meshops.istio.plugins.module_utils._report.drawing import WORDS, badge, bar, in_order, lane, strip, strip_in_words
+from ansible_collections.meshops.istio.plugins.module_utils._report.drawing import WORDS, badge, in_order, lane, share_bar, strip, strip_in_words
 from ansible_collections.meshops.istio.plugins.module_utils._report.markup import Child, Html, each, join, table, tag
 from ansible_collections.meshops.istio.plugins.module_utils._report.model import (
     GREEN,
@@ -222,7 +222,7 @@ def latency(live: LiveResult) -> Html:
     if not known:
         return Html()
     most = max(0.001, *(value for _name, value in known))
-    rows = [(name, tag("span", milliseconds(value), class_="number"), bar(value / most)) for name, value in known]
+    rows = [(name, tag("span", milliseconds(value), class_="number"), share_bar(value / most)) for name, value in known]
     return tag("div", heading("Latency"), table("Percentiles of the time that requests took", ("Percentile", "Time", "Compared"), rows, shown=False))
 
 

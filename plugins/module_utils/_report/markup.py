@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterable
+from typing import TypeAlias
 
 VOID = ("meta", "path")
 
@@ -21,7 +22,8 @@ class Html(str):
     __slots__ = ()
 
 
-Child = str | Html | None
+# A plain string is escaped, L(Html) is not, and None is nothing.
+Child: TypeAlias = "str | None"
 
 
 def tag(element: str, *children: Child, **attributes: str | int | float | bool | None) -> Html:

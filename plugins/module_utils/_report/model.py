@@ -180,6 +180,7 @@ class AttemptSeen:
     verdict: str | None
     msg: str | None
     events: tuple[str, ...]
+    sent: int | None
     elapsed: float | None
 
 
@@ -373,8 +374,8 @@ class Report:
     schema_version: Annotated[int, Rule("const", SCHEMA_VERSION), "Rises when a reader of the former one could fail."]
     cluster: str
     time: Moment
-    status: Annotated[str, Rule("enum", (GREEN, RED)), "red if any service is, or if the cluster could not be looked at; else green."]
-    error: Annotated[str | None, "Why the cluster could not be looked at."]
+    status: Annotated[str, Rule("enum", (GREEN, RED)), "red if any service is, or if the cluster or a part of it could not be looked at; else green."]
+    error: Annotated[str | None, "Why the cluster or a part of it could not be looked at."]
     settings: SettingsUsed
     summary: Summary
     services: tuple[ServiceReport, ...]

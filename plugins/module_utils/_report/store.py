@@ -81,26 +81,29 @@ class Past:
         found = 0
         for run in sorted(runs_of(home), key=run_order, reverse=True):
             report = report_of(run)
-            if report and found < LOOK_BACK:
-                found += 1
+            if report:
                 yield report
+                # Runs that could not look at the cluster know of no service, however many they were.
+                found += report.error is None or bool(report.services)
+            if found >= LOOK_BACK:
+                return
 
-    def _next(self) -> Report | None:
-        report = next(self._reports, None)
-        if report:
+    def _each(self) -> Iterator[Report]:
+        yield from tuple(self._seen)
+        for report in self._reports:
             self._seen.append(report)
-        return report
+            yield report
 
     def last(self) -> Report | None:
-        return self._seen[0] if self._seen else self._next()
+        return next(self._each(), None)
+
+    def last_look(self) -> Report | None:
+        """The newest one that could look at the cluster, or at a part of it."""
+        return next((report for report in self._each() if report.error is None or report.services), None)
 
     def of(self, identity: tuple[str, str, int | None]) -> ServiceReport | None:
         """What the newest report that has this service says of it."""
-        for report in self._seen:
-            for service in report.services:
-                if service.identity == identity:
-                    return service
-        return self.of(identity) if self._next() else None
+        return next((service for report in self._each() for service in report.services if service.identity == identity), None)
 
 
 def run_order(run: Path) -> tuple[str, int]:

@@ -118,6 +118,7 @@ dd { margin: 0; overflow-wrap: anywhere; }
 .overview .strip { width: 8rem; }
 .state-passed { color: var(--green); } .state-failed { color: var(--red); } .state-not_applicable { color: var(--soft); }
 .panel, .note { overflow-wrap: anywhere; }
+.note, .why { white-space: pre-line; }
 .finding { margin: .8rem 0 0; padding: .8rem 1rem; border-radius: 10px; background: var(--sunk); border-left: 4px solid var(--grey); }
 .finding pre { background: var(--panel); }
 .finding.error { border-left-color: var(--red); } .finding.warning { border-left-color: var(--amber); }

@@ -65,6 +65,24 @@ def test_a_maglev_table_is_shared_evenly() -> None:
     assert max(counts.values()) - min(counts.values()) <= 1
 
 
+def test_a_maglev_table_with_weights_is_envoys() -> None:
+    """The case Weighted of the same test file: two hosts, the second of twice the weight."""
+    hosts = ["127.0.0.1:90", "127.0.0.1:91"]
+    table = maglev_table(hosts, 17, dict(zip(hosts, (1, 2), strict=True)))
+    assert [hosts.index(host) for host in table] == [1, 0, 0, 1, 0, 1, 1, 0, 1, 1, 1, 1, 1, 0, 1, 0, 1]
+
+
+def test_two_hosts_on_a_ring_of_three_get_two_points_each() -> None:
+    """The case UnevenHosts of the same test file."""
+    points = ring_points(["127.0.0.1:80", "127.0.0.1:81"], 3)
+    assert [(point, host[-2:]) for point, host in points] == [
+        (5454692015285649509, "80"),
+        (7859399908942313493, "81"),
+        (13838424394637650569, "80"),
+        (16064866803292627174, "81"),
+    ]
+
+
 def test_equal_policies_are_combined_as_envoy_does() -> None:
     single = request_hash("sid-1")
     assert request_hash("sid-1", 2) == (((single << 1) | (single >> 63)) & MASK) ^ single

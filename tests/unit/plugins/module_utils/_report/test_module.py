@@ -96,7 +96,7 @@ def test_clusters_share_a_page(report: Report, home: Path):
     page = (home.parent / "index.html").read_text()
     assert "1 of 2 clusters need attention." in page
     assert 'href="prod/20261124T120000Z/index.html"' in page
-    assert "Not looked at: connection refused" in page
+    assert "Not all could be looked at: connection refused" in page
 
 
 def _of_its_own(folder: str, cluster: str) -> None:
@@ -191,6 +191,15 @@ def test_a_service_that_was_away_is_known_again(report: Report):
     away = report(now=at(13))
     assert [gone["service"] for gone in away["gone"]] == ["cart"]
     assert report(of("failed"), now=at(14))["services"][0]["since"] == at(12)
+
+
+def test_runs_that_could_not_look_forget_nothing(report: Report):
+    report(of("failed"), {**CART, "service": "rates", "static": looked("sticks")}, now=at(1))
+    for hour in range(2, 12):
+        assert report(now=at(hour), error="connection refused")["gone"] == []
+    found = report(of("failed"), now=at(12))
+    assert found["services"][0]["since"] == at(1)
+    assert [(gone["service"], gone["last_seen"]) for gone in found["gone"]] == [("rates", at(1))]
 
 
 # -- tidying up --

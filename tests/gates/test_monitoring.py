@@ -1,0 +1,74 @@
+# SPDX-FileCopyrightText: 2026 meshops.istio contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The alert rules, by Prometheus' own promtool: they parse, and fire and clear when they should."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from harness import ROOT, Ran, debian_root, run
+
+RULES = ROOT / "monitoring/prometheus-rules.yml"
+TESTS = Path(__file__).parent / "prometheus_rules_test.yml"
+
+
+@pytest.fixture(scope="session")
+def promtool() -> Path:
+    return debian_root("prometheus", "prometheus-node-exporter") / "usr/bin/promtool"
+
+
+def _alerts() -> list[dict[str, object]]:
+    return [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
+
+
+def _test(promtool: Path, rules: Path) -> Ran:
+    """The rule tests on another copy of the rules."""
+    told = yaml.safe_load(TESTS.read_text()) | {"rule_files": [str(rules)]}
+    tests = rules.with_name("tests.yml")
+    tests.write_text(yaml.safe_dump(told))
+    return run(promtool, "test", "rules", tests)
+
+
+def test_rules_are_well_formed(promtool: Path):
+    assert f"SUCCESS: {len(_alerts())} rules found" in run(promtool, "check", "rules", RULES).expect().output
+
+
+def test_alerts_fire_and_clear(promtool: Path):
+    run(promtool, "test", "rules", TESTS).expect()
+
+
+@pytest.mark.parametrize(
+    ("was", "now"),
+    [
+        (
+            'verdict=~"failed|does_not"} == 1\n        labels:\n          severity: critical',
+            'verdict=~"failed"} == 1\n        labels:\n          severity: critical',
+        ),
+        ("25 * 3600", "26 * 3600"),
+        ("3 * 3600", "4 * 3600"),
+        ("not_applicable|waived", "not_applicable"),
+        ("cluster_up == 0", "cluster_up < 0"),
+        (" != 0 and ", " != 0 or "),
+        ("[1d]", "[1m]"),
+    ],
+)
+def test_a_wrong_rule_is_found(promtool: Path, tmp_path: Path, was: str, now: str):
+    text = RULES.read_text()
+    assert was in text
+    (tmp_path / "rules.yml").write_text(text.replace(was, now))
+    assert "FAILED" in _test(promtool, tmp_path / "rules.yml").expect(1).output
+
+
+def test_every_alert_is_tested_and_explained():
+    names = {str(rule["alert"]) for rule in _alerts()}
+    tested: dict[str, set[bool]] = {}
+    for test in yaml.safe_load(TESTS.read_text())["tests"]:
+        for case in test["alert_rule_test"]:
+            tested.setdefault(case["alertname"], set()).add(bool(case["exp_alerts"]))
+    # Each is seen both firing and silent.
+    assert tested == {name: {True, False} for name in names}
+    assert set(re.findall(r"IstioAffinity\w+", (ROOT / "docs/schedule.md").read_text())) == names

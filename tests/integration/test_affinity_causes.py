@@ -1,0 +1,226 @@
+# SPDX-FileCopyrightText: 2026 meshops.istio contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Every cause of the catalogue that the lab can produce: it is found first, by evidence that is so, and its printed fix, run
+as printed, makes the check pass.
+
+The folder of a cause in causes/ has a service of its own, so all are made at once and none is in another's way.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from affinity_support import KEY, Mesh
+from inprocess import run_check, run_info
+
+from ansible_collections.meshops.istio.plugins.module_utils._causes import CATALOGUE
+from ansible_collections.meshops.istio.plugins.modules import istio_affinity_check
+from harness import LAB_CACHE, clean_environment, run
+
+if TYPE_CHECKING:
+    from integration.conftest import Ansible, Kubectl, Played
+
+CAUSES = Path(__file__).parent / "causes"
+NAMESPACE, OTHER = "causes", "causes-other"
+COOKIE = {"type": "cookie", "name": "user"}
+LAST = "last"
+
+
+@dataclass(frozen=True)
+class Case:
+    """How a folder is checked: C(shown) are the evidence's fields that the test looks at, with the start of their values
+    (C(*) for whatever it is), C(options) differ from a plain check, and C(cured) from these once a manual fix is done."""
+
+    shown: dict[str, str]
+    options: dict[str, Any] = field(default_factory=dict)
+    verdicts: tuple[str, ...] = ("failed",)
+    cured: dict[str, Any] | None = None
+    service: str | None = None
+
+    def client(self) -> dict[str, Any]:
+        return dict(self.options.get("client", {"pod": "test-pod"}))
+
+
+HALVES = "hash policy of the route"
+IN_FORCE = "DestinationRule of the cluster"
+CASES: dict[str, Case] = {
+    "C01": Case({"metadata.labels['sidecar.istio.io/inject']": "false"}, {"client": {"pod": "client-c01"}}),
+    "C02": Case(
+        {"spec.containers[curl].securityContext.runAsUser": "1337", "requests counted, of those answered": "0 of 128"}, {"client": {"pod": "client-c02"}}
+    ),
+    "C03": Case({"metadata.annotations['traffic.sidecar.istio.io/excludeOutboundPorts']": "80"}, {"client": {"pod": "client-c03"}}),
+    "C04": Case({"host": "c04.example.com"}, {"via": {"address": "the cluster IP", "host": "c04.example.com"}}),
+    "C05": Case({"spec.egress[].hosts": "istio-system/*"}, {"client": {"pod": "client-c05"}}, ("failed", "inconclusive")),
+    "C10": Case({"spec.host": "c10-chekout", IN_FORCE: "absent"}, service="c10-checkout"),
+    "C11": Case({"metadata.namespace": OTHER, "namespaces that Istio looks into": f"{NAMESPACE}, istio-system"}),
+    "C12": Case({IN_FORCE: f"{OTHER}/c12"}, {"client": {"pod": "client-c12", "namespace": OTHER}}),
+    "C13": Case({IN_FORCE: f"{NAMESPACE}/c13-a"}),
+    "C14": Case({"spec.workloadSelector.matchLabels": "app=somebody-else", "metadata.labels": "app=test-pod"}),
+    "C16": Case({"spec.configPatches[0]": "CLUSTER: {'lb_policy': 'RANDOM'}", "lb_policy of the cluster": "RANDOM"}),
+    "C18": Case({"spec.trafficPolicy.loadBalancer": "simple: ROUND_ROBIN", IN_FORCE: f"{NAMESPACE}/c18"}),
+    "C20": Case({"spec.http[].route[].destination.port": "absent", HALVES: "none"}),
+    "C21": Case({"spec.trafficPolicy.portLevelSettings of port 80": "connectionPool", HALVES: "header user-session"}),
+    "C22": Case({"trafficPolicy.loadBalancer of subset all": "simple: RANDOM", HALVES: "header user-session"}),
+    "C24": Case({"cluster of the route": "outbound|80||c24-next."}),
+    "C25": Case({"spec.gateways": "edge", "VirtualService of the route": "absent"}),
+    "C26": Case({"VirtualService of the route": f"{NAMESPACE}/c26-a"}),
+    "C30": Case({"spec.ports[].name, appProtocol": "tcp-web, absent", "HTTP route": "absent"}),
+    "C31": Case({"spec.ports[].name, appProtocol": "https-web, absent", "HTTP route": "absent"}),
+    "C32": Case({"spec.clusterIP": "None", "type of cluster": "ORIGINAL_DST"}, verdicts=("failed", "inconclusive")),
+    "C35": Case({"spec.trafficPolicy.loadBalancer.simple": "PASSTHROUGH", "type of cluster": "ORIGINAL_DST"}),
+    "C40": Case({"cookie user": "empty"}, {"key": COOKIE, "session_ids": ["", "one", "two"]}, cured={"session_ids": ["zero", "one", "two"]}),
+    "C41": Case({"spec.trafficPolicy.loadBalancer.consistentHash": "user_session", "header": "user-session"}),
+    "C42": Case({"spec.http[].headers.request": "removed"}),
+    "C42-set": Case({"spec.http[].headers.request": "set to fixed"}, verdicts=("not_proven",)),
+    "C43": Case({"ttl of the hash policy": "absent"}, {"key": COOKIE | {"cookie": "learned"}}),
+    "C50": Case({"endpoints": "pod c50-"}, {"rate": 30, "sessions": 20, "requests": 3}, ("inconclusive",)),
+    "C51": Case({"health_flags of": "/failed_outlier_check", "status 5xx": "*"}, verdicts=("failed", "inconclusive")),
+    "C53": Case({"priorities": "0, 1", "zones of the hosts": "zone-1, zone-2"}, {"client": {"pod": "client-c53"}}, ("inconclusive", "not_proven")),
+    "C53-distribution": Case({"spec.trafficDistribution": "PreferSameZone"}, {"client": {"pod": "client-c53"}}, ("inconclusive", "not_proven")),
+    "C54": Case({"balancer": "*", "hosts to choose from": "*"}, {"client": {"selector": "c54=yes", "max": 2}}),
+    "C56": Case({"spec.http[].route[].weight": "70, 30"}),
+    "C57": Case({"requests counted, of those sent": "*", "retry_host_predicate of the route": "envoy.retry_host_predicates.previous_hosts"}),
+    "C61": Case({"minimumRingSize": "1", "points of the ring for each host": "1"}, verdicts=("passed", "not_proven", "inconclusive")),
+    "F1": Case({"ready endpoints": "f1-"}, verdicts=("inconclusive",)),
+    "F2": Case({"value": "keepalive"}, {"connection": "keepalive"}, ("not_proven",), cured={"connection": "new"}),
+    "F3": Case({"cluster of the route": "outbound|80|one|f3.", "ready endpoints": "2"}, {"client": {"pod": "client-c53"}}, ("inconclusive", "not_proven")),
+    "F4": Case({"identity": "text/plain"}, {"identify": "header", "identify_header": ["Content-Type"]}, ("inconclusive",), cured={"identify": "upstream"}),
+    "F5": Case({HALVES: "source_ip", "requests without the key": "all 20"}, verdicts=("not_proven",)),
+}
+# Those whose fix is a sentence: what to do differently, outside of any object.
+MANUAL = {"C40", "F2", "F4"}
+
+
+@dataclass
+class Broken(Mesh):
+    """A sample's namespace with all the folders' objects in it."""
+
+    turn: Iterator[int] = field(default_factory=itertools.count)
+
+    def make_all(self) -> None:
+        self.make()
+        self.kubectl("-n", self.namespace, "label", "pods", "-l", "app=nginx", "c51=yes", "--overwrite")
+        self.kubectl("-n", self.namespace, "label", "pod", "test-pod", "c54=yes", "--overwrite")
+        self.kubectl("apply", "-f", str(CAUSES / "base"))
+        folders = [word for name in CASES for word in ("-f", str(CAUSES / name))]
+        self.kubectl("apply", *folders)
+        for namespace in (NAMESPACE, OTHER):
+            self.kubectl("-n", namespace, "wait", "--for=condition=Ready", "pods", "--all", "--timeout=240s", timeout=300)
+        self.settle({"pod": "test-pod"})
+
+    def settle(self, client: dict[str, Any]) -> None:
+        """Until a client has all that was changed before now: Istio pushes its whole configuration, routes last, so a
+        client whose route shows a change that was made after the others has those too."""
+        header = f"x-turn-{os.getpid()}-{next(self.turn)}"
+        rule = {"spec": {"trafficPolicy": {"loadBalancer": {"consistentHash": {"httpHeaderName": header}}}}}
+        self.patch("destinationrule", LAST, rule)
+        key = {"type": "header", "name": header}
+        self.wait_until(f"{client} has {header}", lambda: self.in_sync(LAST, client, key))
+
+    def in_sync(self, service: str, client: dict[str, Any], key: dict[str, Any]) -> bool:
+        services = run_info(self.kubeconfig, namespace=NAMESPACE, service=service, client=client, key=key)
+        return bool(services and services[0]["proxies"]) and all(proxy["in_sync"] for proxy in services[0]["proxies"])
+
+    def measure(self, name: str, **options: Any) -> dict[str, Any]:
+        arguments = {"key": KEY, "profile": "quick", "explain": "always", "client": {"pod": "test-pod"}} | options
+        return run_check(self.kubeconfig, namespace=NAMESPACE, service=CASES[name].service or name.lower(), **arguments)
+
+    def cure(self, fix: dict[str, str]) -> None:
+        """What an operator does with the printed fix."""
+        if fix["kind"] == "yaml":
+            self.kubectl("apply", "-f", "-", stdin=fix["body"])
+        else:
+            path = os.pathsep.join((str(LAB_CACHE / "lab/bin"), os.environ["PATH"]))
+            run("bash", "-euo", "pipefail", "-c", fix["body"], env=clean_environment() | {"PATH": path, "KUBECONFIG": str(self.kubeconfig)}).expect()
+
+
+@pytest.fixture(scope="module")
+def causes(ansible: Ansible, kubectl: Kubectl, lab: Path, sample: Played) -> Iterator[Broken]:
+    for name in (NAMESPACE, OTHER):
+        kubectl("delete", "namespace", name, "--ignore-not-found", "--wait", "--timeout=150s")
+    found = Broken(NAMESPACE, ansible, kubectl, lab)
+    found.make_all()
+    yield found
+    for name in (NAMESPACE, OTHER):
+        kubectl("delete", "namespace", name, "--wait=false")
+
+
+def options_of(causes: Broken, name: str) -> dict[str, Any]:
+    """The options of a case, with what is only known now."""
+    options = dict(CASES[name].options)
+    if "via" in options:
+        address = causes.kubectl("-n", NAMESPACE, "get", "service", name.lower(), "-o", "jsonpath={.spec.clusterIP}").stdout
+        options["via"] = {**options["via"], "address": address}
+    return options
+
+
+def proven(finding: dict[str, Any], shown: dict[str, str]) -> None:
+    """The evidence has these fields, with values that begin so."""
+    for place, start in shown.items():
+        values = [item["value"] for item in finding["evidence"] if item["field"].startswith(place)]
+        assert any(start == "*" or value.startswith(start) for value in values), (place, start, finding["evidence"])
+    assert all(item["source"] and item["value"] != "" for item in finding["evidence"])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_cause_is_found_first_and_its_fix_works(causes: Broken, name: str) -> None:
+    case, options = CASES[name], options_of(causes, name)
+    if name == "C50":
+        pod = causes.pods("app=c50")[0]["metadata"]["name"]
+        threading.Timer(1, lambda: causes.kubectl("-n", NAMESPACE, "delete", "pod", pod, "--wait=false")).start()
+    result = causes.measure(name, **options)
+    assert result["verdict"] in case.verdicts, result["msg"]
+    assert [finding["id"] for finding in result["findings"][:1]] == [name.partition("-")[0]], result["msg"]
+    first = result["findings"][0]
+    proven(first, case.shown)
+    assert first["reference"].startswith("https://")
+    assert result["verdict"] == "passed" or f"Cause {first['id']}: {first['title']}" in result["msg"]
+    assert (first["fix"]["kind"] == "manual") == (name in MANUAL), first["fix"]
+
+    if case.cured is not None:
+        options |= case.cured
+    else:
+        causes.cure(first["fix"])
+        if name != "C05":
+            causes.settle(case.client())
+    if name != "C04":
+        key = options.get("key", KEY)
+        causes.wait_until("the client is in sync", lambda: causes.in_sync(case.service or name.lower(), case.client(), key))
+    healed = causes.measure(name, **options)
+    assert healed["verdict"] == "passed", healed["msg"]
+    assert not [finding for finding in healed["findings"] if finding["severity"] != "info"]
+
+
+def test_every_cause_that_is_said_to_be_proven_live_has_its_folder() -> None:
+    live = {cause.id for cause in CATALOGUE if cause.synthetic is None}
+    assert {name.partition("-")[0] for name in CASES} == live - PROVEN_ELSEWHERE
+    assert {path.name for path in CAUSES.iterdir()} == {*CASES, "base"}
+
+
+# The application that issues its own cookie is test_affinity_keys.py's.
+PROVEN_ELSEWHERE = {"C63"}
+
+
+def test_what_may_not_be_read_is_left_out_and_explaining_takes_under_a_second(causes: Broken, monkeypatch: pytest.MonkeyPatch) -> None:
+    took: list[float] = []
+    explain = istio_affinity_check.explain
+
+    def timed(*arguments: Any) -> Any:
+        start = time.monotonic()
+        try:
+            return explain(*arguments)
+        finally:
+            took.append(time.monotonic() - start)
+
+    monkeypatch.setattr(istio_affinity_check, "explain", timed)
+    for _run in range(3):
+        causes.measure("F5")
+    assert min(took) < 1

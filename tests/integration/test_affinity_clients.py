@@ -1,0 +1,182 @@
+# SPDX-FileCopyrightText: 2026 meshops.istio contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Clients of every shape: several by their label, one for each zone, in other namespaces, with less in their image than is needed."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from affinity_support import KEY, Mesh, curl_pod
+
+RULE = ("destinationrule", "nginx-destinationrule")
+PROBES = {"selector": "zone-probe=true"}
+DEBIAN = "docker.io/library/debian:bookworm-slim"
+# What Istio and the kubelet would find on two nodes in two zones; so the lab needs only one.
+ZONES = ("zone-a", "zone-b")
+
+
+def placed(deployment: dict[str, Any], zone: str) -> dict[str, Any]:
+    """The sample's deployment once more, with its pods in a zone by Istio's own label for that."""
+    found = copy.deepcopy(deployment)
+    found["metadata"]["name"] = f"nginx-{zone}"
+    found["spec"]["replicas"] = 2
+    found["spec"]["selector"]["matchLabels"]["place"] = zone
+    found["spec"]["template"]["metadata"]["labels"].update({"place": zone, "istio-locality": f"lab.{zone}"})
+    return found
+
+
+def probe(name: str, zone: str) -> dict[str, Any]:
+    pod = curl_pod(name)
+    pod["metadata"]["labels"] = {"app": name, "zone-probe": "true", "istio-locality": f"lab.{zone}"}
+    return pod
+
+
+@pytest.fixture(scope="module")
+def zones(mesh: Mesh) -> Iterator[Mesh]:
+    """Two backends in each of two zones, two probes in the first zone and one in the second."""
+    probes = {"probe-1": "zone-a", "probe-2": "zone-a", "probe-3": "zone-b"}
+    names = [f"pod/{name}" for name in probes]
+    mesh.kubectl("-n", mesh.namespace, "scale", "deployment/nginx-deployment", "--replicas=0")
+    mesh.apply(*(placed(mesh.objects["deployment/nginx-deployment"], zone) for zone in ZONES), *(probe(name, zone) for name, zone in probes.items()))
+    try:
+        for zone in ZONES:
+            mesh.kubectl("-n", mesh.namespace, "rollout", "status", f"deployment/nginx-{zone}", "--timeout=120s")
+        mesh.kubectl("-n", mesh.namespace, "wait", "--for=condition=Ready", *names, "--timeout=120s")
+        for name, zone in probes.items():
+            mesh.kubectl("-n", mesh.namespace, "label", "pod", name, f"topology.kubernetes.io/zone={zone}", "--overwrite")
+        mesh.wait_until("four pods, and no more", lambda: len(mesh.pods()) == 2 * len(ZONES))
+        mesh.wait_for("proxy.in_sync")
+        yield mesh
+    finally:
+        mesh.kubectl("-n", mesh.namespace, "delete", "--wait=false", *names, *(f"deployment/nginx-{zone}" for zone in ZONES))
+        mesh.converge()
+
+
+@pytest.fixture
+def altered(zones: Mesh) -> Iterator[Mesh]:
+    """The same for tests that alter rule or Service, which are put right again."""
+    yield zones
+    objects = [zones.objects[name] for name in ("destinationrule/nginx-destinationrule", "service/nginx-service")]
+    zones.kubectl("replace", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}))
+
+
+def test_one_probe_of_each_zone_is_the_default(zones: Mesh) -> None:
+    result = zones.look(client=PROBES)
+    assert result["verdict"] == "passed", result["msg"]
+    assert [(client["pod"], client["zone"]) for client in result["clients"]] == [("probe-1", "zone-a"), ("probe-3", "zone-b")]
+    assert all(f"{zones.namespace}/{name} (zone {zone})" in result["msg"] for name, zone in (("probe-1", "zone-a"), ("probe-3", "zone-b")))
+    # 48 sessions for four backends, 20 requests each and 20 without the key, from each of the two.
+    assert result["requests"]["planned"] == result["requests"]["identified"] == 2 * (48 * 20 + 20)
+    for session in result["sessions"]:
+        assert {name: sum(pods.values()) for name, pods in session["by_client"].items()} == {f"{zones.namespace}/{name}": 20 for name in ("probe-1", "probe-3")}
+        assert len(session["pods"]) == 1
+
+
+def test_as_many_as_were_asked_for_probe_and_share_the_rate(zones: Mesh) -> None:
+    result = zones.look(client=PROBES | {"max": 3}, sessions=20, requests=2, rate=60, max_flip_rate=0.2)
+    assert result["verdict"] == "passed", result["msg"]
+    assert [client["pod"] for client in result["clients"]] == ["probe-1", "probe-2", "probe-3"]
+    # 60 requests each at a third of the rate, but for the last second's.
+    assert result["requests"]["sent"] == 180
+    assert result["elapsed"] > 2
+
+
+def test_clients_that_stick_to_different_pods_fail_together(altered: Mesh) -> None:
+    """Each client alone is steady: only the same value, compared between them, shows that they do not agree."""
+    other = copy.deepcopy(altered.objects["destinationrule/nginx-destinationrule"])
+    other["metadata"]["name"] = "for-one-client"
+    other["spec"]["workloadSelector"] = {"matchLabels": {"app": "probe-3"}}
+    other["spec"]["trafficPolicy"]["loadBalancer"]["consistentHash"] = {"httpHeaderName": KEY["name"], "maglev": {"tableSize": 65537}}
+    altered.apply(other)
+    try:
+        altered.wait_until("the client has its own rule", lambda: "MAGLEV" in balancing(altered, "probe-3"))
+        alone = [altered.look(client={"pod": pod}) for pod in ("probe-1", "probe-3")]
+        together = altered.look(client=PROBES)
+    finally:
+        altered.delete("destinationrule", "for-one-client")
+    assert [result["verdict"] for result in alone] == ["passed", "passed"], [result["msg"] for result in alone]
+    assert together["verdict"] == "failed", together["msg"]
+    moved = [session for session in together["sessions"] if session["moved"]]
+    assert 0 < len(moved) < len(together["sessions"])
+    assert all(len(pods) == 1 for session in moved for pods in session["by_client"].values())
+
+
+def balancing(mesh: Mesh, pod: str) -> str:
+    script = "curl -s 'localhost:15000/config_dump?resource=dynamic_active_clusters&name_regex=nginx-service' | grep lb_policy"
+    return mesh.kubectl("-n", mesh.namespace, "exec", pod, "-c", "curl", "--", "sh", "-c", f"{script} || true").stdout
+
+
+def priorities(mesh: Mesh, pod: str) -> str:
+    script = f"curl -s localhost:15000/clusters | grep 'nginx-service.{mesh.namespace}.svc' | grep ::priority::"
+    return mesh.kubectl("-n", mesh.namespace, "exec", pod, "-c", "curl", "--", "sh", "-c", script).stdout
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "split"),
+    [
+        (*RULE, {"spec": {"trafficPolicy": {"outlierDetection": {"consecutive5xxErrors": 5}}}}),
+        ("service", "nginx-service", {"spec": {"trafficDistribution": "PreferSameZone"}}),
+    ],
+    ids=["outlier detection", "traffic distribution"],
+)
+def test_a_locality_split_is_never_passed(altered: Mesh, kind: str, name: str, split: dict[str, Any]) -> None:
+    """One client sees nothing move, as it uses only the backends of its zone; two clients of two zones see it all."""
+    altered.patch(kind, name, split)
+    altered.wait_until("both Envoys prefer their zone", lambda: all("::priority::1" in priorities(altered, pod) for pod in ("probe-1", "probe-3")))
+    one = altered.look(client=PROBES | {"max": 1})
+    assert one["verdict"] == "not_proven", one["msg"]
+    assert "ready backends that a client's Envoy does not choose from" in one["msg"]
+    assert sorted(backend["eligible"] for backend in one["backends"]) == [False, False, True, True]
+    two = altered.look(client=PROBES)
+    assert two["verdict"] == "failed", two["msg"]
+    assert all(session["moved"] for session in two["sessions"])
+
+
+@pytest.mark.parametrize("injection", [True, False], ids=["in the mesh", "outside"])
+def test_a_client_in_another_namespace(mesh: Mesh, namespace: Callable[..., str], injection: bool) -> None:
+    where = namespace(injection=injection)
+    mesh.kubectl("-n", where, "apply", "-f", "-", stdin=json.dumps(curl_pod("far")))
+    mesh.kubectl("-n", where, "wait", "--for=condition=Ready", "pod/far", "--timeout=120s")
+    result = mesh.look(client={"namespace": where, "pod": "far"})
+    assert f"{where}/far" in result["msg"]
+    assert f"http://nginx-service.{mesh.namespace}/" in result["msg"]
+    assert (result["verdict"], result["clients"][0]["sidecar"]) == (("passed", True) if injection else ("failed", False)), result["msg"]
+    assert ("has no sidecar" in result["msg"]) is not injection
+
+
+@pytest.fixture(scope="module")
+def poor(mesh: Mesh) -> Iterator[dict[str, str]]:
+    """A pod with containers that lack something, and the words that say so."""
+    lacking = {
+        "debian": {"image": DEBIAN, "command": ["sleep", "infinity"]},
+        "static": {"image": "registry.k8s.io/pause:3.10.2"},
+        "old": {"image": DEBIAN, "command": ["sleep", "infinity"], "volumeMounts": [{"name": "old", "mountPath": "/usr/local/bin"}]},
+    }
+    pod = curl_pod("poor")
+    pod["metadata"]["annotations"] = {"sidecar.istio.io/inject": "false"}
+    pod["metadata"]["labels"] = {"sidecar.istio.io/inject": "false"}
+    pod["spec"]["containers"] = [{"name": name, **container} for name, container in lacking.items()]
+    pod["spec"]["volumes"] = [{"name": "old", "configMap": {"name": "old-curl", "defaultMode": 0o755}}]
+    # No image of the lab has a curl of that age, so something says that it is one.
+    script = "#!/bin/sh\necho 'curl 7.76.1 (x86_64-redhat-linux-gnu) libcurl/7.76.1 OpenSSL/3.0.7'\n"
+    mesh.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "old-curl"}, "data": {"curl": script}}, pod)
+    mesh.kubectl("-n", mesh.namespace, "wait", "--for=condition=Ready", "pod/poor", "--timeout=120s")
+    where = f"pod {mesh.namespace}/poor. Next: use a client pod whose image has"
+    yield {
+        "debian": f"no_curl: There is no curl in container debian of {where} curl 7.84.0 or newer",
+        "static": f"no_shell: There is no sh in container static of {where} sh and curl",
+        "old": f"old_curl: curl 7.76.1 in container old of pod {mesh.namespace}/poor is too old. Next: use a client pod whose image has curl 7.84.0",
+    }
+    mesh.kubectl("-n", mesh.namespace, "delete", "pod/poor", "configmap/old-curl", "--wait=false")
+
+
+@pytest.mark.parametrize("container", ["debian", "static", "old"])
+def test_an_image_that_lacks_something_is_told_in_words(mesh: Mesh, poor: dict[str, str], container: str) -> None:
+    result = mesh.look(client={"pod": "poor", "container": container})
+    assert result["verdict"] == "error"
+    assert f"{result['error']['code']}: {result['error']['msg']}".startswith(poor[container]), result["msg"]
+    assert result["requests"]["sent"] == 0

@@ -1,0 +1,338 @@
+# SPDX-FileCopyrightText: 2026 meshops.istio contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""istio_affinity_info on the live lab: what it finds, its static verdict beside the live one, what it does without rights.
+
+Each scenario is a service of its own over the same pods, with rules of its own, so one look shows them all.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from affinity_support import INFO, KEY, Mesh, curl_pod, probe_pod
+from inprocess import run_info
+
+HASH: dict[str, Any] = {"consistentHash": {"httpHeaderName": "user-session"}}
+SCENARIO = "scenario"
+
+
+def destination(service: str, **more: Any) -> dict[str, Any]:
+    return {"destination": {"host": service, **more}}
+
+
+def policy(**fields: Any) -> dict[str, Any]:
+    return {"trafficPolicy": fields}
+
+
+def subsets(*names: str, **more: Any) -> list[dict[str, Any]]:
+    """Subsets of all pods; C(more) is the traffic policy of each."""
+    return [{"name": name, "labels": {"app": "nginx"}, **more} for name in names]
+
+
+ONE = subsets("one")
+BY_ZONE = {"localityLbSetting": {"enabled": True, "distribute": [{"from": "lab/zone-a/*", "to": {"lab/zone-a/*": 80, "lab/zone-b/*": 20}}]}}
+# name: DestinationRule (None: none), routes of a VirtualService (None: none), the Service's port, static verdict, words of its reason
+SCENARIOS: dict[str, tuple[dict[str, Any] | None, list[dict[str, Any]] | None, dict[str, Any], str, str]] = {
+    "healthy": (policy(loadBalancer=HASH), None, {}, "sticks", "hash on header user-session by RING_HASH over 3 ready pods"),
+    "with-routes": (policy(loadBalancer=HASH), [{"route": [destination("with-routes")]}], {}, "sticks", "RING_HASH over 3 ready pods"),
+    "unnamed-port": (policy(loadBalancer=HASH), None, {"name": "x"}, "sticks", "RING_HASH"),
+    "maglev": (
+        policy(loadBalancer={"consistentHash": {"httpHeaderName": "user-session", "maglev": {"tableSize": 65537}}}),
+        None,
+        {},
+        "sticks",
+        "by MAGLEV",
+    ),
+    "one-subset": (policy(loadBalancer=HASH) | {"subsets": ONE}, [{"route": [destination("one-subset", subset="one")]}], {}, "sticks", "RING_HASH"),
+    "same-weighted": (
+        policy(loadBalancer=HASH) | {"subsets": subsets("one", "two")},
+        [{"route": [destination("same-weighted", subset=name) | {"weight": 50} for name in ("one", "two")]}],
+        {},
+        "sticks",
+        "RING_HASH over 3 ready pods",
+    ),
+    "locality-off": (
+        policy(loadBalancer=HASH | {"localityLbSetting": {"enabled": False}}, outlierDetection={"consecutive5xxErrors": 5}),
+        None,
+        {},
+        "sticks",
+        "RING_HASH over 3 ready pods",
+    ),
+    "other-header": (policy(loadBalancer={"consistentHash": {"httpHeaderName": "user_session"}}), None, {}, "does_not", "hashes on header user_session"),
+    "simple": (policy(loadBalancer={"simple": "ROUND_ROBIN"}), None, {}, "does_not", "has no hash policy"),
+    "port-level": (
+        policy(portLevelSettings=[{"port": {"number": 80}, "loadBalancer": HASH}]),
+        [{"route": [destination("port-level")]}],
+        {},
+        "does_not",
+        "has no hash policy",
+    ),
+    "not-inherited": (
+        policy(loadBalancer=HASH, portLevelSettings=[{"port": {"number": 80}, "connectionPool": {"tcp": {"maxConnections": 100}}}]),
+        [{"route": [destination("not-inherited", port={"number": 80})]}],
+        {},
+        "does_not",
+        "by LEAST_REQUEST",
+    ),
+    "subset-simple": (
+        policy(loadBalancer=HASH) | {"subsets": subsets("one", **policy(loadBalancer={"simple": "RANDOM"}))},
+        [{"route": [destination("subset-simple", subset="one")]}],
+        {},
+        "does_not",
+        "(subset one) by RANDOM",
+    ),
+    "weighted": (
+        policy(loadBalancer=HASH) | {"subsets": [*ONE, *subsets("plain", **policy(loadBalancer={"simple": "RANDOM"}))]},
+        [{"route": [destination("weighted", subset=name) | {"weight": 50} for name in ("one", "plain")]}],
+        {},
+        "does_not",
+        "is weighted over weighted.affinity:80 (subset one) and weighted.affinity:80 (subset plain)",
+    ),
+    "removed": (
+        policy(loadBalancer=HASH),
+        [{"headers": {"request": {"remove": ["User-Session"]}}, "route": [destination("removed")]}],
+        {},
+        "does_not",
+        "removes the header user-session before Envoy hashes it",
+    ),
+    "removed-late": (
+        policy(loadBalancer=HASH),
+        [{"route": [destination("removed-late") | {"headers": {"request": {"remove": ["user-session"]}}}]}],
+        {},
+        "does_not",
+        "removes the header user-session",
+    ),
+    "overwritten": (
+        policy(loadBalancer=HASH),
+        [{"headers": {"request": {"set": {"user-session": "x"}}}, "route": [destination("overwritten")]}],
+        {},
+        "does_not",
+        "sets the header user-session",
+    ),
+    "tcp-port": (policy(loadBalancer=HASH), None, {"name": "tcp"}, "does_not", "takes the port for TCP and has no hash policy"),
+    "https-port": (policy(loadBalancer=HASH), None, {"name": "https"}, "does_not", "takes the port for TCP"),
+    "passthrough": (policy(loadBalancer={"simple": "PASSTHROUGH"}), None, {}, "does_not", "has no hash policy"),
+    "outlier": (
+        policy(loadBalancer=HASH, outlierDetection={"consecutive5xxErrors": 5}),
+        None,
+        {},
+        "does_not",
+        "of its own locality, so clients elsewhere choose among others",
+    ),
+    "same-zone": (policy(loadBalancer=HASH), None, {"trafficDistribution": "PreferSameZone"}, "does_not", "of its own locality"),
+    # What only another locality would show, and routes that a plain request does not take: the named few that stay open.
+    "distribute": (
+        policy(loadBalancer=HASH | BY_ZONE),
+        None,
+        {},
+        "unknown",
+        "localities have weights",
+    ),
+    "match": (
+        policy(loadBalancer=HASH),
+        [{"match": [{"headers": {"user-session": {"regex": ".+"}}}], "route": [destination("match")]}],
+        {},
+        "unknown",
+        "asks for other headers or another path",
+    ),
+}
+CONTRADICTION = {("sticks", "failed"), ("does_not", "passed")}
+
+
+def objects_of(name: str) -> list[dict[str, Any]]:
+    """Service, DestinationRule and VirtualService of a scenario."""
+    rule, routes, port, _verdict, _words = SCENARIOS[name]
+    meta = {"name": name, "labels": {SCENARIO: name}}
+    spec = {key: value for key, value in port.items() if key == "trafficDistribution"}
+    ports = [{"name": "http", "port": 80, "targetPort": 8080, **{key: value for key, value in port.items() if key == "name"}}]
+    objects: list[dict[str, Any]] = [{"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": {"selector": {"app": "nginx"}, "ports": ports, **spec}}]
+    istio = "networking.istio.io/v1"
+    if rule is not None:
+        objects.append({"apiVersion": istio, "kind": "DestinationRule", "metadata": meta, "spec": {"host": name, **rule}})
+    if routes is not None:
+        objects.append({"apiVersion": istio, "kind": "VirtualService", "metadata": meta, "spec": {"hosts": [name], "http": routes}})
+    return objects
+
+
+@pytest.fixture(scope="module")
+def two_clients(mesh: Mesh) -> Iterator[None]:
+    """A second client, on another node if there is one."""
+    nodes = [node["metadata"]["name"] for node in json.loads(mesh.kubectl("get", "nodes", "-o", "json").stdout)["items"]]
+    here = json.loads(mesh.kubectl("-n", mesh.namespace, "get", "pod", "test-pod", "-o", "json").stdout)["spec"]["nodeName"]
+    elsewhere = next((node for node in nodes if node != here), here)
+    mesh.apply(probe_pod("far-client", elsewhere))
+    mesh.kubectl("-n", mesh.namespace, "wait", "--for=condition=Ready", "pod/far-client", "--timeout=90s")
+    yield
+    mesh.kubectl("-n", mesh.namespace, "delete", "pod", "far-client", "--wait=true")
+
+
+@pytest.fixture(scope="module")
+def shown(mesh: Mesh, two_clients: None) -> Iterator[Callable[[str], dict[str, Any]]]:
+    """One look at all scenarios, as soon as the clients' Envoys have them; the entry of one by its name."""
+    mesh.apply(*(part for name in SCENARIOS for part in objects_of(name)))
+    found: dict[str, dict[str, Any]] = {}
+
+    def look() -> bool:
+        found.update({entry["service"]: entry for entry in run_info(mesh.kubeconfig, namespace=mesh.namespace, key=KEY, client={"max": 2})})
+        return all(found.get(name, {}).get("static_verdict") == SCENARIOS[name][3] for name in SCENARIOS if name not in UNASKED)
+
+    mesh.wait_until("the clients' Envoys have all scenarios", look, 30)
+    for name in UNASKED:
+        found.update({entry["service"]: entry for entry in run_info(mesh.kubeconfig, namespace=mesh.namespace, service=name, key=KEY, client={"max": 2})})
+    yield lambda name: found[name]
+    mesh.kubectl("-n", mesh.namespace, "delete", "services,destinationrules.networking.istio.io,virtualservices.networking.istio.io", "-l", SCENARIO)
+
+
+# Rules that ask for no affinity: shown only when the service is named.
+UNASKED = ("simple", "passthrough")
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_the_static_verdict_is_decided_and_never_contradicts_the_live_one(mesh: Mesh, shown: Callable[[str], dict[str, Any]], name: str) -> None:
+    entry = shown(name)
+    verdict, words = SCENARIOS[name][3:]
+    assert (entry["static_verdict"], words in entry["why"]) == (verdict, True), entry["why"]
+    live = mesh.look(service=name, client={"max": 2}, requests=5, max_flip_rate=0.05)
+    assert (verdict, live["verdict"]) not in CONTRADICTION, (entry["why"], live["msg"])
+    assert (verdict == "sticks") == (live["verdict"] == "passed"), live["msg"]
+    assert entry["prediction"]["available"] == live["prediction"]["available"], (entry["prediction"], live["prediction"])
+
+
+def test_discovery_finds_what_asks_for_affinity_and_nothing_else(mesh: Mesh, shown: Callable[[str], dict[str, Any]]) -> None:
+    shown("healthy")
+    mesh.apply({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "plain", "labels": {SCENARIO: "plain"}}, "spec": {"ports": [{"port": 80}]}})
+    played = mesh.ansible([{"name": "Find", INFO: {"client": {"namespace": mesh.namespace}}}]).expect()
+    result = played.of(INFO).result
+    here = [entry for entry in result["services"] if entry["namespace"] == mesh.namespace]
+    assert {entry["service"] for entry in here} == {*SCENARIOS, "nginx-service"} - {*UNASKED}
+    assert {(entry["port"], entry["findings"] == [], len(entry["proxies"])) for entry in here} >= {(80, True, 2)} or len(here[0]["proxies"]) == 1
+    assert (result["changed"], result["unread"]) == (False, [])
+
+
+def test_a_tcp_port_sticks_by_source_ip(mesh: Mesh, shown: Callable[[str], dict[str, Any]]) -> None:
+    shown("tcp-port")
+    mesh.patch("destinationrule", "tcp-port", {"spec": {"trafficPolicy": {"loadBalancer": {"consistentHash": {"httpHeaderName": None, "useSourceIp": True}}}}})
+    key = {"type": "source_ip"}
+
+    def entry() -> dict[str, Any]:
+        return run_info(mesh.kubeconfig, namespace=mesh.namespace, service="tcp-port", key=key, session_ids=["10.0.0.1"])[0]
+
+    mesh.wait_until("the listener hashes", lambda: entry()["static_verdict"] == "sticks", 20)
+    found = entry()
+    assert found["proxies"][0]["hash_policy"] == [{"type": "source_ip", "name": None}]
+    assert found["sessions"][0]["predicted"] in {backend["pod"] for backend in found["backends"]}
+
+
+def test_without_a_client_only_the_objects_speak(mesh: Mesh, namespace: Callable[..., str]) -> None:
+    where = namespace()
+    objects = [part | {"metadata": part["metadata"] | {"namespace": where}} for part in objects_of("healthy")]
+    mesh.kubectl("apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}))
+    (entry,) = run_info(mesh.kubeconfig, namespace=where)
+    assert (entry["static_verdict"], entry["rule"], entry["proxies"]) == ("unknown", f"{where}/healthy", [])
+    assert entry["key"] == {"type": "header", "name": "user-session", "origin": "rule"}
+    assert "there is no ready client pod" in entry["why"]
+
+
+def test_a_client_without_sidecar_does_not_stick(mesh: Mesh, namespace: Callable[..., str]) -> None:
+    outside = namespace(injection=False)
+    mesh.kubectl("-n", outside, "apply", "-f", "-", stdin=yaml.safe_dump(curl_pod("plain")))
+    mesh.kubectl("-n", outside, "wait", "--for=condition=Ready", "pod/plain", "--timeout=90s")
+    (entry,) = run_info(mesh.kubeconfig, namespace=mesh.namespace, service="nginx-service", client={"namespace": outside, "pod": "plain"})
+    assert (entry["static_verdict"], entry["prediction"]["available"]) == ("does_not", False)
+    assert f"pod {outside}/plain has no sidecar" in entry["why"]
+
+
+def test_a_hundred_services_in_one_look(mesh: Mesh, namespace: Callable[..., str]) -> None:
+    where = namespace()
+    names = [f"service-{number}" for number in range(100)]
+    labels = {"app": "idle"}
+    idle = curl_pod("idle") | {"metadata": {"labels": labels | {"sidecar.istio.io/inject": "false"}}}
+    deployment = {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "idle"},
+        "spec": {"replicas": 2, "selector": {"matchLabels": labels}, "template": {key: idle[key] for key in ("metadata", "spec")}},
+    }
+    services = [
+        {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": {"selector": labels, "ports": [{"name": "http", "port": 80}]}}
+        for name in names
+    ]
+    rules = [
+        {"apiVersion": "networking.istio.io/v1", "kind": "DestinationRule", "metadata": {"name": name}, "spec": {"host": name, **policy(loadBalancer=HASH)}}
+        for name in names
+    ]
+    items = [deployment, probe_pod("client"), *services, *rules]
+    mesh.kubectl("-n", where, "apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": items}))
+    mesh.kubectl("-n", where, "wait", "--for=condition=Ready", "pod", "--all", "--timeout=90s")
+    found: list[dict[str, Any]] = []
+
+    def look() -> bool:
+        found[:] = run_info(mesh.kubeconfig, namespace=where)
+        return len(found) == 100 and all(entry["static_verdict"] == "sticks" for entry in found)
+
+    mesh.wait_until("all hundred are found and in order", look, 30)
+    assert {entry["service"] for entry in found} == set(names)
+    assert {(len(entry["backends"]), entry["proxies"][0]["in_sync"]) for entry in found} == {(2, True)}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"what_if": {}}, "Option what_if is empty; give remove_pods, drain_node or replicas"),
+        ({"what_if": {"replicas": 0}}, "Option what_if.replicas is 0; it must be at least 1"),
+        ({"what_if": {"remove_pods": ["no-such"]}}, "no service looked at has a pod no-such; there are nginx-deployment-"),
+        ({"what_if": {"drain_node": "no-such"}}, "there is no node no-such; the pods looked at are on node-"),
+        ({"namespace": [""]}, "Option namespace holds an empty name"),
+        ({"namespace": ["affinity", "default"], "client": {"pod": "test-pod"}}, "Option client.pod needs client.namespace"),
+        ({"port": 81}, "has no port 81; it has 80 (http)"),
+        ({"key": {"type": "cookie"}}, "Option key.name is missing"),
+    ],
+    ids=["empty", "replicas", "pod", "node", "namespace", "client", "port", "key"],
+)
+def test_options_that_make_no_sense_are_refused(mesh: Mesh, options: dict[str, Any], words: str) -> None:
+    arguments = {"namespace": mesh.namespace, "service": "nginx-service"} | options
+    played = mesh.ansible([{"name": "Info", INFO: arguments}])
+    assert played.rc == 2
+    assert words in played.of(INFO).result["msg"]
+    assert "Traceback" not in played.ran.output
+
+
+def test_what_may_not_be_read_is_said_and_the_rest_is_shown(mesh: Mesh, lab: Path, tmp_path: Path) -> None:
+    """An account that may look at services and pods of one namespace, and at nothing else."""
+    rules = [{"apiGroups": [""], "resources": ["services", "pods"], "verbs": ["get", "list"]}]
+    group = "rbac.authorization.k8s.io"
+    mesh.apply(
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "reader"}},
+        {"apiVersion": f"{group}/v1", "kind": "Role", "metadata": {"name": "reader"}, "rules": rules},
+        {
+            "apiVersion": f"{group}/v1",
+            "kind": "RoleBinding",
+            "metadata": {"name": "reader"},
+            "subjects": [{"kind": "ServiceAccount", "name": "reader", "namespace": mesh.namespace}],
+            "roleRef": {"apiGroup": group, "kind": "Role", "name": "reader"},
+        },
+    )
+    config = yaml.safe_load(lab.read_text())
+    config["users"][0]["user"] = {"token": mesh.kubectl("-n", mesh.namespace, "create", "token", "reader").stdout.strip()}
+    poor = tmp_path / "kubeconfig"
+    poor.write_text(yaml.safe_dump(config))
+    named = {"kubeconfig": str(poor), "context": config["current-context"], "namespace": mesh.namespace, "service": "nginx-service"}
+    everywhere = {name: named[name] for name in ("kubeconfig", "context")}
+    played = mesh.ansible(
+        [
+            {"name": "Named", INFO: named},
+            {"name": "Everywhere", INFO: everywhere, "ignore_errors": True},
+        ]
+    ).expect()
+    result = played.named("Named").result
+    (entry,) = result["services"]
+    assert (entry["static_verdict"], entry["backends"], entry["proxies"][0]["in_sync"]) == ("unknown", [], False)
+    for what in ("list endpointslices", "list destinationrules", "exec into container"):
+        assert any(what in sentence for sentence in result["unread"]), result["unread"]
+    refused = played.named("Everywhere").result
+    assert "name those to look at in the option namespace" in refused["msg"].lower() or "option namespace" in refused["msg"]

@@ -1,0 +1,398 @@
+# SPDX-FileCopyrightText: 2026 meshops.istio contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""istio_schedule for real: systemd and cron on a machine of its own, Prometheus that reads what they leave, and the CronJob on the lab."""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import json
+import re
+import secrets
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+from machine_support import Machine, machine, wait_for
+
+from harness import BIN, ROOT, debian_root, run
+
+if TYPE_CHECKING:
+    from affinity_support import Mesh
+    from integration.conftest import Ansible, Kubectl
+
+SCHEDULE = "meshops.istio.schedule"
+CALLBACKS = Path(__file__).parent / "callback_plugins"
+COLLECTIONS = "/opt/collections"
+TIMER, CRON = "istio-affinity-timer", "istio-affinity-cron"
+DATA = "/var/lib/istio-schedule"
+TEXTFILES = "/var/lib/prometheus/node-exporter"
+
+
+# -- hosts --
+
+
+class Webhook(http.server.BaseHTTPRequestHandler):
+    """Keeps what it's sent."""
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.told.append((self.path, body))
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, *_words: object) -> None:
+        """Not on the test's output."""
+
+
+@dataclass
+class Hosts:
+    """A machine with two schedules: a timer on the lab that tells a webhook, and cron on a dead cluster that tells a command."""
+
+    box: Machine
+    mesh: Mesh
+    told: list[tuple[str, dict[str, Any]]]
+    secret: str
+    variables: dict[str, dict[str, Any]]
+    said: str = ""
+
+    def play(self, *words: str, codes: tuple[int, ...] = (), hosts: dict[str, dict[str, Any]] | None = None) -> list[dict[str, Any]]:
+        """Run schedule.yml there; each result as the recorder wrote it."""
+        inventory = {"schedulers": {"hosts": hosts or self.variables, "vars": self.common()}}
+        self.box.write("/etc/schedulers.yml", yaml.safe_dump(inventory))
+        self.box.write("/srv/record", "")
+        settings = {
+            "ANSIBLE_COLLECTIONS_PATH": COLLECTIONS,
+            "ANSIBLE_HOME": "/srv/ansible",
+            "ANSIBLE_PIPELINING": "1",
+            "ANSIBLE_CALLBACK_PLUGINS": str(CALLBACKS),
+            "ANSIBLE_CALLBACKS_ENABLED": "recorder",
+            "ISTIO_RECORD": "/srv/record",
+        }
+        self.said = self.box(BIN / "ansible-playbook", "--inventory=/etc/schedulers.yml", *words, SCHEDULE, env=settings, codes=codes, timeout=300).output
+        return [json.loads(line) for line in self.box.read("/srv/record").splitlines()]
+
+    def common(self) -> dict[str, Any]:
+        return {
+            "ansible_connection": "local",
+            "ansible_become": False,
+            "ansible_python_interpreter": "/usr/bin/python3",
+            "istio_schedule_ansible_playbook": str(BIN / "ansible-playbook"),
+            "istio_schedule_random_delay": 0,
+            "istio_schedule_environment": {"ANSIBLE_COLLECTIONS_PATH": COLLECTIONS},
+            "istio_schedule_inventory": "/etc/clusters.yml",
+        }
+
+    def start(self, *codes: int) -> None:
+        self.box("systemctl", "start", TIMER, codes=codes, timeout=200)
+
+    def verdict(self) -> str:
+        report = json.loads(self.box.read(f"{DATA}/{TIMER}/reports/lab/latest/report.json"))
+        (service,) = report["services"]
+        return f"{service['status']}: {service['verdict']}"
+
+
+def _changed(results: list[dict[str, Any]]) -> set[tuple[str, str]]:
+    """What was changed where, those of check mode as what they stand for."""
+    names = {(line["host"], line["task"].rpartition(": ")[2]) for line in results if line.get("result", {}).get("changed")}
+    return {(host, name.replace("Would start", "Start")) for host, name in names}
+
+
+def _failures(results: list[dict[str, Any]]) -> dict[str, str]:
+    return {line["host"]: line["result"]["msg"] for line in results if line.get("status") == "failed"}
+
+
+@pytest.fixture(scope="module")
+def hosts(tmp_path_factory: pytest.TempPathFactory, installed_collection: Path, mesh: Mesh) -> Iterator[Hosts]:
+    cron = debian_root("cron")
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Webhook)
+    server.told = []  # type: ignore[attr-defined]  # the handler finds it there
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    secret = secrets.token_hex(8)
+    service = {"namespace": mesh.namespace, "service": "nginx-service", "key": {"type": "header", "name": "user-session"}}
+    timer = {
+        "istio_schedule_name": TIMER,
+        "istio_schedule_calendar": "*:*:0/2",
+        "istio_schedule_textfile_dir": TEXTFILES,
+        "istio_schedule_on_failure_webhook": f"http://127.0.0.1:{server.server_port}/{secret}",
+        "istio_schedule_variables": {
+            "istio_affinity_namespaces": [mesh.namespace],
+            "istio_affinity_services": [service],
+            "istio_affinity_profile": "quick",
+            "istio_affinity_rate": 200,
+        },
+    }
+    dead = {
+        "istio_schedule_kind": "cron",
+        "istio_schedule_name": CRON,
+        "istio_schedule_cron": "* * * * *",
+        "istio_schedule_inventory": "/etc/dead.yml",
+        "istio_schedule_on_failure_command": [
+            "sh",
+            "-c",
+            f'echo "$ISTIO_SCHEDULE_STATUS: $ISTIO_SCHEDULE_REASON" >{DATA}/{CRON}/told; id -un >>{DATA}/{CRON}/told',
+        ],
+    }
+    with machine(tmp_path_factory.mktemp("machine")) as box:
+        box.add(installed_collection, COLLECTIONS)
+        box("mkdir", "-p", TEXTFILES)
+        # /lib is a link there.
+        box("sh", "-c", 'tar --directory="$1" --create . | tar --directory=/ --extract --keep-directory-symlink', "sh", cron)
+        box.write("/etc/kubeconfig", mesh.kubeconfig.read_text())
+        box.write("/etc/clusters.yml", yaml.safe_dump({"all": {"hosts": {"lab": {"istio_cluster_kubeconfig": "/etc/kubeconfig"}}}}))
+        box.write("/etc/dead.yml", yaml.safe_dump({"all": {"hosts": {"dead": {"istio_cluster_kubeconfig": "/etc/none"}}}}))
+        yield Hosts(box, mesh, server.told, secret, {"timer": timer, "cron": dead})
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def scheduled(hosts: Hosts) -> Hosts:
+    """With both schedules in place: what check mode foretold happened, and a second run changes nothing."""
+    predicted = _changed(hosts.play("--check", "--diff"))
+    assert not hosts.box.has("/etc/istio-schedule")
+    done = _changed(hosts.play("--diff", "-vvv"))
+    assert hosts.secret not in hosts.said
+    assert predicted == done
+    assert {("timer", "Start the timer"), ("cron", "Write the cron file"), ("timer", "Show the metrics to node_exporter")} <= done
+    # Debian's own, by the service of its package; it ends with the machine.
+    hosts.box("systemctl", "start", "cron")
+    return hosts
+
+
+def test_a_second_run_changes_nothing(scheduled: Hosts):
+    assert _changed(scheduled.play()) == set()
+    assert _changed(scheduled.play("--check")) == set()
+
+
+def test_systemd_accepts_the_units(scheduled: Hosts):
+    seen = scheduled.box("systemd-analyze", "verify", f"{TIMER}.service", f"{TIMER}.timer")
+    assert not seen.output.strip()
+
+
+def test_the_timer_runs_verify_as_its_own_user(scheduled: Hosts):
+    box = scheduled.box
+    latest = f"{DATA}/{TIMER}/reports/lab/latest/report.json"
+    wait_for("A report of the timer's run", lambda: box.has(latest), 90)
+    box("systemctl", "stop", f"{TIMER}.timer")
+    wait_for("The run's end", lambda: box("systemctl", "is-active", TIMER, codes=(0, 3)).stdout.strip() == "inactive", 90)
+    assert scheduled.verdict() == "green: passed"
+    assert box("stat", "--format=%U", latest).stdout.strip() == TIMER
+    assert box("systemctl", "show", "--property=Result,ExecMainStatus", TIMER).stdout.split() == ["Result=success", "ExecMainStatus=0"]
+    # Nobody else reads its settings; the shell of that user is none.
+    assert box("stat", "--format=%U %G %a", f"/etc/istio-schedule/{TIMER}/config.json").stdout.strip() == f"root {TIMER} 640"
+    assert box("getent", "passwd", TIMER).stdout.strip().endswith("/nologin")
+    assert scheduled.told == []
+
+
+def test_alerts_fire_and_clear_in_prometheus(scheduled: Hosts):
+    """The rule is broken and mended on the lab; run, webhook, node_exporter and Prometheus see it."""
+    with _prometheus(scheduled.box) as firing:
+        assert firing() == set()
+        scheduled.mesh.patch(
+            "destinationrule", "nginx-destinationrule", {"spec": {"trafficPolicy": {"loadBalancer": {"consistentHash": None, "simple": "RANDOM"}}}}
+        )
+        try:
+            scheduled.start(1)
+        finally:
+            scheduled.mesh.converge()
+        assert scheduled.verdict() == "red: failed"
+        wait_for("The alert", lambda: "IstioAffinityBroken" in firing())
+        assert firing() == {"IstioAffinityBroken"}
+        ((path, body),) = scheduled.told
+        assert path == f"/{scheduled.secret}"
+        assert (body["schedule"], body["status"]) == (TIMER, 2)
+        assert body["text"].endswith(f"a service did not pass, or a cluster could not be checked. Reports: {DATA}/{TIMER}/reports")
+        scheduled.start()
+        assert scheduled.verdict() == "green: passed"
+        wait_for("The alert's end", lambda: not firing())
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+@contextlib.contextmanager
+def _prometheus(box: Machine) -> Iterator[Callable[[], set[str]]]:
+    """Debian's Prometheus and node_exporter on the machine, with the rules as they are shipped; yields what tells the firing alerts."""
+    programs = debian_root("prometheus", "prometheus-node-exporter") / "usr/bin"
+    exporter, port = _free_port(), _free_port()
+    config = {
+        "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+        "rule_files": [str(ROOT / "monitoring/prometheus-rules.yml")],
+        "scrape_configs": [{"job_name": "node", "static_configs": [{"targets": [f"127.0.0.1:{exporter}"]}]}],
+    }
+    box.write("/etc/prometheus.yml", yaml.safe_dump(config))
+    collectors = ("--collector.disable-defaults", "--collector.textfile", f"--collector.textfile.directory={TEXTFILES}")
+    # As the user nobody, who must be able to read the metrics.
+    box("install", "--mode=755", *(programs / name for name in ("prometheus", "prometheus-node-exporter")), "/usr/bin")
+    listen = f"--web.listen-address=127.0.0.1:{exporter}"
+    box("systemd-run", "--unit=node-exporter", "--uid=nobody", "/usr/bin/prometheus-node-exporter", listen, *collectors)
+    words = ("--config.file=/etc/prometheus.yml", "--storage.tsdb.path=/srv/prometheus", f"--web.listen-address=127.0.0.1:{port}")
+    box("systemd-run", "--unit=prometheus", "/usr/bin/prometheus", *words)
+
+    def ask(query: str) -> list[dict[str, Any]]:
+        seen = run("curl", "--silent", "--get", "--data-urlencode", f"query={query}", f"http://127.0.0.1:{port}/api/v1/query").stdout
+        return json.loads(seen)["data"]["result"] if seen.startswith("{") else []
+
+    wait_for("The first scrape", lambda: bool(ask('istio_affinity_verdict{verdict="passed", service="nginx-service"} == 1')))
+    assert not ask("node_textfile_scrape_error != 0")
+    assert ask('node_textfile_mtime_seconds{file=~"(.*/)?istio-affinity[^/]*[.]prom"}')
+    # What the rules ask for is there.
+    for name in ("istio_affinity_status", "istio_affinity_last_conclusive_timestamp_seconds", "istio_affinity_last_run_timestamp_seconds"):
+        assert ask(name), name
+    assert ask("istio_affinity_cluster_up == 1")
+    assert ask("istio_schedule_last_run_exit_status == 0")
+    yield lambda: {one["metric"]["alertname"] for one in ask('ALERTS{alertstate="firing"}')}
+    box("systemctl", "stop", "prometheus", "node-exporter")
+
+
+def test_overlapping_runs_exclude_each_other(scheduled: Hosts):
+    before = scheduled.box.read(f"{DATA}/{TIMER}/metrics/affinity.prom")
+    scheduled.box("flock", f"{DATA}/{TIMER}/lock", "systemctl", "start", TIMER)
+    assert "another run is under way" in scheduled.box("journalctl", f"--unit={TIMER}", "--lines=20", "--no-pager").stdout
+    assert scheduled.box.read(f"{DATA}/{TIMER}/metrics/affinity.prom") == before
+
+
+def test_a_killed_run_is_told(scheduled: Hosts):
+    box = scheduled.box
+    scheduled.told.clear()
+    box("systemctl", "start", "--no-block", TIMER)
+    wait_for("The run", lambda: "ansible-playbook" in box("systemctl", "status", "--no-pager", TIMER, codes=(0, 3)).stdout)
+    box("systemctl", "kill", "--kill-who=main", "--signal=KILL", TIMER)
+    wait_for("The webhook", lambda: bool(scheduled.told))
+    ((_path, body),) = scheduled.told
+    assert (body["status"], body["reason"]) == (137, "it was killed by signal 9")
+    wait_for("Its end", lambda: "failed" in box("systemctl", "is-active", TIMER, codes=(0, 3)).stdout)
+    assert "ansible-playbook" not in box("ps", "-u", TIMER, "-o", "args", codes=(0, 1)).stdout
+
+
+def test_cron_runs_and_tells(scheduled: Hosts):
+    told = f"{DATA}/{CRON}/told"
+    wait_for("Cron's run and its end", lambda: scheduled.box.has(told) and CRON in scheduled.box.read(told), 100)
+    assert scheduled.box.read(told).splitlines() == ["2: a service did not pass, or a cluster could not be checked", CRON]
+    assert "There is no kubeconfig at /etc/none" in " ".join(scheduled.box.read(f"{DATA}/{CRON}/run.log").split())
+    assert "istio_schedule_last_run_exit_status{" in scheduled.box.read(f"{DATA}/{CRON}/metrics/affinity.prom")
+
+
+def test_stops_before_any_change(scheduled: Hosts):
+    scheduled.box.write("/etc/cron.d/somebodys", "# theirs\n")
+    scheduled.box.write("/etc/private.yml", "{}", "0600")
+    cases = {
+        "name": ({"istio_schedule_name": "Bad Name"}, "istio_schedule_name is 'Bad Name'"),
+        "inventory": ({"istio_schedule_inventory": ""}, "istio_schedule_inventory is ''; it must be the absolute path"),
+        "noinventory": ({"istio_schedule_inventory": "/etc/nowhere.yml"}, "there is no /etc/nowhere.yml."),
+        "noprogram": ({"istio_schedule_ansible_playbook": "none"}, "there is no program none."),
+        "nopython": ({"istio_schedule_python": "/usr/bin/true-not"}, "/usr/bin/true-not is no Python of 3.9 or newer."),
+        "calendar": ({"istio_schedule_calendar": "sometimes"}, "systemd can't read 'sometimes'"),
+        "fields": ({"istio_schedule_kind": "cron", "istio_schedule_cron": "* * * *"}, "it must be five fields"),
+        "textfiles": ({"istio_schedule_textfile_dir": "/nowhere"}, "there is no folder /nowhere; is node_exporter installed?"),
+        "root": ({"istio_schedule_user": "root"}, "istio_schedule_user is 'root'"),
+        "webhook": ({"istio_schedule_on_failure_webhook": "file:///etc/passwd"}, "must begin with http:// or https://"),
+        "reports": ({"istio_schedule_variables": {"istio_affinity_report_dir": "/x"}}, "which this role sets itself"),
+        "theirs": ({"istio_schedule_name": "somebodys"}, "/etc/cron.d/somebodys: there already, and not of this role."),
+    }
+    base = {"istio_schedule_name": "other"}
+    results = scheduled.play(codes=(2,), hosts={name: base | variables for name, (variables, _said) in cases.items()})
+    said = _failures(results)
+    assert {name: text for name, (_variables, text) in cases.items() if text not in said[name] or "Nothing was changed." not in said[name]} == {}
+    assert _changed(results) == set()
+    # What only the user of the runs can tell: an inventory that it may not read.
+    results = scheduled.play(codes=(2,), hosts={"private": base | {"istio_schedule_inventory": "/etc/private.yml"}})
+    assert "as user other" in _failures(results)["private"]
+    assert "so nothing was scheduled" in _failures(results)["private"]
+    assert not scheduled.box.has("/etc/systemd/system/other.timer")
+
+
+def test_kind_is_changed_and_both_are_removed(scheduled: Hosts):
+    """From timer to cron: one schedule takes the place of the other. Then nothing is left but the reports, and with purge nothing at all."""
+    box = scheduled.box
+    other = {"timer": scheduled.variables["timer"] | {"istio_schedule_kind": "cron"}}
+    scheduled.play(hosts=other)
+    assert box.has(f"/etc/cron.d/{TIMER}")
+    assert not box.has(f"/etc/systemd/system/{TIMER}.timer")
+    assert "could not be found" in box("systemctl", "status", f"{TIMER}.timer", codes=(4,)).output
+    absent = ("--extra-vars=istio_schedule_state=absent",)
+    predicted = _changed(scheduled.play("--check", *absent))
+    assert _changed(scheduled.play(*absent)) == predicted != set()
+    assert _changed(scheduled.play(*absent)) == set()
+    for path in ("/etc/istio-schedule/" + TIMER, f"/etc/cron.d/{TIMER}", f"/etc/cron.d/{CRON}", f"{TEXTFILES}/{TIMER}.prom"):
+        assert not box.has(path), path
+    assert box.has(f"{DATA}/{TIMER}/reports/lab/latest/report.json")
+    wait_for("The end of cron's last run", lambda: "scheduled_run" not in box("ps", "-e", "-o", "args").stdout, 60)
+    scheduled.play(*absent, "--extra-vars=istio_schedule_purge=true")
+    assert not box.has(f"{DATA}/{TIMER}")
+    box("getent", "passwd", TIMER, codes=(2,))
+
+
+# -- in the cluster --
+
+
+@pytest.fixture
+def place(kubectl: Kubectl, namespace: Callable[..., str]) -> str:
+    """A namespace that refuses what does not meet the restricted standard, with the service account."""
+    name = namespace(injection=False)
+    kubectl("label", "namespace", name, "pod-security.kubernetes.io/enforce=restricted", "pod-security.kubernetes.io/warn=restricted")
+    kubectl("--namespace", name, "create", "serviceaccount", "meshops-istio-verify")
+    return name
+
+
+def test_cron_job(ansible: Ansible, kubectl: Kubectl, place: str):
+    variables = {
+        "istio_schedule_kind": "kubernetes",
+        "istio_schedule_namespace": place,
+        "istio_schedule_image": "docker.io/library/none:1",
+        "istio_schedule_claim": "reports",
+        "istio_schedule_claim_size": "16Mi",
+        "istio_schedule_on_failure_webhook": "https://hooks.example.com/not-for-anybody",
+        "istio_schedule_image_pull_secrets": ["registry"],
+    }
+    predicted = ansible(SCHEDULE, extra_vars=variables, check=True).expect()
+    kubectl("--namespace", place, "get", "cronjob", "istio-affinity-verify", codes=(1,))
+    done = ansible(SCHEDULE, extra_vars=variables, arguments=("--diff", "-vvv")).expect()
+    assert predicted.stats["lab"]["changed"] == done.stats["lab"]["changed"] > 0
+    assert "not-for-anybody" not in done.stdout
+
+    # The API server takes Job and Pod, and would not take a Pod that asks for more.
+    job = kubectl("--namespace", place, "create", "job", "by-hand", "--from=cronjob/istio-affinity-verify", "--dry-run=server", "--output=json")
+    assert "Warning" not in job.stderr
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "by-hand", "namespace": place}, "spec": json.loads(job.stdout)["spec"]["template"]["spec"]}
+    apply = ("apply", "--dry-run=server", "--filename=-")
+    kubectl(*apply, stdin=json.dumps(pod))
+    pod["spec"]["containers"][0]["securityContext"]["allowPrivilegeEscalation"] = True
+    assert 'violates PodSecurity "restricted' in kubectl(*apply, stdin=json.dumps(pod), codes=(1,)).stderr
+
+    live = json.loads(kubectl("--namespace", place, "get", "cronjob", "istio-affinity-verify", "--output=json").stdout)["spec"]
+    assert (live["concurrencyPolicy"], live["jobTemplate"]["spec"]["backoffLimit"], live["jobTemplate"]["spec"]["activeDeadlineSeconds"]) == ("Forbid", 0, 3180)
+
+    kubectl("--namespace", place, "patch", "cronjob", "istio-affinity-verify", "--type=merge", '--patch={"spec": {"concurrencyPolicy": "Allow"}}')
+    kubectl("--namespace", place, "patch", "secret", "istio-affinity-verify", "--type=merge", '--patch={"data": {"config.json": "e30="}}')
+    assert ansible(SCHEDULE, extra_vars=variables).expect().stats["lab"]["changed"] == 2
+    assert ansible(SCHEDULE, extra_vars=variables).expect().stats["lab"]["changed"] == 0
+
+    absent = variables | {"istio_schedule_state": "absent"}
+    ansible(SCHEDULE, extra_vars=absent).expect()
+    left = kubectl("--namespace", place, "get", "cronjobs,secrets,configmaps,persistentvolumeclaims", "--output=name").stdout.split()
+    assert left == ["configmap/kube-root-ca.crt", "persistentvolumeclaim/reports"] or "persistentvolumeclaim/reports" in left
+    assert not [name for name in left if "istio-affinity-verify" in name]
+    ansible(SCHEDULE, extra_vars=absent | {"istio_schedule_purge": True}).expect()
+    assert not kubectl("--namespace", place, "get", "persistentvolumeclaims", "--output=name").stdout.strip()
+
+
+def test_cron_job_needs_an_account_and_a_claim(ansible: Ansible, kubectl: Kubectl, place: str):
+    variables = {"istio_schedule_kind": "kubernetes", "istio_schedule_namespace": place, "istio_schedule_image": "x", "istio_schedule_claim": "none"}
+    stopped = ansible(SCHEDULE, extra_vars=variables | {"istio_schedule_service_account": "nobody"}).expect(2)
+    said = stopped.named("Stop without what the CronJob needs").result["msg"]
+    assert "there is no ServiceAccount nobody and no PersistentVolumeClaim none (istio_schedule_claim_size would make it)" in said
+    assert stopped.stats["lab"]["changed"] == 0
+    stopped = ansible(SCHEDULE, extra_vars=variables | {"istio_schedule_image": ""}).expect(2)
+    assert "istio_schedule_image is empty" in re.sub(r"\s+", " ", stopped.stdout)
+    # Nowhere else, and by nothing but that kind.
+    assert ansible(SCHEDULE).expect().stats.get("lab", {}).get("changed", 0) == 0
+    assert not kubectl("--namespace", place, "get", "cronjobs", "--output=name").stdout
