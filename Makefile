@@ -102,6 +102,7 @@ test-full: venv ## What make test leaves out: verify on the oldest and the newes
 .PHONY: soundness
 soundness: venv ## Count how often the verdict is right: hundreds of checks and a million windows (hours; fewer with CHECKS= and WINDOWS=)
 	.venv/bin/python tests/soundness/simulate.py $(or $(WINDOWS),1000000)
+	lab/with-lock $(lab_playbook) -e istio_lab_state=present -e istio_lab_nodes=2
 	ISTIO_SOUNDNESS_CHECKS=$(or $(CHECKS),200) lab/with-lock .venv/bin/pytest -p no:timeout tests/integration/test_affinity_soundness.py $(arguments)
 
 .PHONY: bench
@@ -111,6 +112,12 @@ bench: venv ## Ratios of our probe to the seed's way, a shell loop and hey, on t
 	lab/with-lock $(playbook) -i inventory/lab.yml benchmarks/mesh.yml && \
 	lab/with-lock .venv/bin/python benchmarks/bench.py "$$kubeconfig" $(ISTIO_LAB_CACHE)/bench/hey $(arguments) && \
 	lab/with-lock .venv/bin/python benchmarks/info.py "$$kubeconfig"
+
+.PHONY: test-full
+test-full: ## All tests, then soundness and benchmarks at full length: many hours
+	$(MAKE) test
+	$(MAKE) soundness
+	$(MAKE) bench ARGS=--million
 
 .PHONY: venv
 venv: ## Make .venv hold requirements.txt

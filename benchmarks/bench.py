@@ -13,18 +13,20 @@ same pod to the same service, new connections only. What each sends stays inside
 from __future__ import annotations
 
 import argparse
+import contextlib
 import multiprocessing
 import resource
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-NAMESPACE, POD, CONTAINER, URL = "bench", "bench-client", "curl", "http://nginx-service/"
+SERVICE, CONTAINER = "nginx-service", "curl"
 HEY = "/tmp/hey"  # noqa: S108 - the folder of that pod alone
 
 
@@ -43,27 +45,53 @@ class Lap:
         return self.answered / self.seconds
 
 
+@dataclass(frozen=True)
+class Course:
+    """Where all contestants run: from one pod to one service."""
+
+    kubeconfig: Path
+    namespace: str
+    client_namespace: str
+    client: str
+    concurrency: int
+
+    @property
+    def url(self) -> str:
+        return f"http://{SERVICE}.{self.namespace}/"
+
+    def execute(self, *command: str) -> list[str]:
+        """The words that run a command in the client."""
+        kubectl = [str(self.kubeconfig.parent / "bin/kubectl"), "--kubeconfig", str(self.kubeconfig), "--namespace", self.client_namespace]
+        return [*kubectl, "exec", "-i", self.client, "-c", CONTAINER, "--", *command]
+
+    def install(self, hey: Path) -> None:
+        subprocess.run(self.execute("sh", "-c", f"cat > {HEY} && chmod +x {HEY}"), input=hey.read_bytes(), check=True)
+
+
 def main() -> None:
     options = argparse.ArgumentParser()
     options.add_argument("kubeconfig", type=Path)
     options.add_argument("hey", type=Path, help="the hey binary")
+    options.add_argument("--namespace", default="bench", help="where the service is")
+    options.add_argument("--client", default="bench/test-pod", help="the pod that sends, as namespace/name")
     options.add_argument("--concurrency", type=int, default=50)
+    options.add_argument("--shorter", type=int, default=1, metavar="N", help="an Nth of the requests, for a machine that is busy otherwise")
     options.add_argument("--million", action="store_true", help="also a million requests (half an hour)")
     given = options.parse_args()
-    kubectl = [str(given.kubeconfig.parent / "bin/kubectl"), "--kubeconfig", str(given.kubeconfig), "--namespace", NAMESPACE]
-    execute = [*kubectl, "exec", "-i", POD, "-c", CONTAINER, "--"]
-    install(execute, given.hey)
+    course = Course(given.kubeconfig, given.namespace, *given.client.split("/"), given.concurrency)
+    course.install(given.hey)
 
-    print(f"{given.concurrency} in flight, from {NAMESPACE}/{POD}")
-    seed = timed("seed, one exec each", lambda: seeds_way(execute, 400))
-    shell = timed("shell loop", lambda: shell_loop(execute, 10_000))
-    small = ours(given.kubeconfig, 10_000, given.concurrency)
-    large = ours(given.kubeconfig, 100_000, given.concurrency)
-    hey = timed("hey", lambda: heys_way(execute, 100_000, given.concurrency))
+    print(f"{given.concurrency} in flight, from {given.client} to {course.url}", flush=True)
+    few, some, many = (number // given.shorter for number in (400, 10_000, 100_000))
+    small = ours(course, some)
+    shell = timed("shell loop", lambda: shell_loop(course, some))
+    seed = timed("seed, one exec each", lambda: seeds_way(course, few))
+    hey = timed("hey", lambda: heys_way(course, many))
+    large = ours(course, many)
     laps = [seed, shell, small, large, hey]
     rows = [("ours / seed", small.rate / seed.rate, 150), ("ours / shell loop", small.rate / shell.rate, 10), ("ours / hey", large.rate / hey.rate, 0.85)]
     if given.million:
-        million = ours(given.kubeconfig, 1_000_000, given.concurrency)
+        million = ours(course, 1_000_000)
         laps.append(million)
         rows.append(("a million / ten thousand", million.rate / small.rate, 0.8))
     print(f"\n{'':24}{'answered':>10}{'s':>9}{'per s':>9}{'controller MB':>15}{'pod MB':>9}")
@@ -81,39 +109,40 @@ def _mb(value: float | None) -> str:
 def timed(name: str, contestant: Callable[[], int]) -> Lap:
     start = time.monotonic()
     answered = contestant()
-    return Lap(name, answered, time.monotonic() - start)
+    return told(Lap(name, answered, time.monotonic() - start))
 
 
-def install(execute: list[str], hey: Path) -> None:
-    subprocess.run([*execute, "sh", "-c", f"cat > {HEY} && chmod +x {HEY}"], input=hey.read_bytes(), check=True)
+def told(lap: Lap) -> Lap:
+    print(f"{lap.name}: {lap.answered} in {lap.seconds:.1f} s", flush=True)
+    return lap
 
 
-def seeds_way(execute: list[str], requests: int) -> int:
-    command = [*execute, "curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "-H", "user-session: sid-1", URL]
+def seeds_way(course: Course, requests: int) -> int:
+    command = course.execute("curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "-H", "user-session: sid-1", course.url)
     return sum(subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=True).stdout == b"200" for _request in range(requests))
 
 
-def shell_loop(execute: list[str], requests: int) -> int:
-    loop = f"i=0; while [ $i -lt {requests} ]; do i=$((i+1)); curl -s -o /dev/null -w '%{{http_code}}\\n' -H 'user-session: sid-1' {URL}; done"
-    return subprocess.run([*execute, "sh", "-c", loop], stdin=subprocess.DEVNULL, capture_output=True, check=True).stdout.count(b"200")
+def shell_loop(course: Course, requests: int) -> int:
+    loop = f"i=0; while [ $i -lt {requests} ]; do i=$((i+1)); curl -s -o /dev/null -w '%{{http_code}}\\n' -H 'user-session: sid-1' {course.url}; done"
+    return subprocess.run(course.execute("sh", "-c", loop), stdin=subprocess.DEVNULL, capture_output=True, check=True).stdout.count(b"200")
 
 
-def heys_way(execute: list[str], requests: int, concurrency: int) -> int:
-    command = [*execute, HEY, "-n", str(requests), "-c", str(concurrency), "-disable-keepalive", "-H", "user-session: sid-1", URL]
+def heys_way(course: Course, requests: int) -> int:
+    command = course.execute(HEY, "-n", str(requests), "-c", str(course.concurrency), "-disable-keepalive", "-H", "user-session: sid-1", course.url)
     shown = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=True).stdout.decode()
     return sum(int(line.split()[1]) for line in shown.splitlines() if line.strip().startswith("[200]"))
 
 
-def ours(kubeconfig: Path, requests: int, concurrency: int) -> Lap:
+def ours(course: Course, requests: int) -> Lap:
     """In a process of its own, so that its peak memory is its own."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        result, seconds, controller = pool.apply(_ours, (kubeconfig, requests, concurrency))
+    with pod_memory(course) as peak, multiprocessing.get_context("spawn").Pool(1) as pool:
+        result, seconds, controller = pool.apply(_ours, (course, requests))
     if result["verdict"] != "passed":
         sys.exit(result["msg"])
-    return Lap(f"ours, {requests}", result["requests"]["answered"], seconds, controller, pod_memory(kubeconfig))
+    return told(Lap(f"ours, {requests}", result["requests"]["answered"], seconds, controller, max(peak) if peak else None))
 
 
-def _ours(kubeconfig: Path, requests: int, concurrency: int) -> tuple[dict[str, Any], float, float]:
+def _ours(course: Course, requests: int) -> tuple[dict[str, Any], float, float]:
     # Here and not above, so that the process that is measured is the only one that holds them.
     from ansible.plugins.loader import init_plugin_loader  # noqa: PLC0415 - see above
 
@@ -123,21 +152,40 @@ def _ours(kubeconfig: Path, requests: int, concurrency: int) -> tuple[dict[str, 
 
     sessions = 100
     key = {"type": "header", "name": "user-session"}
-    words = {"sessions": sessions, "requests": requests // sessions, "concurrency": concurrency, "timeout": 3600}
+    client = {"namespace": course.client_namespace, "pod": course.client}
+    words = {"sessions": sessions, "requests": requests // sessions, "concurrency": course.concurrency, "timeout": 3600}
     start = time.monotonic()
-    result = run_check(kubeconfig, namespace=NAMESPACE, service="nginx-service", client={"pod": POD}, key=key, **words)
+    result = run_check(course.kubeconfig, namespace=course.namespace, service=SERVICE, client=client, key=key, **words)
     seconds = time.monotonic() - start
     return result, seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def pod_memory(kubeconfig: Path) -> float | None:
-    """The most memory that the client's container ever had, page cache included; None where its cgroup does not say."""
-    execute = [str(kubeconfig.parent / "bin/kubectl"), "--kubeconfig", str(kubeconfig), "--namespace", NAMESPACE, "exec", POD, "-c", CONTAINER, "--"]
-    for path in ("/sys/fs/cgroup/memory.peak", "/sys/fs/cgroup/memory/memory.max_usage_in_bytes"):
-        found = subprocess.run([*execute, "cat", path], stdin=subprocess.DEVNULL, capture_output=True, check=False)
-        if found.returncode == 0:
-            return int(found.stdout) / 1e6
-    return None
+# What the processes that a check starts in the pod hold, in kilobytes, twice a second. Memory that they share counts for
+# each, so the sum is rather too large; this loop's own processes are in it. It ends with its standard input, as the end
+# of a connection alone ends nothing in a pod.
+WATCH = """
+while :; do
+  awk '/^Name:/ { ours = $2 ~ /^(curl|sh|cat|timeout|awk|mawk|head)$/ } /^VmRSS:/ && ours { sum += $2 } END { print sum }' /proc/[0-9]*/status 2>/dev/null
+  sleep 0.5
+done &
+cat > /dev/null
+kill $!
+"""
+
+
+@contextlib.contextmanager
+def pod_memory(course: Course) -> Iterator[list[float]]:
+    """Fills the list with what the client's container was seen to hold, in MB, until the context is left."""
+    seen: list[float] = []
+    with subprocess.Popen(course.execute("sh", "-c", WATCH), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as watching:
+        reader = threading.Thread(target=lambda: seen.extend(int(line) / 1024 for line in watching.stdout or () if line.strip()))
+        reader.start()
+        try:
+            yield seen
+        finally:
+            if watching.stdin:
+                watching.stdin.close()
+            reader.join()
 
 
 if __name__ == "__main__":

@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from affinity_support import Mesh
+from affinity_support import Mesh, curl_pod
 from soundness.simulate import one_window
 
 CHECKS = int(os.environ.get("ISTIO_SOUNDNESS_CHECKS", "1"))
-WINDOWS = int(os.environ.get("ISTIO_SOUNDNESS_WINDOWS", "600"))
+WINDOWS = int(os.environ.get("ISTIO_SOUNDNESS_WINDOWS", "3000"))
 RULE = ("destinationrule", "nginx-destinationrule")
 WEIGHTED = "proxy.hash_policy | length > 0"
 
@@ -140,6 +140,39 @@ def test_a_weighted_split_is_always_caught(broken: Mesh, weights: tuple[int, int
         assert verdicts(results) == {"failed": CHECKS}, [result["msg"] for result in results]
     finally:
         broken.delete("deployment", "nginx-canary")
+
+
+@pytest.fixture
+def two_zones(broken: Mesh) -> Iterator[Mesh]:
+    """Four pods over two zones, and a client in each zone."""
+    client = curl_pod("test-pod-b")
+    client["metadata"]["labels"] = {"meshops.istio/probe": "true"}
+    client["metadata"]["annotations"] = {"kubectl.kubernetes.io/default-container": "curl"}
+    client["spec"]["nodeName"] = "node-2"
+    broken.apply(client)
+    broken.kubectl("-n", broken.namespace, "wait", "pod/test-pod-b", "--for=condition=Ready", "--timeout=90s")
+    # Anew, so that they are spread over both nodes.
+    broken.scale(1)
+    broken.scale(4)
+    assert {pod["spec"]["nodeName"] for pod in broken.pods()} == {"node-1", "node-2"}
+    yield broken
+    broken.delete("pod", "test-pod-b")
+
+
+# The lab of `make test` has one node, and so one zone; `make soundness` starts a second one.
+if "ISTIO_SOUNDNESS_CHECKS" in os.environ:
+
+    def test_a_locality_split_is_never_passed(two_zones: Mesh, record_property: Any) -> None:
+        mesh = two_zones
+        agreeing = [mesh.look() for _number in range(CHECKS)]
+        mesh.patch("service", "nginx-service", {"spec": {"trafficDistribution": "PreferSameZone"}})
+        mesh.wait_for("not proxy.in_sync")
+        both = Counter(mesh.look()["verdict"] for _number in range(CHECKS))
+        alone = Counter(mesh.look(client={"pod": "test-pod"})["verdict"] for _number in range(CHECKS))
+        record_property("verdicts", f"no split {Counter(found['verdict'] for found in agreeing)}, two clients {both}, one client {alone}")
+        assert {found["verdict"] for found in agreeing} == {"passed"}, [found["msg"] for found in agreeing]
+        assert both == {"failed": CHECKS}
+        assert alone == {"not_proven": CHECKS}
 
 
 def test_generated_windows_of_known_truth() -> None:
