@@ -28,4 +28,5 @@ Wants=systemd-journald.service timers.target
 AllowIsolate=yes
 END
 ln -sf /etc/systemd/system/machine.target /etc/systemd/system/default.target
-container=test exec /lib/systemd/systemd --system --show-status=no --log-target=null
+export container=machine
+exec /lib/systemd/systemd --system --show-status=no --log-target=null
