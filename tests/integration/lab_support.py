@@ -53,6 +53,7 @@ class Seen:
     interfaces: frozenset[str]
     listeners: frozenset[tuple[str, int]]
     groups: frozenset[str]
+    inotify: int
     packages: str = field(repr=False)
 
     @property
@@ -95,6 +96,7 @@ def look() -> Seen:
         interfaces=frozenset(path.name for path in Path("/sys/class/net").iterdir()),
         listeners=frozenset(listeners),
         groups=frozenset(str(path) for path in Path("/sys/fs/cgroup").glob(f"**/{GROUP}")),
+        inotify=int(_read(Path("/proc/sys/fs/inotify/max_user_instances"))),
         packages=_read(Path("/var/lib/dpkg/status")),
     )
 

@@ -77,6 +77,7 @@ def test_nothing_remains_of_a_lab_taken_down(up: Seen):
     down = look()
     _no_trace(up, down)
     assert not down.groups
+    assert down.inotify < up.inotify == 1024, "a limit of the machine that the lab needs higher is put back"
     assert not own & down.namespaces
     assert changes(lab("absent").expect()) == 0
     assert (LAB / "nodes/node-1/joined").exists(), "its data stay"
