@@ -95,10 +95,6 @@ fixtures: venv ## Record anew, on the lab with its sample, what unit tests take 
 docs: venv ## Write docs/my-session-does-not-stick.md anew from the catalogue of causes
 	.venv/bin/python .ci/causes_page.py
 
-.PHONY: test-full
-test-full: venv ## What make test leaves out: verify on the oldest and the newest ansible-core (downloads them; after make site)
-	lab/with-lock .venv/bin/pytest -n 0 tests/compatibility $(arguments)
-
 .PHONY: soundness
 soundness: venv ## Count how often the verdict is right: hundreds of checks and a million windows (hours; fewer with CHECKS= and WINDOWS=)
 	.venv/bin/python tests/soundness/simulate.py $(or $(WINDOWS),1000000)
@@ -114,10 +110,12 @@ bench: venv ## Ratios of our probe to the seed's way, a shell loop and hey, on t
 	lab/with-lock .venv/bin/python benchmarks/info.py "$$kubeconfig"
 
 .PHONY: test-full
-test-full: ## All tests, then soundness and benchmarks at full length: many hours
-	$(MAKE) test
+test-full: ## All tests at full size, other releases of ansible-core, soundness and benchmarks: many hours
+	ISTIO_PREDICTION_SESSIONS=10000 $(MAKE) test
+	lab/with-lock .venv/bin/pytest tests/compatibility
 	$(MAKE) soundness
 	$(MAKE) bench ARGS=--million
+
 
 .PHONY: venv
 venv: ## Make .venv hold requirements.txt
