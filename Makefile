@@ -116,7 +116,6 @@ test-full: ## All tests at full size, other releases of ansible-core, soundness 
 	$(MAKE) soundness
 	$(MAKE) bench ARGS=--million
 
-
 .PHONY: venv
 venv: ## Make .venv hold requirements.txt
 	@.ci/venv

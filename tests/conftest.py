@@ -36,6 +36,7 @@ def _group(nodeid: str) -> str:
     return "the whole cluster" if nodeid.startswith(WHOLE_CLUSTER) else nodeid.split("::", maxsplit=1)[0]
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     workers = hasattr(config, "workerinput")
     order = ORDER_OF_WORKERS if workers else ORDER

@@ -32,12 +32,14 @@ options:
       - The default is all namespaces that may be read.
     type: list
     elements: str
+    required: false
   service:
     description:
       - The name of one service, which is then shown whether it asks for affinity or not.
       - The default is every service that asks for affinity, by a DestinationRule with C(consistentHash) or by what the
         Envoy of a client pod has.
     type: str
+    required: false
   port:
     description:
       - The port of the service, by its number.

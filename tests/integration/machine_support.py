@@ -110,7 +110,7 @@ def _booted(outer: subprocess.Popen[bytes]) -> Machine:
 @contextlib.contextmanager
 def _cgroup(name: str) -> Iterator[Path]:
     """A control group (version 2) for all that the machine starts; yields the file of its processes."""
-    hierarchy = next(line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines() if line.split()[2] == "cgroup2")
+    (hierarchy, *_others) = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines() if line.split()[2] == "cgroup2"]
     for left in Path(hierarchy).glob(f"{GROUP}*"):
         # Of a run that was killed.
         if "populated 0" in (left / "cgroup.events").read_text():

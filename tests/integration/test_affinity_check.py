@@ -250,7 +250,7 @@ def test_check_mode_before_anything_exists(mesh: Mesh) -> None:
 
 def test_nothing_of_the_users_reaches_the_arguments_in_the_pod(mesh: Mesh, lab: Path) -> None:
     """The API server's audit log keeps an exec's arguments; a session ID may be somebody's token."""
-    token, secret = (f"token{uuid.uuid4().hex}" for _ in range(2))
+    token, secret = (f"{kind}{uuid.uuid4().hex}" for kind in ("token", "secret"))
     mesh.check(session_ids=[token], headers={"X-Secret": secret})
     lines = [line for log in (lab.parent / "nodes").rglob("audit*.log") for line in log.read_text().splitlines()]
     assert any("pods/test-pod/exec" in line for line in lines), "the lab keeps an audit log, and an exec is in it"

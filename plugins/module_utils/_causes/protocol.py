@@ -43,7 +43,7 @@ PROTOCOLS = "https://istio.io/latest/docs/ops/configuration/traffic-management/p
 
 def protocol(port: JsonDict) -> str:
     """What Istio takes a port for: by appProtocol, else by the name up to its first dash; nothing means that it is sniffed."""
-    name = str(port.get("name") or "").split("-")[0].lower()
+    name = str(port.get("name") or "").split("-", maxsplit=1)[0].lower()
     known = (*HTTP, *TLS, "tcp", "udp", "mongo", "mysql", "redis")
     return str(port.get("appProtocol") or "").lower() or (name if name in known else "")
 

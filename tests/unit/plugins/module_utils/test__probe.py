@@ -26,7 +26,7 @@ def first_look(monkeypatch: pytest.MonkeyPatch, ages: list[float]) -> Checkpoint
     monkeypatch.setattr(_probe, "time", SimpleNamespace(monotonic=lambda: float(next(clock)), sleep=lambda _seconds: None))
     looks = iter(looks_of_age(*ages))
     campaign = SimpleNamespace(look=lambda _session: (next(looks), {}))
-    return _probe._first_look(cast("Any", campaign), cast("Any", None))[0]
+    return _probe._first_look(cast(Any, campaign), cast(Any, None))[0]
 
 
 def test_a_settled_cluster_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,9 +40,9 @@ CLIENT_POD = {
 }
 
 
-def facts(rules: Sequence[JsonDict] = (RULE,), istiod: str = "1.31.0", service: JsonDict = SERVICE) -> Facts:
+def facts(rules: Sequence[JsonDict] = (RULE,), istiod: str = "1.31.0", service: JsonDict | None = None) -> Facts:
     return Facts(
-        services={("sample", "nginx-service"): service},
+        services={("sample", "nginx-service"): service or SERVICE},
         namespaces={"sample": {"metadata": {"name": "sample", "labels": {"istio-injection": "enabled"}}}},
         rules={"DestinationRule": tuple(rules)},
         pods={("sample", "test-0"): CLIENT_POD},
