@@ -24,7 +24,7 @@ def _filled(spec: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     filled: dict[str, Any] = {}
     for name, option in spec.items():
         value = given.get(name, option.get("default"))
-        if isinstance(value, str) and option["type"] == "list":
+        if isinstance(value, str) and option.get("type") == "list":
             value = [value]
         filled[name] = _filled(option["options"], value) if isinstance(value, dict) and "options" in option else value
     return filled

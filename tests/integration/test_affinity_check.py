@@ -68,7 +68,9 @@ def test_without_the_rule_it_fails_and_names_a_session_and_its_pods(broken: Mesh
     named = next(session for session in moved if f"session {session['id']} landed on" in result["msg"])
     assert all(pod in result["msg"] for pod in named["pods"])
     assert "no DestinationRule in force" in result["msg"]
-    assert f"kubectl -n {NAMESPACE} get destinationrules" in result["msg"]
+    first = result["findings"][0]
+    assert first["severity"] == "error"
+    assert f"{first['id']}: {first['title']}" in result["msg"]
 
 
 def test_without_the_virtual_service_it_passes(broken: Mesh) -> None:
