@@ -111,7 +111,7 @@ bench: venv ## Ratios of our probe to the seed's way, a shell loop and hey, on t
 
 .PHONY: test-full
 test-full: ## All tests at full size, other releases of ansible-core, soundness and benchmarks: many hours
-	ISTIO_PREDICTION_SESSIONS=10000 $(MAKE) test
+	ISTIO_TESTS=all ISTIO_PREDICTION_SESSIONS=10000 $(MAKE) test
 	lab/with-lock .venv/bin/pytest tests/compatibility
 	$(MAKE) soundness
 	$(MAKE) bench ARGS=--million
