@@ -110,10 +110,11 @@ def kubectl(*arguments: str) -> str:
 
 
 def ready_pods() -> frozenset[str]:
-    """Namespace and name of every pod that the API calls ready."""
+    """Namespace and name of every pod that the API calls ready and nobody has deleted."""
     pods = json.loads(kubectl("get", "pods", "--all-namespaces", "--output=json"))["items"]
     return frozenset(
         f"{pod['metadata']['namespace']}/{pod['metadata']['name']}"
         for pod in pods
-        if any(condition["type"] == "Ready" and condition["status"] == "True" for condition in pod["status"].get("conditions", []))
+        if "deletionTimestamp" not in pod["metadata"]
+        and any(condition["type"] == "Ready" and condition["status"] == "True" for condition in pod["status"].get("conditions", []))
     )
