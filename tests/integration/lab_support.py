@@ -109,12 +109,18 @@ def kubectl(*arguments: str) -> str:
     return run(LAB / "bin/kubectl", "--kubeconfig", LAB / "kubeconfig", *arguments, env=environment()).expect().stdout
 
 
+def _get(what: str) -> list[dict[str, Any]]:
+    """All objects of a kind that nobody has deleted."""
+    found: list[dict[str, Any]] = json.loads(kubectl("get", what, "--all-namespaces", "--output=json"))["items"]
+    return [entry for entry in found if "deletionTimestamp" not in entry["metadata"]]
+
+
 def ready_pods() -> frozenset[str]:
-    """Namespace and name of every pod that the API calls ready and nobody has deleted."""
-    pods = json.loads(kubectl("get", "pods", "--all-namespaces", "--output=json"))["items"]
+    """Namespace and name of every pod that the API calls ready, but for those on their way out, by themselves or with their namespace."""
+    namespaces = {namespace["metadata"]["name"] for namespace in _get("namespaces")}
     return frozenset(
         f"{pod['metadata']['namespace']}/{pod['metadata']['name']}"
-        for pod in pods
-        if "deletionTimestamp" not in pod["metadata"]
+        for pod in _get("pods")
+        if pod["metadata"]["namespace"] in namespaces
         and any(condition["type"] == "Ready" and condition["status"] == "True" for condition in pod["status"].get("conditions", []))
     )
