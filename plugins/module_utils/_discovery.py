@@ -235,7 +235,7 @@ class Look:
     error: str | None = None
 
 
-def look_at_all(new_api_client: Callable[[], Any], scope: Scope, objects: Objects) -> dict[ClientPod, Look]:
+def look_at_all(configuration: Any, scope: Scope, objects: Objects) -> dict[ClientPod, Look]:
     """One exec for each client, whatever the number of services."""
     if not objects.services:
         return {}
@@ -247,7 +247,7 @@ def look_at_all(new_api_client: Callable[[], Any], scope: Scope, objects: Object
 
     def look(client: ClientPod) -> Look:
         try:
-            with PodSession(new_api_client(), client, LOOK_TIMEOUT) as session:
+            with PodSession(configuration, client, LOOK_TIMEOUT) as session:
                 _curl.check_curl(session.curl_line, session.exec.where)
                 pages = session.read(urls, wanted)
                 session.end()

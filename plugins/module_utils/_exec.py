@@ -4,9 +4,10 @@
 
 """One exec into a container: standard input in, lines out, a deadline, nothing lost in silence.
 
-The websocket is opened by the kubernetes client, which knows every way to log in. Its frames are read here: the
-client's own loop keeps all output in one growing buffer, and releases before August 2026 could leave the last frames
-of an exec unread (kubernetes-client/python pull requests 2646 and 2651).
+The websocket is opened by the kubernetes client, which knows every way to log in; directly, and not by the API method
+for an exec, whose class costs a second to import (release 37). Its frames are read here: the client's own loop keeps
+all output in one growing buffer, and releases before August 2026 could leave the last frames of an exec unread
+(kubernetes-client/python pull requests 2646 and 2651).
 
 This module util is private to the collection: it may change at any time.
 """
@@ -20,14 +21,14 @@ import time
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
+from urllib.parse import quote
 
 from ansible_collections.meshops.istio.plugins.module_utils._model import CheckError
 
 # AnsibleK8SModule reports a missing library before any of these is used.
 with contextlib.suppress(ImportError):
-    from kubernetes import client as kubernetes_client
     from kubernetes.client.exceptions import ApiException
-    from kubernetes.stream import stream
+    from kubernetes.stream.ws_client import websocket_call
     from websocket import WebSocketException, WebSocketTimeoutException
 
 # https://kubernetes.io/docs/reference/using-api/api-concepts/: the remotecommand subprotocols v4 and v5
@@ -43,13 +44,13 @@ class Exec:
     Raises L(CheckError) with the codes C(exec_forbidden), C(exec_refused), C(exec_lost) and C(timeout).
     """
 
-    def __init__(self, api_client: Any, namespace: str, pod: str, container: str, command: list[str], deadline: float, stdin: bool = True) -> None:
+    def __init__(self, configuration: Any, namespace: str, pod: str, container: str, command: list[str], deadline: float, stdin: bool = True) -> None:
         self.where = f"container {container} of pod {namespace}/{pod}"
         self.deadline = deadline
         self.stderr = b""
         self.status: dict[str, Any] | None = None
         self._partial = b""
-        self._socket = self._open(api_client, namespace, pod, container, command, stdin)
+        self._socket = self._open(configuration, namespace, pod, container, command, stdin)
 
     def __enter__(self) -> Exec:
         return self
@@ -59,19 +60,17 @@ class Exec:
         with contextlib.suppress(OSError, WebSocketException):
             self._socket.close(timeout=1)
 
-    def _open(self, api_client: Any, namespace: str, pod: str, container: str, command: list[str], stdin: bool) -> Any:
-        api = kubernetes_client.CoreV1Api(api_client)
+    def _open(self, configuration: Any, namespace: str, pod: str, container: str, command: list[str], stdin: bool) -> Any:
+        url = f"{configuration.host}/api/v1/namespaces/{quote(namespace, safe='')}/pods/{quote(pod, safe='')}/exec"
+        query = [("container", container), ("stdin", str(stdin).lower()), ("stdout", "true"), ("stderr", "true"), ("command", command)]
+        headers = {setting["key"]: setting["value"] for setting in configuration.auth_settings().values() if setting["in"] == "header"}
         try:
-            response = stream(
-                api.connect_get_namespaced_pod_exec,
-                pod,
-                namespace,
-                container=container,
-                command=command,
-                stdin=stdin,
-                stdout=True,
-                stderr=True,
-                tty=False,
+            response = websocket_call(
+                configuration,
+                "GET",
+                url,
+                query_params=query,
+                headers=headers,
                 _preload_content=False,
                 _request_timeout=max(1.0, self.deadline - time.monotonic()),
             )

@@ -13,7 +13,6 @@ This module util is private to the collection: it may change at any time.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 from ansible_collections.meshops.istio.plugins.module_utils import _envoy
@@ -42,7 +41,7 @@ def find_gateway(cluster: Cluster, option: dict[str, Any], client_namespace: str
     return Via(name, port, option["host"], namespace, service)
 
 
-def read_gateways(cluster: Cluster, new_api_client: Callable[[], Any], target: Target) -> tuple[ProxyView | None, ...]:
+def read_gateways(cluster: Cluster, configuration: Any, target: Target) -> tuple[ProxyView | None, ...]:
     """A view for each ready pod of the gateway's Service; nothing for a gateway that is only an address."""
     via = target.via
     if via is None or via.service is None or via.namespace is None:
@@ -56,23 +55,23 @@ def read_gateways(cluster: Cluster, new_api_client: Callable[[], Any], target: T
     }
     if not pods:
         raise CheckError("no_gateway", f"Service {via.namespace}/{via.service} has no ready pod. Next: kubectl -n {via.namespace} get pods.")
-    return tuple(_read(new_api_client, via.namespace, pod, target) for pod in sorted(pods))
+    return tuple(_read(configuration, via.namespace, pod, target) for pod in sorted(pods))
 
 
-def _read(new_api_client: Callable[[], Any], namespace: str, pod: str, target: Target) -> ProxyView | None:
-    pages = {name: _get(new_api_client, namespace, pod, url) for name, url in _envoy.admin_pages(target).items()}
+def _read(configuration: Any, namespace: str, pod: str, target: Target) -> ProxyView | None:
+    pages = {name: _get(configuration, namespace, pod, url) for name, url in _envoy.admin_pages(target).items()}
     other = _envoy.led_to(target, pages)
     if other != target:
-        pages["clusters"] = _get(new_api_client, namespace, pod, _envoy.admin_pages(other)["clusters"])
+        pages["clusters"] = _get(configuration, namespace, pod, _envoy.admin_pages(other)["clusters"])
     wanted = _envoy.hosts_filter(other).encode()
-    hosts = _get(new_api_client, namespace, pod, _envoy.hosts_page())
+    hosts = _get(configuration, namespace, pod, _envoy.hosts_page())
     pages["hosts"] = b"\n".join(line for line in hosts.split(b"\n") if wanted in line)
     return _envoy.proxy_view(target, pages)
 
 
-def _get(new_api_client: Callable[[], Any], namespace: str, pod: str, url: str) -> bytes:
+def _get(configuration: Any, namespace: str, pod: str, url: str) -> bytes:
     command = ["pilot-agent", "request", "GET", url.removeprefix(f"{_envoy.ADMIN}/")]
-    with Exec(new_api_client(), namespace, pod, SIDECAR, command, time.monotonic() + READ_TIMEOUT, stdin=False) as running:
+    with Exec(configuration, namespace, pod, SIDECAR, command, time.monotonic() + READ_TIMEOUT, stdin=False) as running:
         page = b"\n".join(running.lines())
         # A page that was cut short is none.
         return page if (running.status or {}).get("status") == "Success" else b""

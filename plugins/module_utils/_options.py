@@ -22,7 +22,6 @@ from ansible_collections.meshops.istio.plugins.module_utils._survey import PROBE
 
 # AnsibleK8SModule reports a missing library before it is used.
 with contextlib.suppress(ImportError):
-    from kubernetes import client as kubernetes_client
     from kubernetes.client.exceptions import ApiException
     from urllib3.exceptions import HTTPError
 
@@ -60,7 +59,7 @@ def key_spec() -> JsonDict:
 
 
 class Connection:
-    """API clients of kubernetes.core's making, so that all its ways to log in work here."""
+    """A dynamic client of kubernetes.core's making and its configuration for execs, so that all its ways to log in work here."""
 
     def __init__(self, module: Any) -> None:
         if module.params.get("impersonate_user") or module.params.get("impersonate_groups"):
@@ -80,11 +79,7 @@ class Connection:
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise CheckError("api_unreachable", f"The connection options can't be used: {error}. Next: check kubeconfig and context.") from error
         self.configuration = found.configuration
-        self.api_client = found.client.client
-
-    def new_api_client(self) -> Any:
-        """An exec changes its API client while it is opened, so each has one of its own."""
-        return kubernetes_client.ApiClient(self.configuration)
+        self.client = found.client
 
 
 def client_choice(params: JsonDict) -> ClientChoice:

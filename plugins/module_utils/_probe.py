@@ -65,7 +65,7 @@ class Campaign:
     timeout: float
     rate: int | None
     brake: Brake
-    new_api_client: Callable[[], Any]
+    configuration: Any
     read_membership: Callable[[], Membership]
     read_log: Callable[[ClientPod, float], str]
     read_gateways: Callable[[], tuple[ProxyView | None, ...]]
@@ -79,9 +79,9 @@ class Campaign:
             return Checkpoint(views[0], membership.result(), tuple(views[1:]), time.monotonic()), pages
 
 
-def look(api_client: Any, target: Target, client: ClientPod, timeout: float = 30) -> tuple[ProxyView | None, str | None]:
+def look(configuration: Any, target: Target, client: ClientPod, timeout: float = 30) -> tuple[ProxyView | None, str | None]:
     """Only read the client's Envoy: its view and the curl line. Sends nothing to any service."""
-    with PodSession(api_client, client, timeout) as session:
+    with PodSession(configuration, client, timeout) as session:
         _curl.check_curl(session.curl_line, session.exec.where)
         view, _pages = session.view(target)
         session.end()
@@ -100,7 +100,7 @@ def probe(client: ClientPod, plan: Plan, membership: Membership, campaign: Campa
     """One client: a look at Envoy, then segment by segment the requests and another look."""
     started = time.monotonic()
     run = ClientRun(client, None, plan, Tally([Trace() for _session in plan.sessions]))
-    with PodSession(campaign.new_api_client(), client, campaign.timeout) as session:
+    with PodSession(campaign.configuration, client, campaign.timeout) as session:
         run.curl = _curl.check_curl(session.curl_line, session.exec.where)
         checkpoint, pages = _first_look(campaign, session)
         run.client = replace(client, zone=client.zone or _envoy.zone_of(pages))

@@ -85,10 +85,10 @@ HOSTS = "hosts"
 class PodSession:
     """The conversation with the script in one client pod."""
 
-    def __init__(self, api_client: Any, client: ClientPod, timeout: float) -> None:
+    def __init__(self, configuration: Any, client: ClientPod, timeout: float) -> None:
         self.client = client
         self.nonce = secrets.token_hex(16)
-        self.exec = Exec(api_client, client.namespace, client.pod, client.container, ["sh", "-c", SCRIPT], time.monotonic() + timeout + GRACE)
+        self.exec = Exec(configuration, client.namespace, client.pod, client.container, ["sh", "-c", SCRIPT], time.monotonic() + timeout + GRACE)
         self.lines = self.exec.lines()
         self.curl_line = self._hello(timeout)
 

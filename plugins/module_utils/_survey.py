@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
+from urllib.parse import quote
 
 from ansible_collections.meshops.istio.plugins.module_utils._model import (
     Backend,
@@ -33,7 +34,6 @@ from ansible_collections.meshops.istio.plugins.module_utils._model import (
 
 # AnsibleK8SModule reports a missing library before any of these is used.
 with contextlib.suppress(ImportError):
-    from kubernetes import client as kubernetes_client
     from kubernetes.client.exceptions import ApiException
     from urllib3.exceptions import HTTPError
 
@@ -55,6 +55,12 @@ RULES = {
 }
 # What an explanation reads: these, and what has a part in mutual TLS. plural -> kind
 EXPLAINING = {plural: kind for plural, (kind, _version) in RULES.items()} | {"peerauthentications": "PeerAuthentication"}
+# plural -> API group and version; what is not here is in the core group
+GROUPS = (
+    {plural: ("networking.istio.io", version) for plural, (_kind, version) in RULES.items()}
+    | {"peerauthentications": ("security.istio.io", "v1")}
+    | {"endpointslices": ("discovery.k8s.io", "v1")}
+)
 ISTIOD_SELECTOR = "app=istiod"
 
 
@@ -70,134 +76,71 @@ class ClientChoice:
 
 
 class Cluster:
-    """The few reads that the check needs, as plain dictionaries, with every failure as a L(CheckError)."""
+    """The few reads that the check needs, as plain dictionaries, with every failure as a L(CheckError).
 
-    def __init__(self, api_client: Any) -> None:
-        self.api_client = api_client
-        self.core = kubernetes_client.CoreV1Api(api_client)
-        self.discovery = kubernetes_client.DiscoveryV1Api(api_client)
-        self.custom = kubernetes_client.CustomObjectsApi(api_client)
+    By paths and the dynamic client, as the generated API classes of the Python client cost a second to import (release 37).
+    """
+
+    def __init__(self, client: Any) -> None:
+        self.client = client
 
     def service(self, namespace: str, name: str) -> JsonDict | None:
-        return self._found(
-            lambda: self.core.read_namespaced_service(name, namespace, _preload_content=False, _request_timeout=TIMEOUT),
-            f"get services in namespace {namespace}",
-        )
+        return self._found(_core(namespace, "services", name), f"get services in namespace {namespace}")
 
     def pod(self, namespace: str, name: str) -> JsonDict | None:
-        return self._found(
-            lambda: self.core.read_namespaced_pod(name, namespace, _preload_content=False, _request_timeout=TIMEOUT),
-            f"get pods in namespace {namespace}",
-        )
+        return self._found(_core(namespace, "pods", name), f"get pods in namespace {namespace}")
 
     def pods(self, namespace: str, selector: str) -> list[JsonDict]:
-        return self._items(
-            lambda: self.core.list_namespaced_pod(namespace, label_selector=selector, _preload_content=False, _request_timeout=TIMEOUT),
-            f"list pods in namespace {namespace}",
-        )
+        return self.listed("pods", namespace, selector)
 
     def services(self, namespace: str) -> list[JsonDict]:
-        return self._items(
-            lambda: self.core.list_namespaced_service(namespace, _preload_content=False, _request_timeout=TIMEOUT),
-            f"list services in namespace {namespace}",
-        )
+        return self.listed("services", namespace)
 
     def endpoint_slices(self, namespace: str, service: str) -> list[JsonDict]:
         return self.endpoint_slices_now(namespace, service)[0]
 
     def endpoint_slices_now(self, namespace: str, service: str) -> tuple[list[JsonDict], str | None]:
         """The slices, and the time at which the API server says that it answered (the header Date)."""
-        answer = self._response(
-            lambda: self.discovery.list_namespaced_endpoint_slice(
-                namespace, label_selector=f"kubernetes.io/service-name={service}", _preload_content=False, _request_timeout=TIMEOUT
-            ),
-            f"list endpointslices.discovery.k8s.io in namespace {namespace}",
-        )
+        answer = self._answer(*_list("endpointslices", namespace), label_selector=f"kubernetes.io/service-name={service}")
         if answer is None:
             return [], None
         return list(json.loads(answer.data).get("items") or []), answer.headers.get("Date")
 
-    def rules(self, namespace: str, plural: str) -> list[JsonDict]:
-        group, version = _group_of(plural)
-        return self._items(
-            lambda: self.custom.list_namespaced_custom_object(group, version, namespace, plural, _preload_content=False, _request_timeout=TIMEOUT),
-            f"list {plural}.{group} in namespace {namespace}",
-        )
-
-    def rules_everywhere(self, plural: str) -> list[JsonDict]:
-        """All rules of a kind: one of another namespace may be the one that was meant."""
-        group, version = _group_of(plural)
-        return self._items(
-            lambda: self.custom.list_cluster_custom_object(group, version, plural, _preload_content=False, _request_timeout=TIMEOUT),
-            f"list {plural}.{group} in all namespaces",
-        )
+    def listed(self, plural: str, namespace: str | None, selector: str = "") -> list[JsonDict]:
+        """All objects of a kind in a namespace, or with None in all of them: one of another namespace may be the one that was meant."""
+        found = self._found(*_list(plural, namespace), label_selector=selector or None)
+        return list((found or {}).get("items") or [])
 
     def namespace(self, name: str) -> JsonDict | None:
-        return self._found(
-            lambda: self.core.read_namespace(name, _preload_content=False, _request_timeout=TIMEOUT),
-            f"get namespace {name}",
-        )
-
-    def listed(self, plural: str, namespace: str | None, selector: str = "") -> list[JsonDict]:
-        """All objects of a kind in a namespace, or with None in all of them."""
-        words: JsonDict = {"_preload_content": False, "_request_timeout": TIMEOUT}
-        where = [namespace] if namespace else []
-        if plural in RULES:
-            custom = self.custom.list_namespaced_custom_object if namespace else self.custom.list_cluster_custom_object
-
-            def call() -> Any:
-                return custom("networking.istio.io", RULES[plural][1], *where, plural, **words)
-        else:
-            api, name = {"services": (self.core, "service"), "pods": (self.core, "pod"), "endpointslices": (self.discovery, "endpoint_slice")}[plural]
-            plain = getattr(api, f"list_namespaced_{name}" if namespace else f"list_{name}_for_all_namespaces")
-
-            def call() -> Any:
-                return plain(*where, label_selector=selector, **words)
-
-        return self._items(call, f"list {plural} in {f'namespace {namespace}' if namespace else 'all namespaces'}")
+        return self._found(_core(name), f"get namespace {name}")
 
     def namespaces(self) -> tuple[str, ...]:
-        found = self._items(lambda: self.core.list_namespace(_preload_content=False, _request_timeout=TIMEOUT), "list namespaces")
-        return tuple(entry["metadata"]["name"] for entry in found)
+        found = self._found("/api/v1/namespaces", "list namespaces")
+        return tuple(entry["metadata"]["name"] for entry in (found or {}).get("items") or [])
 
     def node(self, name: str) -> JsonDict | None:
-        return self._found(lambda: self.core.read_node(name, _preload_content=False, _request_timeout=TIMEOUT), f"get node {name}")
+        return self._found(_path("api", "v1", "nodes", name), f"get node {name}")
 
     def version(self) -> str | None:
-        api = kubernetes_client.VersionApi(self.api_client)
-        found = self._found(lambda: api.get_code(_preload_content=False, _request_timeout=TIMEOUT), "get /version")
-        return found.get("gitVersion") if found else None
+        return (self._found("/version", "get /version") or {}).get("gitVersion")
 
     def sidecar_log(self, client: ClientPod, since: float) -> str:
         """What the client's sidecar has logged from a time on (seconds since 1970)."""
-        what = f"get pods/log in namespace {client.namespace}"
-        seconds = max(1, int(time.time() - since) + 2)
-        return self._answer(
-            lambda: self.core.read_namespaced_pod_log(
-                client.pod, client.namespace, container=SIDECAR, since_seconds=seconds, _preload_content=False, _request_timeout=TIMEOUT
-            ),
-            what,
-        ).decode("utf-8", "replace")
+        query = [("container", SIDECAR), ("sinceSeconds", max(1, int(time.time() - since) + 2))]
+        path, what = _core(client.namespace, "pods", client.pod, "log"), f"get pods/log in namespace {client.namespace}"
+        answer = self._answer(path, what, query_params=query, header_params={"Accept": "*/*"})
+        return "" if answer is None else bytes(answer.data).decode("utf-8", "replace")
 
-    def _items(self, call: Callable[[], Any], what: str) -> list[JsonDict]:
-        found = self._found(call, what)
-        return list((found or {}).get("items") or [])
-
-    def _found(self, call: Callable[[], Any], what: str) -> JsonDict | None:
+    def _found(self, path: str, what: str, **words: Any) -> JsonDict | None:
         """The answer as a dictionary, or None where the object or its kind does not exist."""
-        body = self._answer(call, what)
-        found = json.loads(body) if body else None
+        answer = self._answer(path, what, **words)
+        found = json.loads(answer.data) if answer is not None else None
         return found if isinstance(found, dict) else None
 
-    def _answer(self, call: Callable[[], Any], what: str) -> bytes:
-        """The body of the answer; nothing where there is no such object."""
-        answer = self._response(call, what)
-        return b"" if answer is None else bytes(answer.data)
-
-    def _response(self, call: Callable[[], Any], what: str) -> Any:
+    def _answer(self, path: str, what: str, **words: Any) -> Any:
         """The answer, or None where there is no such object. Raises L(CheckError) for every other failure."""
         try:
-            return call()
+            return self.client.request("get", path, serialize=False, _request_timeout=TIMEOUT, **words)
         except ApiException as error:
             if error.status == 404:
                 return None
@@ -206,8 +149,23 @@ class Cluster:
             raise CheckError("api_unreachable", f"The API server did not answer ({what}): {error}. Next: check kubeconfig, context and network.") from error
 
 
-def _group_of(plural: str) -> tuple[str, str]:
-    return ("networking.istio.io", RULES[plural][1]) if plural in RULES else ("security.istio.io", "v1")
+def _path(*parts: str) -> str:
+    """A path of the API; names come from options, and one with a slash in it must not lead elsewhere."""
+    return "".join(f"/{quote(part, safe='')}" for part in parts)
+
+
+def _core(namespace: str, *more: str) -> str:
+    return _path("api", "v1", "namespaces", namespace, *more)
+
+
+def _list(plural: str, namespace: str | None) -> tuple[str, str]:
+    """Path of a list, and what a permission for it is called."""
+    where = ("namespaces", namespace) if namespace else ()
+    what = f"in namespace {namespace}" if namespace else "in all namespaces"
+    if plural in GROUPS:
+        group, version = GROUPS[plural]
+        return _path("apis", group, version, *where, plural), f"list {plural}.{group} {what}"
+    return _path("api", "v1", *where, plural), f"list {plural} {what}"
 
 
 def _api_error(error: Any, what: str) -> CheckError:
@@ -397,7 +355,7 @@ def read_rules(cluster: Cluster, target: Target, client_namespace: str) -> tuple
     for namespace in dict.fromkeys((target.namespace, client_namespace, ISTIO_NAMESPACE)):
         for plural, (kind, _version) in RULES.items():
             try:
-                entries = cluster.rules(namespace, plural)
+                entries = cluster.listed(plural, namespace)
             except CheckError as error:
                 if error.code != "forbidden":
                     raise
@@ -482,9 +440,9 @@ def read_facts(cluster: Cluster, targets: Sequence[Target], clients: Sequence[Cl
 def _rules_to_explain(cluster: Cluster, plural: str, namespaces: Sequence[str], read: _Reader) -> list[JsonDict]:
     """Those of all namespaces, or where that is not allowed those of the namespaces that Istio looks into."""
     try:
-        return cluster.rules_everywhere(plural)
+        return cluster.listed(plural, None)
     except CheckError:
-        found = [read(cluster.rules, namespace, plural) or [] for namespace in dict.fromkeys((*namespaces, ISTIO_NAMESPACE))]
+        found = [read(cluster.listed, plural, namespace) or [] for namespace in dict.fromkeys((*namespaces, ISTIO_NAMESPACE))]
         return [rule for rules in found for rule in rules]
 
 

@@ -610,7 +610,7 @@ def check(module: Any, settings: Settings) -> tuple[JsonDict, bool]:
     """
     params = module.params
     connection = Connection(module)
-    cluster = Cluster(connection.api_client)
+    cluster = Cluster(connection.client)
     attempts: list[JsonDict] = []
     result: JsonDict = {}
     moved = False
@@ -685,8 +685,8 @@ def prepare(params: JsonDict, settings: Settings, connection: Connection, cluste
 def first_view(connection: Connection, cluster: Cluster, survey: Survey) -> ProxyView | None:
     """The view of a proxy that balances, to take the key from."""
     if survey.target.via:
-        return next(iter(read_gateways(cluster, connection.new_api_client, survey.target)), None)
-    return look(connection.new_api_client(), survey.target, survey.clients[0])[0]
+        return next(iter(read_gateways(cluster, connection.configuration, survey.target)), None)
+    return look(connection.configuration, survey.target, survey.clients[0])[0]
 
 
 def measure(
@@ -701,10 +701,10 @@ def measure(
         params["timeout"],
         params["rate"],
         Brake(settings.stop_on, plan.total * len(survey.clients)),
-        new_api_client=connection.new_api_client,
+        configuration=connection.configuration,
         read_membership=lambda: read_membership(cluster, target),
         read_log=cluster.sidecar_log,
-        read_gateways=lambda: read_gateways(cluster, connection.new_api_client, target),
+        read_gateways=lambda: read_gateways(cluster, connection.configuration, target),
     )
     runs = probe_all(survey, dict.fromkeys(survey.clients, plan), campaign)
     try:

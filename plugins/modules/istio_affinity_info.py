@@ -372,9 +372,9 @@ def gather(module: Any) -> tuple[list[JsonDict], list[str]]:
     """The services, and what could not be read."""
     wanted = read_wanted(module.params)
     connection = Connection(module)
-    cluster = Cluster(connection.api_client)
+    cluster = Cluster(connection.client)
     objects = read_objects(cluster, wanted.scope, wanted.choice)
-    looks = look_at_all(connection.new_api_client, wanted.scope, objects)
+    looks = look_at_all(connection.configuration, wanted.scope, objects)
     found = find(wanted.scope, objects, looks)
     if wanted.plan and found:
         check_plan(cluster, wanted.plan, found)

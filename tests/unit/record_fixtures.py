@@ -47,7 +47,7 @@ def main() -> None:
     kubectl = [str(kubeconfig.parent / "bin/kubectl"), "--kubeconfig", str(kubeconfig), "--namespace", NAMESPACE]
     params = {"kubeconfig": str(kubeconfig)}
     connection = Connection(SimpleNamespace(params=params, check_mode=False, server_side_dry_run=False, requires=requires))
-    cluster = Cluster(connection.api_client)
+    cluster = Cluster(connection.client)
     target = find_target(cluster, NAMESPACE, "nginx-service", NAMESPACE, None, "/", "GET")
     (client,) = choose_clients(cluster, ClientChoice(NAMESPACE))
     FIXTURES.mkdir(exist_ok=True)
@@ -64,7 +64,7 @@ def main() -> None:
             subprocess.run([*kubectl, "replace", "-f", "-"], input=json.dumps(rule).encode(), check=True)
         # Istio collects changes for up to a second before it pushes them.
         time.sleep(5)
-        with PodSession(connection.new_api_client(), client, 30) as session:
+        with PodSession(connection.configuration, client, 30) as session:
             pages = session.read(admin_pages(target), hosts_filter(target))
             session.end()
         recorded = {

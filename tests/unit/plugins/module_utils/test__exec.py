@@ -14,12 +14,14 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from kubernetes.client import Configuration
 
 from ansible_collections.meshops.istio.plugins.module_utils import _exec
 from ansible_collections.meshops.istio.plugins.module_utils._exec import STATUS, STDERR, STDOUT, Exec, exit_reason
 from ansible_collections.meshops.istio.plugins.module_utils._model import CheckError
 
 BINARY, CLOSING = 0x2, 0x8
+CONFIGURATION = Configuration(host="https://api.example.com", api_key={"authorization": "Bearer secret"})
 
 
 class Wire:
@@ -58,9 +60,8 @@ class Wire:
 
 
 def running(monkeypatch: pytest.MonkeyPatch, wire: Wire, seconds: float = 5) -> Exec:
-    monkeypatch.setattr(_exec, "stream", lambda *_args, **_words: SimpleNamespace(sock=wire))
-    monkeypatch.setattr(_exec.kubernetes_client, "CoreV1Api", lambda _client: SimpleNamespace(connect_get_namespaced_pod_exec=None))
-    return Exec(None, "sample", "test-pod", "curl", ["sh"], time.monotonic() + seconds)
+    monkeypatch.setattr(_exec, "websocket_call", lambda *_args, **_words: SimpleNamespace(sock=wire))
+    return Exec(CONFIGURATION, "sample", "test-pod", "curl", ["sh"], time.monotonic() + seconds)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
@@ -116,3 +117,17 @@ def test_what_is_sent_arrives_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     with running(monkeypatch, wire) as found:
         found.send(b"y" * 100_000)
     assert wire.sent == b"y" * 100_000
+
+
+def test_the_call_logs_in_and_a_name_leads_nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[tuple[Any, ...]] = []
+
+    def websocket_call(_configuration: Any, method: str, url: str, **words: Any) -> Any:
+        called.append((method, url, words["query_params"], words["headers"]))
+        return SimpleNamespace(sock=Wire([]))
+
+    monkeypatch.setattr(_exec, "websocket_call", websocket_call)
+    Exec(CONFIGURATION, "sample", "a/../b?c", "curl", ["sh", "-c", "true"], time.monotonic() + 5, stdin=False)
+    query = [("container", "curl"), ("stdin", "false"), ("stdout", "true"), ("stderr", "true"), ("command", ["sh", "-c", "true"])]
+    url = "https://api.example.com/api/v1/namespaces/sample/pods/a%2F..%2Fb%3Fc/exec"
+    assert called == [("GET", url, query, {"authorization": "Bearer secret"})]

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from kubernetes.client import Configuration
 
 from ansible_collections.meshops.istio.plugins.module_utils import _exec
 from ansible_collections.meshops.istio.plugins.module_utils._curl import END, FIELD, CookieJar, Sending, parse_line, set_cookies
@@ -222,9 +223,8 @@ class Wire:
 
 
 def running(monkeypatch: pytest.MonkeyPatch, frames: Sequence[tuple[int, bytes]]) -> Exec:
-    monkeypatch.setattr(_exec, "stream", lambda *_args, **_words: SimpleNamespace(sock=Wire(frames)))
-    monkeypatch.setattr(_exec.kubernetes_client, "CoreV1Api", lambda _client: SimpleNamespace(connect_get_namespaced_pod_exec=None))
-    return Exec(None, "shop", "probe", "curl", ["sh"], time.monotonic() + 60)
+    monkeypatch.setattr(_exec, "websocket_call", lambda *_args, **_words: SimpleNamespace(sock=Wire(frames)))
+    return Exec(Configuration(), "shop", "probe", "curl", ["sh"], time.monotonic() + 60)
 
 
 FRAMES = st.lists(
