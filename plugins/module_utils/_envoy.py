@@ -152,9 +152,8 @@ def proxy_view(target: Target, pages: dict[str, bytes]) -> ProxyView | None:
     return view_of(dump, target) if dump else None
 
 
-def led_to(target: Target, pages: dict[str, bytes]) -> Target:
+def led_to(target: Target, view: ProxyView | None) -> Target:
     """The service whose cluster the route leads to: the target itself, or another host that a VirtualService names."""
-    view = proxy_view(target, pages)
     first = view.route.clusters[0][0] if view is not None and view.route is not None and view.route.clusters else ""
     match = re.fullmatch(r"outbound\|(\d+)\|[^|]*\|([^.|]+)\.([^.|]+)\.svc\..+", first)
     if match is None or (match.group(2), match.group(3)) == (target.service, target.namespace):

@@ -60,7 +60,7 @@ def read_gateways(cluster: Cluster, configuration: Any, target: Target) -> tuple
 
 def _read(configuration: Any, namespace: str, pod: str, target: Target) -> ProxyView | None:
     pages = {name: _get(configuration, namespace, pod, url) for name, url in _envoy.admin_pages(target).items()}
-    other = _envoy.led_to(target, pages)
+    other = _envoy.led_to(target, _envoy.proxy_view(target, pages))
     if other != target:
         pages["clusters"] = _get(configuration, namespace, pod, _envoy.admin_pages(other)["clusters"])
     wanted = _envoy.hosts_filter(other).encode()

@@ -133,11 +133,13 @@ class PodSession:
 
     def view(self, target: Target) -> tuple[ProxyView | None, dict[str, bytes]]:
         pages = self.read(_envoy.admin_pages(target), _envoy.hosts_filter(target))
-        other = _envoy.led_to(target, pages) if pages else target
+        view = _envoy.proxy_view(target, pages)
+        other = _envoy.led_to(target, view)
         if other != target:
             more = self.read(_envoy.admin_pages(other), _envoy.hosts_filter(other))
             pages |= {name: more.get(name, b"") for name in ("clusters", HOSTS)}
-        return _envoy.proxy_view(target, pages), pages
+            view = _envoy.proxy_view(target, pages)
+        return view, pages
 
     def read(self, urls: dict[str, str], wanted: str) -> dict[str, bytes]:
         """Admin pages by name, and as C(hosts) the lines of the clusters page that hold a text (L(hosts_filter) has a target's).

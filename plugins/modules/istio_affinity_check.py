@@ -628,7 +628,8 @@ def check(module: Any, settings: Settings) -> tuple[JsonDict, bool]:
             )
             return result, False
         window, runs, verdict = measure(params, settings, connection, cluster, survey, plan)
-        facts, findings = explain(params["explain"], cluster, survey, window, verdict)
+        again = verdict.churn_only and len(attempts) + 1 < params["attempts"]
+        facts, findings = explain("never" if again else params["explain"], cluster, survey, window, verdict)
         result = full_result(survey, window, runs, verdict, settings.seed, params["max_sessions_returned"], time.monotonic() - started, findings)
         result["versions"].update(facts.versions if facts else {})
         moved = any(fate.moved for fate in verdict.fates)
@@ -642,7 +643,7 @@ def check(module: Any, settings: Settings) -> tuple[JsonDict, bool]:
             }
         )
         result["attempts"] = attempts
-        if not verdict.churn_only or len(attempts) >= params["attempts"]:
+        if not again:
             return result, moved
         wait_for_quiet(cluster, survey, params["settle"], params["timeout"])
 
