@@ -24,6 +24,7 @@ KEYLESS_REQUESTS = 20
 SEGMENTS = 4
 # curl 7.88 keeps about 1.8 KB for each transfer of its configuration until it ends.
 BATCH = 5000
+# Of all sessions together; requests without the key come on top.
 MOST_REQUESTS = 1_000_000
 
 
@@ -125,6 +126,7 @@ def make_plan(
         number += 1
     rounds = requests or profile.requests
     plan = Plan(key, tuple(sessions), asked, rounds, KEYLESS_REQUESTS if keyless else 0, seed)
-    if plan.total > MOST_REQUESTS:
-        raise CheckError("too_many_requests", f"{plan.total} requests are more than the cap of {MOST_REQUESTS}. Next: lower sessions or requests.")
+    asking = len(sessions) * rounds
+    if asking > MOST_REQUESTS:
+        raise CheckError("too_many_requests", f"{asking} requests are more than the cap of {MOST_REQUESTS}. Next: lower sessions or requests.")
     return plan

@@ -63,6 +63,7 @@ def test_few_given_ids_are_filled_up_for_the_spread_without_a_collision() -> Non
 
 
 def test_a_cap_on_the_total() -> None:
+    assert make_plan(KEY, None, 100, 10_000, PROFILES["default"], 3, 1).total == 1_000_020
     with pytest.raises(CheckError, match="cap of 1000000") as caught:
         make_plan(KEY, None, 100_000, 1_000, PROFILES["default"], 3, 1)
     assert caught.value.code == "too_many_requests"
