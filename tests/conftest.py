@@ -81,6 +81,8 @@ _of_test: dict[str, float] = defaultdict(float)
 _of_fixture: dict[str, float] = {}
 _running: list[pytest.Item] = []
 _inner: list[float] = [0.0]
+# Figures that tests report by record_property, for whoever writes them down.
+_figures: list[tuple[str, object]] = []
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -105,6 +107,8 @@ def pytest_fixture_setup(fixturedef: pytest.FixtureDef[object]) -> Generator[Non
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     nodeid = report.nodeid.split("@")[0]
     _of_test[nodeid] += report.duration
+    if report.when == "call":
+        _figures.extend((nodeid, value) for name, value in report.user_properties if not name.startswith(FIXTURE))
     if report.when == "setup":
         for name, seconds in report.user_properties:
             if name.startswith(FIXTURE):
@@ -129,6 +133,10 @@ def _rows() -> list[tuple[str, float]]:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if not _of_test:
         return
+    if _figures:
+        terminalreporter.write_sep("=", "what was counted")
+    for nodeid, value in _figures:
+        terminalreporter.write_line(f"{nodeid.rpartition('::')[2]}: {value}")
     terminalreporter.write_sep("=", "what took how long")
     rows = _rows()
     workers = getattr(terminalreporter.config.option, "numprocesses", None) or 1

@@ -112,16 +112,17 @@ def churn(broken: Mesh) -> Iterator[None]:
     thread.join()
 
 
-def test_no_rule_is_failed_under_constant_churn_too(broken: Mesh, churn: None) -> None:
+def test_no_rule_is_failed_under_constant_churn_too(broken: Mesh, churn: None, record_property: Any) -> None:
     broken.delete(*RULE)
     broken.wait_for("proxy.lb_policy == 'LEAST_REQUEST'")
     time.sleep(3)
     results = [broken.look() for _number in range(OF_OTHERS)]
+    record_property("verdicts", f"no rule, pods come and go: {dict(verdicts(results))}")
     assert verdicts(results) == {"failed": OF_OTHERS}, [result["msg"] for result in results]
 
 
 @pytest.mark.parametrize(("weights", "profile"), [((90, 10), "default"), ((99, 1), "deep")])
-def test_a_weighted_split_is_always_caught(broken: Mesh, weights: tuple[int, int], profile: str) -> None:
+def test_a_weighted_split_is_always_caught(broken: Mesh, weights: tuple[int, int], profile: str, record_property: Any) -> None:
     """Two subsets of the same pods: by the pod template's hash, one Deployment each."""
     deployment = json.loads(broken.kubectl("-n", broken.namespace, "get", "deployment", "nginx-deployment", "-o", "json").stdout)
     canary = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "nginx-canary"}, "spec": deployment["spec"]}
@@ -140,6 +141,7 @@ def test_a_weighted_split_is_always_caught(broken: Mesh, weights: tuple[int, int
         broken.wait_for(WEIGHTED)
         time.sleep(3)
         results = [broken.look(profile=profile) for _number in range(OF_OTHERS)]
+        record_property("verdicts", f"weights {weights}, profile {profile}: {dict(verdicts(results))}")
         assert verdicts(results) == {"failed": OF_OTHERS}, [result["msg"] for result in results]
     finally:
         broken.delete("deployment", "nginx-canary")
