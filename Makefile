@@ -105,7 +105,7 @@ soundness: venv ## Count how often the verdict is right: hundreds of checks and 
 bench: venv ## Ratios of our probe to the seed's way, a shell loop and hey, on the lab (with a million requests: ARGS=--million)
 	cd benchmarks/tools && GOBIN=$(ISTIO_LAB_CACHE)/bench go install tool
 	kubeconfig=$$($(MAKE) -s kubeconfig); \
-	lab/with-lock $(playbook) -i inventory/lab.yml benchmarks/mesh.yml && \
+	ANSIBLE_COLLECTIONS_PATH=collections lab/with-lock $(playbook) -i inventory/lab.yml benchmarks/mesh.yml && \
 	lab/with-lock .venv/bin/python benchmarks/bench.py "$$kubeconfig" $(ISTIO_LAB_CACHE)/bench/hey $(arguments) && \
 	lab/with-lock .venv/bin/python benchmarks/info.py "$$kubeconfig"
 
