@@ -63,7 +63,7 @@ test: ## Every check there is, as one pytest call on the embedded lab
 .PHONY: locked-test
 locked-test:
 	.ci/timed 'set-up: lab' $(lab_playbook) -e istio_lab_state=present
-	.venv/bin/pytest $(arguments)
+	.venv/bin/pytest -n 2 $(arguments)
 
 .PHONY: quick
 quick: venv ## Lint and unit tests: under two minutes, no lab

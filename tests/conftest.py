@@ -13,6 +13,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 from ansible.plugins.loader import init_plugin_loader
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from harness import ROOT, WHOLE_CLUSTER, build, stage
 
@@ -25,28 +27,32 @@ hypothesis.settings.load_profile("gate")
 
 # Cheap before dear, and what tears the lab down last. The longest prefix that fits places a test.
 ORDER = ("tests/gates/", "tests/unit/", "tests/integration/", *WHOLE_CLUSTER)
-# With two workers the lab's tests, which mostly wait, begin at once on one of them, and the gates fill the other.
-ORDER_OF_WORKERS = ("tests/integration/test_affinity_check", "tests/gates/", "tests/unit/", "tests/integration/", *WHOLE_CLUSTER)
+# With two workers both begin with the lab's tests, and when one is at those that need the whole cluster, the other does what needs none.
+ORDER_OF_WORKERS = ("tests/integration/", *WHOLE_CLUSTER, "tests/gates/", "tests/unit/")
 
 
-def _group(nodeid: str) -> str:
-    """What one worker does in one go: a file, or all that needs the whole cluster. A gate is its own group."""
-    if nodeid.startswith("tests/gates/"):
-        return nodeid
-    return "the whole cluster" if nodeid.startswith(WHOLE_CLUSTER) else nodeid.split("::", maxsplit=1)[0]
-
-
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    workers = hasattr(config, "workerinput")
-    order = ORDER_OF_WORKERS if workers else ORDER
+    order = ORDER_OF_WORKERS if hasattr(config, "workerinput") else ORDER
 
     def place(item: pytest.Item) -> int:
         return max((len(prefix), number) for number, prefix in enumerate(("", *order)) if item.nodeid.startswith(prefix))[1]
 
     items.sort(key=place)
-    for item in items if workers else ():
-        item.add_marker(pytest.mark.xdist_group(_group(item.nodeid)))
+
+
+class Groups(LoadScopeScheduling):
+    """What one worker does in one go: a file, or all that needs the whole cluster. A gate is its own group."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        if nodeid.startswith("tests/gates/"):
+            return nodeid
+        return "the whole cluster" if nodeid.startswith(WHOLE_CLUSTER) else nodeid.split("::", maxsplit=1)[0]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Groups:
+    """Not by pytest-xdist's marks (--dist loadgroup), which release 3.8 loses with pytest 9.2."""
+    config.option.loadscopereorder = False  # the order above, not the largest group first
+    return Groups(config, log)
 
 
 # -- nothing is skipped: a gate that can't run is a failure --
@@ -105,15 +111,14 @@ def pytest_fixture_setup(fixturedef: pytest.FixtureDef[object]) -> Generator[Non
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    nodeid = report.nodeid.split("@")[0]
-    _of_test[nodeid] += report.duration
+    _of_test[report.nodeid] += report.duration
     if report.when == "call":
-        _figures.extend((nodeid, value) for name, value in report.user_properties if not name.startswith(FIXTURE))
+        _figures.extend((report.nodeid, value) for name, value in report.user_properties if not name.startswith(FIXTURE))
     if report.when == "setup":
         for name, seconds in report.user_properties:
             if name.startswith(FIXTURE):
                 _of_fixture[name.removeprefix(FIXTURE)] = max(seconds, _of_fixture.get(name.removeprefix(FIXTURE), 0))
-                _of_test[nodeid] -= seconds
+                _of_test[report.nodeid] -= seconds
 
 
 def _rows() -> list[tuple[str, float]]:
