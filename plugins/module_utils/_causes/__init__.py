@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ansible_collections.meshops.istio.plugins.module_utils._causes import advisories, choice, client, fakes, halves, key, protocol, rule
+from ansible_collections.meshops.istio.plugins.module_utils._causes import advisories, choice, client, delivery, fakes, halves, hosts, key, protocol, rule
 from ansible_collections.meshops.istio.plugins.module_utils._causes._base import SEVERITIES, Cause, Client, Hit, Section, Situation
 from ansible_collections.meshops.istio.plugins.module_utils._model import (
     ClientPod,
@@ -33,7 +33,7 @@ from ansible_collections.meshops.istio.plugins.module_utils._verdict import Verd
 
 __all__ = ["CATALOGUE", "SECTIONS", "Cause", "Client", "Situation", "find_causes", "situation_of", "situation_seen"]
 
-SECTIONS: tuple[Section, ...] = tuple(module.SECTION for module in (client, protocol, halves, rule, key, choice, fakes, advisories))
+SECTIONS: tuple[Section, ...] = tuple(module.SECTION for module in (client, protocol, halves, rule, delivery, key, hosts, choice, fakes, advisories))
 CATALOGUE: tuple[Cause, ...] = tuple(cause for section in SECTIONS for cause in section.causes)
 
 

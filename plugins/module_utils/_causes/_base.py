@@ -89,9 +89,20 @@ class Situation:
     def body_of(self, client: Client) -> JsonDict:
         return self.facts.pods.get((client.pod.namespace, client.pod.pod)) or {"metadata": {}, "spec": {}}
 
-    def blind(self) -> list[Client]:
-        """Clients whose proxy was read, and does not balance by the key."""
-        return [client for client in self.clients if client.view is not None and not client.view.balances_by(self.key)]
+    def seen(self) -> Iterator[tuple[Client, ProxyView]]:
+        """Clients whose proxy was read, with what it said last."""
+        for client in self.clients:
+            if client.view is not None:
+                yield client, client.view
+
+    def blind(self) -> Iterator[tuple[Client, ProxyView]]:
+        """Those of them that do not balance by the key."""
+        return ((client, view) for client, view in self.seen() if not view.balances_by(self.key))
+
+    @property
+    def severity(self) -> str:
+        """Of what keeps sessions from sticking: nothing is wrong with it where nobody wants them to."""
+        return "error" if self.expected else "info"
 
     def moved(self) -> bool:
         return self.verdict is not None and any(fate.moved for fate in self.verdict.fates)

@@ -15,12 +15,12 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from ansible.module_utils.common.yaml import yaml_dump
 
-from ansible_collections.meshops.istio.plugins.module_utils._causes._base import Client, Situation
-from ansible_collections.meshops.istio.plugins.module_utils._model import Fix, HashPolicy, JsonDict, Key
+from ansible_collections.meshops.istio.plugins.module_utils._causes._base import Client, Item, Situation, policies_of, proxy_name, speaks_http
+from ansible_collections.meshops.istio.plugins.module_utils._model import Fix, HashPolicy, JsonDict, Key, ProxyView
 
 ROOT_NAMESPACE = "istio-system"
 HASHING = ("RING_HASH", "MAGLEV")
@@ -92,6 +92,27 @@ def rule_in_force(situation: Situation, client: Client) -> JsonDict | None:
     """The DestinationRule that Envoy says it was given, if it could be read."""
     name = client.view.cluster.rule if client.view and client.view.cluster else None
     return next((rule for rule in situation.facts.rules.get("DestinationRule", ()) if named(rule) == name), None)
+
+
+def blind_to_service(situation: Situation) -> Iterator[tuple[Client, ProxyView]]:
+    """Clients whose Envoy has a cluster of this very service, reached over HTTP, that does not balance by the key."""
+    for client, view in situation.blind():
+        # A fixed source address is hashed for TCP too, where there are no routes.
+        if view.cluster is None or not (speaks_http(view) or situation.key.type == "source_ip"):
+            continue
+        parts = cluster_parts(view.cluster.name)
+        if parts is not None and parts[2] == situation.fqdn:
+            yield client, view
+
+
+def what_is_in_force(situation: Situation, client: Client, view: ProxyView) -> tuple[Item, ...]:
+    """The rule that Envoy says it was given, and what came of it."""
+    cluster = view.cluster
+    return (
+        (proxy_name(situation, client), "DestinationRule of the cluster", cluster.rule if cluster else None),
+        (proxy_name(situation, client), "lb_policy of the cluster", cluster.lb_policy if cluster else None),
+        (proxy_name(situation, client), "hash policy of the route", policies_of(view)),
+    )
 
 
 def policy_of(rule: JsonDict) -> JsonDict:

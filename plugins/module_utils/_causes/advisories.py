@@ -25,11 +25,10 @@ def _version(text: str | None) -> tuple[int, int, int] | None:
 
 def _proxies(situation: Situation) -> Iterator[tuple[str, str, tuple[int, int, int]]]:
     """Each proxy with its version, as text and as numbers."""
-    for client in situation.clients:
-        text = client.view.proxy_version if client.view else None
-        version = _version(text)
-        if text is not None and version is not None:
-            yield proxy_name(situation, client), text, version
+    for client, view in situation.seen():
+        version = _version(view.proxy_version)
+        if view.proxy_version is not None and version is not None:
+            yield proxy_name(situation, client), view.proxy_version, version
 
 
 @SECTION.cause(

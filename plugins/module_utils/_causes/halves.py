@@ -53,12 +53,6 @@ def _halves(situation: Situation, client: Client, view: ProxyView) -> tuple[Item
     )
 
 
-def _blind(situation: Situation) -> Iterator[tuple[Client, ProxyView]]:
-    for client in situation.blind():
-        if client.view is not None:
-            yield client, client.view
-
-
 def _reaches(situation: Situation, route: JsonDict, rule: JsonDict) -> bool:
     """Whether a VirtualService leads to something that a DestinationRule makes hash on the key."""
     for destination in destinations(route):
@@ -80,7 +74,7 @@ def _reaches(situation: Situation, route: JsonDict, rule: JsonDict) -> bool:
     reference="https://istio.io/latest/docs/ops/best-practices/traffic-management/#split-virtual-services",
 )
 def two_routes(situation: Situation) -> Iterator[Hit]:
-    for client, view in _blind(situation):
+    for client, view in situation.blind():
         winner, rule = route_in_force(situation, client), next(iter(rules_of(situation)), None)
         losers = [route for route in routes_of(situation) if winner and named(route) != named(winner) and on_mesh(route)]
         meant = next((route for route in losers if rule and _reaches(situation, route, rule)), None)
@@ -108,7 +102,7 @@ def two_routes(situation: Situation) -> Iterator[Hit]:
 def gateway_only(situation: Situation) -> Iterator[Hit]:
     if situation.target.via:
         return
-    for client, view in _blind(situation):
+    for client, view in situation.blind():
         rule = rule_in_force(situation, client) or next(iter(rules_of(situation)), None)
         if rule is None or view.route is None or view.route.rule is not None:
             continue
@@ -132,7 +126,7 @@ def gateway_only(situation: Situation) -> Iterator[Hit]:
     reference=f"{REFERENCE}virtual-service/#Destination",
 )
 def another_host(situation: Situation) -> Iterator[Hit]:
-    for client, view in _blind(situation):
+    for client, view in situation.blind():
         parts = cluster_parts(view.route.clusters[0][0]) if view.route and view.route.clusters else None
         if parts is None or parts[2] == situation.fqdn or view.route is None:
             continue
@@ -158,7 +152,7 @@ def another_host(situation: Situation) -> Iterator[Hit]:
     reference="https://github.com/istio/istio/issues/41257",
 )
 def port_not_named(situation: Situation) -> Iterator[Hit]:
-    for client, view in _blind(situation):
+    for client, view in situation.blind():
         rule, route = rule_in_force(situation, client), route_in_force(situation, client)
         entry = port_entry(policy_of(rule), situation.target.port) if rule else None
         if rule is None or route is None or not hashes((entry or {}).get("loadBalancer") or {}, situation.key):
@@ -191,7 +185,7 @@ def _with_port(situation: Situation, route: JsonDict) -> JsonDict:
     reference=f"{REFERENCE}destination-rule/#TrafficPolicy-PortTrafficPolicy",
 )
 def port_inherits_nothing(situation: Situation) -> Iterator[Hit]:
-    for client, view in _blind(situation):
+    for client, view in situation.blind():
         rule = rule_in_force(situation, client)
         policy = policy_of(rule) if rule else {}
         entry = port_entry(policy, situation.target.port)
@@ -216,7 +210,7 @@ def port_inherits_nothing(situation: Situation) -> Iterator[Hit]:
     reference=f"{REFERENCE}destination-rule/#Subset",
 )
 def subset_overrides(situation: Situation) -> Iterator[Hit]:
-    for client, view in _blind(situation):
+    for client, view in situation.blind():
         rule = rule_in_force(situation, client)
         parts = cluster_parts(view.cluster.name) if view.cluster else None
         subset = subset_of(rule, parts[1]) if rule and parts and parts[1] else None

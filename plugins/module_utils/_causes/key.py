@@ -50,8 +50,8 @@ COOKIE = f"{RULE}#LoadBalancerSettings-ConsistentHashLB-HTTPCookie"
 )
 def header_altered(situation: Situation) -> Iterator[Hit]:
     name = (situation.key.name or "").lower()
-    for client in situation.clients:
-        route = client.view.route if client.view else None
+    for client, view in situation.seen():
+        route = view.route
         if route is None or situation.key.type != "header":
             continue
         values = [value for header, value in route.headers_set if header == name]
@@ -96,15 +96,15 @@ def _without(headers: JsonDict, name: str) -> JsonDict:
     reference=f"{RULE}#LoadBalancerSettings-ConsistentHashLB",
 )
 def mistyped(situation: Situation) -> Iterator[Hit]:
-    for client in situation.blind():
+    for client, view in situation.blind():
         rule = rule_in_force(situation, client)
         found = policy_in(balancer(policy_of(rule), situation.target.port)) if rule else None
-        if rule is None or client.view is None or not _nearly(situation, found):
+        if rule is None or not _nearly(situation, found):
             continue
         seen = (
             (label("DestinationRule", rule), "spec.trafficPolicy.loadBalancer.consistentHash", found.name if found else None),
             ("requests", situation.key.type, situation.key.name),
-            (proxy_name(situation, client), "hash policy of the route", policies_of(client.view)),
+            (proxy_name(situation, client), "hash policy of the route", policies_of(view)),
         )
         yield Hit(evidence(*seen), made_to_hash(rule, situation.key, situation.target.port))
 
@@ -134,8 +134,8 @@ def empty_value(situation: Situation) -> Iterator[Hit]:
 
 def _issued(situation: Situation) -> Iterator[tuple[Client, HashPolicy]]:
     """Clients that wait for a cookie from the other side, with the policy of their route on it."""
-    for client in situation.clients if situation.key.issued and situation.moved() else ():
-        for policy in client.view.route.hash_policies if client.view and client.view.route else ():
+    for client, view in situation.seen() if situation.key.issued and situation.moved() else ():
+        for policy in view.route.hash_policies if view.route else ():
             if policy.matches(situation.key):
                 yield client, policy
 

@@ -53,14 +53,14 @@ def _opaque(situation: Situation) -> Iterator[tuple[Client, tuple[Item, ...]]]:
     if situation.service["spec"].get("clusterIP") == "None":
         return
     port = situation.port
-    for client in situation.clients:
-        if client.view is not None and not speaks_http(client.view) and client.view.cluster is not None and protocol(port) not in ("", *HTTP):
+    for client, view in situation.seen():
+        if not speaks_http(view) and view.cluster is not None and protocol(port) not in ("", *HTTP):
             yield (
                 client,
                 (
                     (situation.source, "spec.ports[].name, appProtocol", f"{port.get('name', 'absent')}, {port.get('appProtocol', 'absent')}"),
                     (proxy_name(situation, client), "HTTP route", None),
-                    (proxy_name(situation, client), f"cluster {client.view.cluster.name}", client.view.cluster.lb_policy),
+                    (proxy_name(situation, client), f"cluster {view.cluster.name}", view.cluster.lb_policy),
                 ),
             )
 
@@ -116,7 +116,7 @@ def headless(situation: Situation) -> Iterator[Hit]:
     spec = situation.service["spec"]
     if spec.get("clusterIP") != "None":
         return
-    known = [(client, client.view.cluster) for client in situation.clients if client.view is not None and client.view.cluster is not None]
+    known = [(client, view.cluster) for client, view in situation.seen() if view.cluster is not None]
     if known and all(cluster.type == "EDS" for _client, cluster in known):
         return
     seen: list[Item] = [(situation.source, "spec.clusterIP", "None")]
@@ -142,14 +142,14 @@ def _with_address(situation: Situation) -> Fix:
     reference="https://istio.io/latest/docs/reference/config/networking/destination-rule/#LoadBalancerSettings-SimpleLB",
 )
 def passthrough(situation: Situation) -> Iterator[Hit]:
-    for client in situation.blind():
+    for client, view in situation.blind():
         rule = rule_in_force(situation, client)
         settings = balancer(policy_of(rule), situation.target.port) if rule else {}
-        if rule is None or client.view is None or client.view.cluster is None or settings.get("simple") != "PASSTHROUGH":
+        if rule is None or view.cluster is None or settings.get("simple") != "PASSTHROUGH":
             continue
         seen = (
             (label("DestinationRule", rule), "spec.trafficPolicy.loadBalancer.simple", "PASSTHROUGH"),
-            (proxy_name(situation, client), f"type of cluster {client.view.cluster.name}", client.view.cluster.type),
-            (proxy_name(situation, client), "hash policy of the route", policies_of(client.view)),
+            (proxy_name(situation, client), f"type of cluster {view.cluster.name}", view.cluster.type),
+            (proxy_name(situation, client), "hash policy of the route", policies_of(view)),
         )
         yield Hit(evidence(*seen), made_to_hash(rule, situation.key, situation.target.port))
