@@ -65,6 +65,6 @@ def _hits(cause: Cause, situation: Situation) -> list[Hit]:
     """What one cause finds. An object of a form that it does not know costs its own answer, never the verdict's."""
     try:
         return list(cause.find(situation))
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         seen = EvidenceItem(situation.source, "objects that concern it", f"{type(error).__name__}: {error}")
         return [Hit((seen,), Fix("manual", f"Whether {cause.id} holds could not be told. Report this with the objects of the service."), "info")]

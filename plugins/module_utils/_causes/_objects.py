@@ -27,6 +27,9 @@ HASHING = ("RING_HASH", "MAGLEV")
 KEY_FIELDS = ("httpHeaderName", "httpCookie", "httpQueryParameterName", "useSourceIp")
 # What the API server adds, and what says how somebody applied it.
 OWN_METADATA = ("name", "namespace", "labels", "annotations")
+# Labels of ambient mode, and the first Istio whose waypoints hash without a VirtualService.
+AMBIENT, WAYPOINT = "istio.io/dataplane-mode", "istio.io/use-waypoint"
+HASHING_WAYPOINTS = (1, 31, 0)
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 
 
@@ -205,6 +208,56 @@ def destinations(rule: JsonDict) -> list[JsonDict]:
 def route_in_force(situation: Situation, client: Client) -> JsonDict | None:
     name = client.view.route.rule if client.view and client.view.route else None
     return next((rule for rule in situation.facts.rules.get("VirtualService", ()) if named(rule) == name), None)
+
+
+# -- ambient mode --
+
+
+def ambient_by(situation: Situation, client: Client) -> Item | None:
+    """What says that ztunnel takes a client's requests: the pod's own label, or else its namespace's. None for a client with
+    a sidecar, which goes before."""
+    namespace = situation.facts.namespaces.get(client.pod.namespace) or {"metadata": {}}
+    places = ((f"Pod {client.pod}", situation.body_of(client)), (f"Namespace {client.pod.namespace}", namespace))
+    found = _first_label(AMBIENT, places)
+    return found if found and found[2] == "ambient" and not client.pod.sidecar else None
+
+
+def waypoint_of(situation: Situation) -> Item | None:
+    """What says that the service is behind a waypoint: its own label, or else its namespace's."""
+    found = _first_label(WAYPOINT, waypoint_places(situation))
+    return found if found and found[2] != "none" else None
+
+
+def waypoint_places(situation: Situation) -> tuple[tuple[str, JsonDict], ...]:
+    name = situation.target.namespace
+    return ((situation.source, situation.service), (f"Namespace {name}", situation.facts.namespaces.get(name) or {"metadata": {}}))
+
+
+def _first_label(name: str, places: Iterable[tuple[str, JsonDict]]) -> Item | None:
+    for who, body in places:
+        value = (body["metadata"].get("labels") or {}).get(name)
+        if value:
+            return who, f"metadata.labels['{name}']", value
+    return None
+
+
+def waypoint_without_route(situation: Situation) -> tuple[Item, ...]:
+    """What shows that the service's waypoint is of an Istio that takes the hash from a VirtualService only, and there is none."""
+    waypoint, text = waypoint_of(situation), situation.facts.versions.get("istiod")
+    version = version_of(text)
+    leads = [route for route in routes_of(situation) if any(_leads_to(situation, route, destination) for destination in destinations(route))]
+    if waypoint is None or version is None or version >= HASHING_WAYPOINTS or leads:
+        return ()
+    return waypoint, ("istiod", "version", text), (situation.source, "VirtualServices that lead to it", None)
+
+
+def _leads_to(situation: Situation, route: JsonDict, destination: JsonDict) -> bool:
+    return covers(destination.get("host", ""), route["metadata"]["namespace"], situation.fqdn)
+
+
+def version_of(text: str | None) -> tuple[int, int, int] | None:
+    match = re.match(r"(\d+)\.(\d+)\.(\d+)", text or "")
+    return (int(match.group(1)), int(match.group(2)), int(match.group(3))) if match else None
 
 
 # -- Envoy's clusters --

@@ -9,10 +9,11 @@ This module util is private to the collection: it may change at any time.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from ansible_collections.meshops.istio.plugins.module_utils._causes._base import Client, Hit, Item, Section, Situation, evidence, proxy_name
+from ansible_collections.meshops.istio.plugins.module_utils._causes._base import Client, Hit, Item, Section, Situation, balancing, evidence, proxy_name
 from ansible_collections.meshops.istio.plugins.module_utils._causes._objects import (
     as_yaml,
     command,
@@ -26,9 +27,11 @@ from ansible_collections.meshops.istio.plugins.module_utils._causes._objects imp
     spec_of,
 )
 from ansible_collections.meshops.istio.plugins.module_utils._model import Fix, JsonDict, Key, ProxyView
-from ansible_collections.meshops.istio.plugins.module_utils._ring import RING_SIZE, chooser_of, hashes_of, no_prediction
+from ansible_collections.meshops.istio.plugins.module_utils._ring import RING_SIZE, TABLE_SIZE, chooser_of, hashes_of, no_prediction
 
 SECTION = Section("The choice among the same hosts differs")
+# So many sessions that go back and forth between the same two rings do not do so by chance.
+FEW_SESSIONS = 3
 # Fewer points than this for a host, and a ring is no fair share of anything.
 FEW_POINTS = 4
 
@@ -84,34 +87,161 @@ def stale_ring(situation: Situation) -> Iterator[Hit]:
                 (proxy_name(situation, client), "version", view.proxy_version),
                 ("sessions", "landed where the ring without them puts them", "all"),
             )
-            yield Hit(
-                evidence(*seen), command(*remade(situation.body_of(client), None)) if situation.body_of(client)["metadata"] else Fix("manual", "Upgrade Istio.")
-            )
+            yield Hit(evidence(*seen), _made_anew(situation, client))
+
+
+def _made_anew(situation: Situation, client: Client) -> Fix:
+    pod = situation.body_of(client)
+    return command(*remade(pod, None)) if pod["metadata"] else Fix("manual", f"Make pod {client.pod} anew, and upgrade Istio.")
+
+
+def _landed(situation: Situation, client: Client) -> dict[str, frozenset[str]]:
+    """The hosts that each of a client's sessions met; nothing where an answer came from elsewhere."""
+    entry = next(iter(situation.parts_of(client)), None)
+    addresses = {backend.pod: backend.address for backend in situation.membership.backends}
+    landed = {session: set(trace.counts) for session, trace in zip(entry.plan.sessions, entry.traces, strict=True) if trace.counts} if entry else {}
+    if any(not pods <= addresses.keys() for pods in landed.values()):
+        return {}
+    return {session: frozenset(addresses[pod] for pod in pods) for session, pods in landed.items()}
 
 
 def _ring_without(situation: Situation, client: Client, view: ProxyView) -> list[str]:
     """The hosts without which a ring explains where every session landed, while that of all hosts does not."""
-    entry = next((found for found in situation.window.evidence if found.client == client.pod), None) if situation.window else None
-    addresses = {backend.pod: backend.address for backend in situation.membership.backends}
-    landed: dict[str, str] = {}
-    for session, trace in zip(entry.plan.sessions, entry.traces, strict=True) if entry else ():
-        pods = set(trace.counts)
-        if len(pods) > 1 or not pods <= addresses.keys():
-            return []
-        landed.update((session, addresses[pod]) for pod in pods)
-    eligible = view.eligible()
-    used = frozenset(landed.values())
-    # Everything on one host fits a ring of that host alone, whatever put it there.
-    if len(used) < 2 or not used < eligible or view.cluster is None or _fits(view, situation.key, eligible, landed):
+    landed = _landed(situation, client)
+    if any(len(hosts) > 1 for hosts in landed.values()):
         return []
-    return sorted(eligible - used) if _fits(view, situation.key, used, landed) else []
+    places = {session: next(iter(hosts)) for session, hosts in landed.items()}
+    eligible = view.eligible()
+    used = frozenset(places.values())
+    # Everything on one host fits a ring of that host alone, whatever put it there.
+    if len(used) < 2 or not used < eligible or view.cluster is None or _fits(view, situation.key, eligible, places):
+        return []
+    return sorted(eligible - used) if _fits(view, situation.key, used, places) else []
 
 
 def _fits(view: ProxyView, key: Key, hosts: frozenset[str], landed: dict[str, str]) -> bool:
-    if view.cluster is None:
-        return False
+    return _by_ring(view, key, hosts, landed) == list(landed.values())
+
+
+def _by_ring(view: ProxyView, key: Key, hosts: frozenset[str], sessions: Iterable[str]) -> list[str]:
+    if view.cluster is None or not hosts:
+        return []
     choose = chooser_of(view.cluster, hosts)
-    return [choose(value) for value in hashes_of(view, key, landed)] == list(landed.values())
+    return [choose(value) for value in hashes_of(view, key, sessions)]
+
+
+def _fits_either(view: ProxyView, key: Key, landed: dict[str, frozenset[str]], without: str) -> bool:
+    """Whether every session met the host of the whole ring, or that of the ring without one host, or both."""
+    whole, rest = (_by_ring(view, key, hosts, landed) for hosts in (view.eligible(), view.eligible() - {without}))
+    # A ring of one host says nothing.
+    return len(view.eligible()) > 2 and all(hosts <= {one, other} for hosts, one, other in zip(landed.values(), whole, rest, strict=True))
+
+
+@SECTION.cause(
+    "C60",
+    "Hosts on a ring have different weights, and their places then depend on their order, which is not the same in every Envoy",
+    symptom="a few sessions meet another pod from another client, or after the hosts changed",
+    seen="Envoy's cluster is a ring, and its hosts differ in weight (weight of a WorkloadEntry or of a ServiceEntry's endpoint)",
+    cure="maglev, which sorts its hosts, or equal weights",
+    reference="https://github.com/envoyproxy/envoy/blob/main/source/extensions/load_balancing_policies/ring_hash/ring_hash_lb.cc",
+)
+def unequal_weights(situation: Situation) -> Iterator[Hit]:
+    for client, view in situation.seen():
+        rule, eligible = rule_in_force(situation, client), view.eligible()
+        weights = {host.address: host.weight for host in view.hosts if host.address in eligible}
+        ring = view.cluster is not None and view.cluster.lb_policy == "RING_HASH"
+        if rule is None or not ring or len(set(weights.values())) < 2 or not view.balances_by(situation.key):
+            continue
+        seen: list[Item] = [(proxy_name(situation, client), f"weight of host {address}", weight) for address, weight in weights.items()]
+        seen.append((proxy_name(situation, client), "lb_policy of the cluster", "RING_HASH"))
+        gone = [name for name in ("ringHash", "minimumRingSize") if name in (policy_of(rule).get("loadBalancer") or {}).get("consistentHash", {})]
+        value = {**dict.fromkeys(gone), "maglev": {"tableSize": TABLE_SIZE}}
+        change = {"spec": {"trafficPolicy": {"loadBalancer": {"consistentHash": value}}}}
+        yield Hit(evidence(*seen), patch("DestinationRule", rule, change), "warning" if situation.expected else "info")
+
+
+@SECTION.cause(
+    "C62",
+    "Some clients reach the pods through HBONE tunnels and others do not, and a tunnel's address hashes to other places",
+    symptom="each client sticks to a pod of its own for the same session, since some of them were upgraded or moved to ambient mode",
+    seen="the hosts in one client's Envoy have envoy:// addresses, and in another's, or at another moment, they have not",
+    cure="one way to the pods for all clients: the same version of their proxies, and the same settings for HBONE",
+    reference="https://istio.io/latest/docs/ambient/architecture/hbone/",
+    synthetic="the internal address that istio/istio pilot/pkg/xds/endpoints/endpoint_builder.go gives to hosts behind a tunnel; the lab has no HBONE",
+)
+def some_by_tunnel(situation: Situation) -> Iterator[Hit]:
+    looks = [(client, view) for client in situation.clients for view in client.views if view.balances_by(situation.key)]
+    for (one, first), (two, second) in itertools.pairwise(looks):
+        both = {host.address: host.hbone for host in first.hosts}
+        differ = sorted(host.address for host in second.hosts if host.address in both and host.hbone != both[host.address])
+        if not differ:
+            continue
+        seen = [
+            (proxy_name(situation, client), f"way to {address}", "HBONE tunnel" if host.hbone else "direct")
+            for address in differ[:3]
+            for client, view in ((one, first), (two, second))
+            for host in view.hosts
+            if host.address == address
+        ]
+        fix = Fix("manual", "Give all clients the same version of the proxy and the same settings for HBONE, then make their pods anew.")
+        yield Hit(evidence(*seen), fix, "error" if situation.moved() else "warning")
+        return
+
+
+@SECTION.cause(
+    "C59",
+    "Envoys, or the threads of one, choose by different rings, although they know the same hosts",
+    symptom="some sessions go back and forth between two pods, by the connection; or they meet another pod from each client",
+    seen="every answer fits the ring of all hosts or the ring without one of them, and both occur for the same sessions while the hosts stayed the same; "
+    "or one client's answers fit the ring of its hosts and another's, with the same hosts, do not",
+    cure="make the client pod anew, so that all its threads build their rings from the same hosts; upgrade Istio",
+    reference="https://github.com/envoyproxy/envoy/issues/45055",
+    synthetic="envoy #45055: worker threads that miss an update of the hosts; the lab's Envoy does not",
+)
+def two_rings(situation: Situation) -> Iterator[Hit]:
+    if situation.verdict is None or situation.verdict.changed or not situation.moved():
+        return
+    for client, view in situation.seen():
+        landed = _landed(situation, client)
+        split = [session for session, hosts in landed.items() if len(hosts) > 1]
+        steady = len({seen.eligible() for seen in client.views}) == 1
+        if len(split) < FEW_SESSIONS or not steady or view.cluster is None or no_prediction(view, situation.key) is not None:
+            continue
+        without = next((host for host in sorted(view.eligible()) if _fits_either(view, situation.key, landed, host)), None)
+        if without is None:
+            continue
+        seen: list[Item] = [
+            (proxy_name(situation, client), "healthy hosts throughout", sorted(view.eligible())),
+            ("answers", "fit the ring of all hosts, or the one that lacks", without),
+            *(("answers", f"hosts of session {session}", sorted(landed[session])) for session in split[:3]),
+        ]
+        yield Hit(evidence(*seen), _made_anew(situation, client))
+    yield from _odd_one_out(situation)
+
+
+def _odd_one_out(situation: Situation) -> Iterator[Hit]:
+    """A client that sticks, but to other pods than its hosts and rules say, while another client follows the same ones."""
+    known = [(client, view, _landed(situation, client)) for client, view in situation.seen() if no_prediction(view, situation.key) is None]
+    fitting = [(client, view, landed) for client, view, landed in known if _follows(situation, view, landed)]
+    for client, view, landed in known:
+        alike = [(one, places) for one, first, places in fitting if balancing(first) == balancing(view)]
+        stuck, counted = all(len(hosts) == 1 for hosts in landed.values()), client.counted() or 0
+        if not alike or not stuck or counted < sum(entry.tally.answered for entry in situation.parts_of(client)):
+            continue
+        one, places = alike[0]
+        differ = [session for session, hosts in landed.items() if session in places and hosts != places[session]]
+        if len(differ) < FEW_SESSIONS or _ring_without(situation, client, view):
+            continue
+        seen: list[Item] = [
+            (proxy_name(situation, client), "hosts to choose from, the same as in the other", sorted(view.eligible())),
+            ("sessions", f"follow the ring from {one.pod}, and not from {client.pod}", f"{len(differ)} of {len(landed)}"),
+        ]
+        yield Hit(evidence(*seen), _made_anew(situation, client))
+
+
+def _follows(situation: Situation, view: ProxyView, landed: dict[str, frozenset[str]]) -> bool:
+    """Whether every session met the host that the view's own ring gives it."""
+    return bool(landed) and [frozenset({host}) for host in _by_ring(view, situation.key, view.eligible(), landed)] == list(landed.values())
 
 
 @SECTION.cause(
@@ -125,7 +255,7 @@ def _fits(view: ProxyView, key: Key, hosts: frozenset[str], landed: dict[str, st
 def retried(situation: Situation) -> Iterator[Hit]:
     for client, view in situation.seen():
         counted = client.counted()
-        sent = sum(entry.tally.sent for entry in situation.window.evidence if entry.client == client.pod) if situation.window else 0
+        sent = sum(entry.tally.sent for entry in situation.parts_of(client))
         predicates = [name for name in (view.route.retry_predicates if view.route else ()) if "previous_hosts" in name]
         if situation.target.via or not situation.moved() or not predicates or counted is None or counted <= sent:
             continue

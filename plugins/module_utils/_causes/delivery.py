@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ansible_collections.meshops.istio.plugins.module_utils._causes._base import Client, Hit, Section, Situation, evidence
+from ansible_collections.meshops.istio.plugins.module_utils._causes._base import Client, Hit, Section, Situation, evidence, proxy_name
 from ansible_collections.meshops.istio.plugins.module_utils._causes._objects import (
     HASHING,
     ROOT_NAMESPACE,
@@ -26,6 +26,7 @@ from ansible_collections.meshops.istio.plugins.module_utils._causes._objects imp
     named,
     patch,
     policy_of,
+    remade,
     rule_in_force,
     rules_of,
     selects,
@@ -35,6 +36,8 @@ from ansible_collections.meshops.istio.plugins.module_utils._causes._objects imp
 from ansible_collections.meshops.istio.plugins.module_utils._model import Fix, JsonDict
 
 SECTION = Section("The rule is right, and Envoy has something else")
+# Seconds after which a change has surely reached every Envoy that is connected.
+SURELY_PUSHED = 30.0
 
 
 @SECTION.cause(
@@ -109,3 +112,34 @@ def not_delivered(situation: Situation) -> Iterator[Hit]:
             *what_is_in_force(situation, client, view),
         )
         yield Hit(evidence(*seen), Fix("manual", f"istioctl proxy-status {client.pod.pod}.{client.pod.namespace}, and look for errors in the log of istiod."))
+
+
+@SECTION.cause(
+    "C64",
+    "Ready pods are missing from the client's Envoy, which gets no more news of them",
+    symptom="some ready pods get no session from this client; the same session meets different pods from different clients",
+    seen="EndpointSlices that have not changed for a while have ready pods that are none of the hosts in Envoy",
+    cure="make the client pod anew, so that its proxy connects to istiod again; look at istioctl proxy-status for others like it",
+    reference="https://istio.io/latest/docs/ops/diagnostic-tools/proxy-cmd/",
+)
+def pods_unknown(situation: Situation) -> Iterator[Hit]:
+    membership, local = situation.membership, situation.service["spec"].get("internalTrafficPolicy") == "Local"
+    if situation.target.via or local or membership.age is None or membership.age < SURELY_PUSHED:
+        return
+    for client, view in situation.seen():
+        known = {host.address for host in view.hosts}
+        # A pod with two addresses is known by the first of them.
+        heard = {backend.pod for backend in membership.backends if backend.address in known}
+        missing = sorted(backend.address for backend in membership.ready() if backend.pod not in heard)
+        parts = cluster_parts(view.cluster.name) if view.cluster else None
+        whole = parts is not None and not parts[1] and parts[2] == situation.fqdn
+        if not missing or not heard or not whole or view.cluster is None or view.cluster.type != "EDS":
+            continue
+        seen = (
+            (situation.source, "ready endpoints that Envoy does not know", missing),
+            (situation.source, "seconds since the EndpointSlices changed", f"{membership.age:.0f}"),
+            (proxy_name(situation, client), f"hosts of cluster {view.cluster.name}", sorted(known)),
+        )
+        pod = situation.body_of(client)
+        fix = command(*remade(pod, None)) if pod["metadata"] else Fix("manual", f"Make pod {client.pod} anew.")
+        yield Hit(evidence(*seen), fix, situation.severity)

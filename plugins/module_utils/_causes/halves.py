@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from ansible_collections.meshops.istio.plugins.module_utils._causes._base import Client, Hit, Item, Section, Situation, evidence, policies_of, proxy_name
 from ansible_collections.meshops.istio.plugins.module_utils._causes._objects import (
     HASHING,
+    ambient_by,
     as_yaml,
     balancer,
     cluster_parts,
@@ -37,6 +38,7 @@ from ansible_collections.meshops.istio.plugins.module_utils._causes._objects imp
     rules_of,
     spec_of,
     subset_of,
+    waypoint_without_route,
 )
 from ansible_collections.meshops.istio.plugins.module_utils._model import JsonDict, ProxyView
 
@@ -224,3 +226,21 @@ def subset_overrides(situation: Situation) -> Iterator[Hit]:
             *_halves(situation, client, view),
         )
         yield Hit(evidence(*seen), as_yaml({**rule, "spec": {**spec_of(rule), "subsets": subsets}}))
+
+
+@SECTION.cause(
+    "C23",
+    "The service's waypoint is of an Istio before 1.31, which gives its route a hash policy only with a VirtualService",
+    symptom="in ambient mode, sessions move although the rule is there",
+    seen="the client has no sidecar and is in ambient mode, the service uses a waypoint, istiod is older than 1.31, and no VirtualService leads to the service",
+    cure="Istio 1.31, or a VirtualService whose one destination is the service itself",
+    reference="https://github.com/istio/istio/issues/61045",
+    synthetic="istio #61045 names versions and workaround; the lab has no waypoint",
+)
+def waypoint_without_hash(situation: Situation) -> Iterator[Hit]:
+    seen = waypoint_without_route(situation) if situation.moved() else ()
+    ambient = [found for client in situation.clients if (found := ambient_by(situation, client))]
+    if seen and ambient and not situation.target.via:
+        spec = {"hosts": [situation.fqdn], "http": [{"route": [{"destination": {"host": situation.fqdn}}]}]}
+        route = new_rule("VirtualService", f"{situation.target.service}-by-waypoint", situation.target.namespace, spec)
+        yield Hit(evidence(*ambient, *seen), as_yaml(route))

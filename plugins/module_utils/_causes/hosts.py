@@ -12,7 +12,17 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
-from ansible_collections.meshops.istio.plugins.module_utils._causes._base import Client, Hit, Item, Section, Situation, evidence, policies_of, proxy_name
+from ansible_collections.meshops.istio.plugins.module_utils._causes._base import (
+    Client,
+    Hit,
+    Item,
+    Section,
+    Situation,
+    balancing,
+    evidence,
+    policies_of,
+    proxy_name,
+)
 from ansible_collections.meshops.istio.plugins.module_utils._causes._objects import (
     command,
     delete,
@@ -27,6 +37,7 @@ from ansible_collections.meshops.istio.plugins.module_utils._causes._objects imp
 from ansible_collections.meshops.istio.plugins.module_utils._model import Fix, JsonDict, ProxyView
 
 SECTION = Section("The hosts to choose from differ")
+NETWORK = "topology.istio.io/network"
 EJECTED = "failed_outlier_check"
 LOCALITY = "https://istio.io/latest/docs/tasks/traffic-management/locality-load-balancing/"
 
@@ -69,6 +80,35 @@ def locality(situation: Situation) -> Iterator[Hit]:
 
 
 @SECTION.cause(
+    "C52",
+    "So many pods are out of the balancing that the client's Envoy panics and takes them all again",
+    symptom="sessions move when pods fail, and move back as more of them fail",
+    seen="the share of healthy hosts is below the threshold that minHealthPercent of the rule gave Envoy's cluster",
+    cure="mend the pods that answer with errors; minHealthPercent: 0 (Istio's default) switches panic off, no outlierDetection keeps sessions where they are",
+    reference="https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/upstream/load_balancing/panic_threshold",
+)
+def panicking(situation: Situation) -> Iterator[Hit]:
+    for client in situation.clients:
+        view = next((view for view in client.views if view.panics()), None)
+        rule = rule_in_force(situation, client)
+        if view is None or view.cluster is None or rule is None:
+            continue
+        out = {host.address: host.health_flags for host in view.hosts if not host.healthy}
+        settings = policy_of(rule).get("outlierDetection") or {}
+        seen: list[Item] = [
+            (proxy_name(situation, client), "healthy hosts", f"{len(view.hosts) - len(out)} of {len(view.hosts)}"),
+            (proxy_name(situation, client), "healthy_panic_threshold of the cluster", f"{view.cluster.panic:g} %"),
+            *((proxy_name(situation, client), f"health_flags of {address}", flags) for address, flags in out.items()),
+            (label("DestinationRule", rule), "spec.trafficPolicy.outlierDetection.minHealthPercent", settings.get("minHealthPercent")),
+        ]
+        yield Hit(evidence(*seen), _nobody_put_out(rule))
+
+
+def _nobody_put_out(rule: JsonDict) -> Fix:
+    return patch("DestinationRule", rule, {"spec": {"trafficPolicy": {"outlierDetection": None}}})
+
+
+@SECTION.cause(
     "C51",
     "The client's Envoy has put a pod out of the balancing, because of its errors",
     symptom="sessions of one pod move to the others and come back after a while",
@@ -87,7 +127,37 @@ def ejected(situation: Situation) -> Iterator[Hit]:
         statuses = [entry.tally.by_status for entry in situation.window.evidence] if situation.window else []
         bad = sum(count for by_status in statuses for status, count in by_status.items() if status.startswith("5"))
         seen += [("answers", "status 5xx", bad)] if bad else []
-        yield Hit(evidence(*seen), patch("DestinationRule", rule, {"spec": {"trafficPolicy": {"outlierDetection": None}}}))
+        yield Hit(evidence(*seen), _nobody_put_out(rule))
+
+
+@SECTION.cause(
+    "C55",
+    "The pods are in another network, so the hash chooses its gateway, and that spreads connections over the pods as it likes",
+    symptom="sessions move between the pods of another network",
+    seen="the hosts in the client's Envoy are no endpoints of the service, and the pods' label topology.istio.io/network is not the client's",
+    cure="pods of the client's own network, or one flat network; between networks only a gateway that reads HTTP can hash",
+    reference="https://istio.io/latest/docs/setup/install/multicluster/multi-primary_multi-network/",
+    synthetic="the skip of consistent hashing in Istio's own tests (tests/integration/pilot/common/routing.go: it does not work for multinetwork)",
+)
+def another_network(situation: Situation) -> Iterator[Hit]:
+    addresses = {backend.address for backend in situation.membership.backends}
+    networks = {_network(pod) for pod in situation.backend_pods()}
+    for client, view in situation.seen():
+        strangers = sorted(host.address for host in view.hosts if host.address not in addresses)
+        own = _network(situation.body_of(client))
+        if situation.target.via or not strangers or not own or not networks - {own, None}:
+            continue
+        seen: list[Item] = [
+            (proxy_name(situation, client), "hosts that are no pods of the service", strangers),
+            (f"Pod {client.pod}", f"metadata.labels['{NETWORK}']", own),
+            (situation.source, f"metadata.labels['{NETWORK}'] of its pods", sorted(name for name in networks if name)),
+        ]
+        fix = Fix("manual", f"Call a service whose pods are in network {own}, or make the networks one: give the pods that reach each other one {NETWORK}.")
+        yield Hit(evidence(*seen), fix, situation.severity)
+
+
+def _network(pod: JsonDict) -> str | None:
+    return (pod["metadata"].get("labels") or {}).get(NETWORK)
 
 
 @SECTION.cause(
@@ -101,7 +171,7 @@ def ejected(situation: Situation) -> Iterator[Hit]:
 def clients_differ(situation: Situation) -> Iterator[Hit]:
     known = [(client, view) for client, view in situation.seen() if view.balances_by(situation.key)]
     for (one, first), (two, second) in itertools.pairwise(known):
-        if _balancing(first) == _balancing(second):
+        if balancing(first) == balancing(second):
             continue
         seen: list[Item] = []
         for client, view in ((one, first), (two, second)):
@@ -114,11 +184,6 @@ def clients_differ(situation: Situation) -> Iterator[Hit]:
             ]
         yield Hit(evidence(*seen), _alike(situation, (one, two)))
         return
-
-
-def _balancing(view: ProxyView) -> tuple[object, ...]:
-    cluster = view.cluster
-    return (view.eligible(), (cluster.lb_policy, cluster.minimum_ring_size, cluster.table_size) if cluster else None)
 
 
 def _balancing_text(view: ProxyView) -> str:

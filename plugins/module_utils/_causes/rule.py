@@ -47,12 +47,28 @@ from ansible_collections.meshops.istio.plugins.module_utils._causes._objects imp
     spec_of,
     what_is_in_force,
 )
-from ansible_collections.meshops.istio.plugins.module_utils._model import Fix, JsonDict, Key
+from ansible_collections.meshops.istio.plugins.module_utils._model import Fix, HashPolicy, JsonDict, Key
 
 SECTION = Section("The rule is not the one applied")
 REFERENCE = "https://istio.io/latest/docs/reference/config/networking/destination-rule/"
 # How alike a host must look to be called a slip of the pen.
 ALIKE = 0.8
+# Headers that tracing gives to each request anew: https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/observability/tracing
+TRACING = (
+    "x-request-id",
+    "traceparent",
+    "tracestate",
+    "b3",
+    "x-b3-traceid",
+    "x-b3-spanid",
+    "x-b3-parentspanid",
+    "x-ot-span-context",
+    "x-datadog-trace-id",
+    "x-cloud-trace-context",
+    "x-amzn-trace-id",
+    "uber-trace-id",
+    "grpc-trace-bin",
+)
 
 
 @SECTION.cause(
@@ -190,7 +206,7 @@ def made_by_the_gateway(situation: Situation) -> Iterator[Hit]:
 def says_something_else(situation: Situation) -> Iterator[Hit]:
     for client, view in blind_to_service(situation):
         rule = rule_in_force(situation, client)
-        if rule is None or means_the_key(rule, situation.key) or _meant(situation, client) or _slip(rule, situation) or _by_address(rule, situation):
+        if rule is None or means_the_key(rule, situation.key) or _meant(situation, client) or _said_elsewhere(rule, situation):
             continue
         settings = balancer(policy_of(rule), situation.target.port)
         if settings.get("simple") == "PASSTHROUGH":
@@ -205,15 +221,17 @@ def says_something_else(situation: Situation) -> Iterator[Hit]:
         yield Hit(evidence(*seen), made_to_hash(rule, situation.key, situation.target.port), situation.severity)
 
 
-def _by_address(rule: JsonDict, situation: Situation) -> bool:
-    """Hashing on the source address has a cause of its own, as it looks like affinity."""
+def _said_elsewhere(rule: JsonDict, situation: Situation) -> bool:
+    """A slip of the pen, the source address, and a header of tracing are causes of their own."""
     found = policy_in(balancer(policy_of(rule), situation.target.port))
-    return found is not None and found.type == "source_ip"
+    if found is None:
+        return False
+    slip = found.type == situation.key.type and nearly(found.name or "", situation.key)
+    return slip or found.type == "source_ip" or tells_requests_apart(found)
 
 
-def _slip(rule: JsonDict, situation: Situation) -> bool:
-    found = policy_in(balancer(policy_of(rule), situation.target.port))
-    return found is not None and found.type == situation.key.type and nearly(found.name or "", situation.key)
+def tells_requests_apart(policy: HashPolicy) -> bool:
+    return policy.type == "header" and (policy.name or "").lower() in TRACING
 
 
 def nearly(name: str, key: Key) -> bool:
