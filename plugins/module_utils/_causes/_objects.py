@@ -331,6 +331,12 @@ def workload_of(pod: JsonDict) -> tuple[str, str] | None:
     return owner["kind"].lower(), owner["name"]
 
 
+def made_anew(situation: Situation, client: Client) -> Fix:
+    """A client pod made anew as it is: its proxy connects to istiod again and builds everything from what it is sent."""
+    pod = situation.body_of(client)
+    return command(*remade(pod, None)) if pod["metadata"] else Fix("manual", f"Make pod {client.pod} anew.")
+
+
 def remade(pod: JsonDict, change: JsonDict | None) -> list[str]:
     """Commands that change a pod and make it anew: most of a pod can't be changed while it runs."""
     namespace, name = pod["metadata"]["namespace"], pod["metadata"]["name"]

@@ -16,12 +16,11 @@ from collections.abc import Iterable, Iterator
 from ansible_collections.meshops.istio.plugins.module_utils._causes._base import Client, Hit, Item, Section, Situation, balancing, evidence, proxy_name
 from ansible_collections.meshops.istio.plugins.module_utils._causes._objects import (
     as_yaml,
-    command,
     label,
+    made_anew,
     new_rule,
     patch,
     policy_of,
-    remade,
     route_in_force,
     rule_in_force,
     spec_of,
@@ -70,11 +69,10 @@ def _heaviest(http: JsonDict) -> JsonDict:
 @SECTION.cause(
     "C58",
     "Envoy's ring is stale: it was not rebuilt when hosts came",
-    symptom="pods that came last get no session at all",
+    symptom="pods that came last, or that are back, get no session at all",
     seen="every session landed where a ring without those hosts would put it, and not where the ring of all hosts would",
-    cure="Istio 1.30.1 or newer; until then, make the client pod anew after each scaling",
+    cure="Istio 1.30.1 or newer, and no EnvoyFilter with an update_merge_window; until then, make the client pod anew after each scaling",
     reference="https://github.com/istio/istio/issues/60312",
-    synthetic="istio #60312, envoy #45212: only Istio 1.30.0 is affected",
 )
 def stale_ring(situation: Situation) -> Iterator[Hit]:
     for client, view in situation.seen():
@@ -87,12 +85,7 @@ def stale_ring(situation: Situation) -> Iterator[Hit]:
                 (proxy_name(situation, client), "version", view.proxy_version),
                 ("sessions", "landed where the ring without them puts them", "all"),
             )
-            yield Hit(evidence(*seen), _made_anew(situation, client))
-
-
-def _made_anew(situation: Situation, client: Client) -> Fix:
-    pod = situation.body_of(client)
-    return command(*remade(pod, None)) if pod["metadata"] else Fix("manual", f"Make pod {client.pod} anew, and upgrade Istio.")
+            yield Hit(evidence(*seen), made_anew(situation, client))
 
 
 def _landed(situation: Situation, client: Client) -> dict[str, frozenset[str]]:
@@ -215,7 +208,7 @@ def two_rings(situation: Situation) -> Iterator[Hit]:
             ("answers", "fit the ring of all hosts, or the one that lacks", without),
             *(("answers", f"hosts of session {session}", sorted(landed[session])) for session in split[:3]),
         ]
-        yield Hit(evidence(*seen), _made_anew(situation, client))
+        yield Hit(evidence(*seen), made_anew(situation, client))
     yield from _odd_one_out(situation)
 
 
@@ -236,7 +229,7 @@ def _odd_one_out(situation: Situation) -> Iterator[Hit]:
             (proxy_name(situation, client), "hosts to choose from, the same as in the other", sorted(view.eligible())),
             ("sessions", f"follow the ring from {one.pod}, and not from {client.pod}", f"{len(differ)} of {len(landed)}"),
         ]
-        yield Hit(evidence(*seen), _made_anew(situation, client))
+        yield Hit(evidence(*seen), made_anew(situation, client))
 
 
 def _follows(situation: Situation, view: ProxyView, landed: dict[str, frozenset[str]]) -> bool:

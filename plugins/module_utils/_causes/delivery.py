@@ -23,17 +23,17 @@ from ansible_collections.meshops.istio.plugins.module_utils._causes._objects imp
     delete,
     hashes,
     label,
+    made_anew,
     named,
     patch,
     policy_of,
-    remade,
     rule_in_force,
     rules_of,
     selects,
     spec_of,
     what_is_in_force,
 )
-from ansible_collections.meshops.istio.plugins.module_utils._model import Fix, JsonDict
+from ansible_collections.meshops.istio.plugins.module_utils._model import JsonDict
 
 SECTION = Section("The rule is right, and Envoy has something else")
 # Seconds after which a change has surely reached every Envoy that is connected.
@@ -90,12 +90,11 @@ def _filters(situation: Situation, client: Client) -> list[JsonDict]:
 
 @SECTION.cause(
     "C17",
-    "The rules are right, but Envoy does not have them (yet)",
+    "The rules are right, but Envoy does not have them",
     symptom="sessions move, although nothing is wrong in any object",
     seen="the DestinationRule would hash on the key, Envoy does not, and no EnvoyFilter selects the client",
-    cure="see whether the client is connected to istiod and has accepted what it sent: istioctl proxy-status",
+    cure="make the client pod anew, so that its proxy connects to istiod again; see istioctl proxy-status",
     reference="https://istio.io/latest/docs/ops/diagnostic-tools/proxy-cmd/",
-    synthetic="a rule and an Envoy that lag one behind the other, by istioctl proxy-status's own meaning of STALE",
 )
 def not_delivered(situation: Situation) -> Iterator[Hit]:
     for client, view in blind_to_service(situation):
@@ -111,7 +110,7 @@ def not_delivered(situation: Situation) -> Iterator[Hit]:
             (label("DestinationRule", rule), "spec.trafficPolicy.loadBalancer", "consistentHash on " + str(situation.key)),
             *what_is_in_force(situation, client, view),
         )
-        yield Hit(evidence(*seen), Fix("manual", f"istioctl proxy-status {client.pod.pod}.{client.pod.namespace}, and look for errors in the log of istiod."))
+        yield Hit(evidence(*seen), made_anew(situation, client))
 
 
 @SECTION.cause(
@@ -140,6 +139,4 @@ def pods_unknown(situation: Situation) -> Iterator[Hit]:
             (situation.source, "seconds since the EndpointSlices changed", f"{membership.age:.0f}"),
             (proxy_name(situation, client), f"hosts of cluster {view.cluster.name}", sorted(known)),
         )
-        pod = situation.body_of(client)
-        fix = command(*remade(pod, None)) if pod["metadata"] else Fix("manual", f"Make pod {client.pod} anew.")
-        yield Hit(evidence(*seen), fix, situation.severity)
+        yield Hit(evidence(*seen), made_anew(situation, client), situation.severity)
