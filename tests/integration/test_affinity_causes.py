@@ -88,6 +88,15 @@ def a_pod_comes_too_late(causes: Broken) -> None:
     time.sleep(31)
 
 
+def one_pod_weighs_more(causes: Broken) -> None:
+    """An entry for the address of a pod, which Istio takes for that pod."""
+    address = causes.pods("c60=yes")[0]["status"]["podIP"]
+    spec = {"address": address, "weight": 5, "labels": {"c60": "yes"}, "ports": {"http": 8080}}
+    entry = {"apiVersion": "networking.istio.io/v1", "kind": "WorkloadEntry", "metadata": {"name": "c60", "labels": {"c60": "yes"}}, "spec": spec}
+    causes.apply(entry)
+    causes.settle({"pod": "test-pod"})
+
+
 def the_ring_goes_stale(causes: Broken) -> None:
     """A pod is put out of the balancing; meanwhile another one comes, and the rings are made anew without the first. When
     that one is taken in again, the rings do not hear of it."""
@@ -135,6 +144,7 @@ CASES: dict[str, Case] = {
     "C30": Case({"spec.ports[].name, appProtocol": "tcp-web, absent", "HTTP route": "absent"}),
     "C31": Case({"spec.ports[].name, appProtocol": "https-web, absent", "HTTP route": "absent"}),
     "C32": Case({"spec.clusterIP": "None", "type of cluster": "ORIGINAL_DST"}, verdicts=("failed", "inconclusive")),
+    "C34": Case({"spec.resolution": "NONE", "cluster of the route": "outbound|80||legacy.c34.example.com"}, verdicts=("failed", "inconclusive")),
     "C35": Case({"spec.trafficPolicy.loadBalancer.simple": "PASSTHROUGH", "type of cluster": "ORIGINAL_DST"}),
     "C40": Case({"cookie user": "empty"}, {"key": COOKIE, "session_ids": ["", "one", "two"]}, cured={"session_ids": ["zero", "one", "two"]}),
     "C41": Case({"spec.trafficPolicy.loadBalancer.consistentHash": "user_session", "header": "user-session"}),
@@ -157,6 +167,11 @@ CASES: dict[str, Case] = {
     "C53": Case({"priorities": "0, 1", "zones of the hosts": "zone-1, zone-2"}, {"client": {"pod": "client-c53"}}, ("inconclusive", "not_proven")),
     "C53-distribution": Case({"spec.trafficDistribution": "PreferSameZone"}, {"client": {"pod": "client-c53"}}, ("inconclusive", "not_proven")),
     "C54": Case({"balancer": "*", "hosts to choose from": "*"}, {"client": {"selector": "c54=yes", "max": 2}}),
+    "C55": Case(
+        {"hosts that are no pods of the service": "10.89.0.155:15443", "metadata.labels['topology.istio.io/network'] of its pods": "west"},
+        {"client": {"pod": "client-c55-east"}},
+        cured={"client": {"pod": "client-c55-west"}},
+    ),
     "C56": Case({"spec.http[].route[].weight": "70, 30"}),
     "C57": Case({"requests counted, of those sent": "*", "retry_host_predicate of the route": "envoy.retry_host_predicates.previous_hosts"}),
     "C58": Case(
@@ -165,6 +180,7 @@ CASES: dict[str, Case] = {
         ("not_proven",),
         before=the_ring_goes_stale,
     ),
+    "C60": Case({"weight of host": "5", "lb_policy of the cluster": "RING_HASH"}, verdicts=("passed", "not_proven"), before=one_pod_weighs_more),
     "C61": Case({"minimumRingSize": "1", "points of the ring for each host": "1"}, verdicts=("passed", "not_proven", "inconclusive")),
     "C64": Case(
         {"ready endpoints that Envoy does not know": "10.", "seconds since the EndpointSlices changed": "3"},
@@ -179,7 +195,7 @@ CASES: dict[str, Case] = {
     "F5": Case({HALVES: "source_ip", "requests without the key": "all 20"}, verdicts=("not_proven",)),
 }
 # Those whose fix is a sentence: what to do differently, outside of any object.
-MANUAL = {"C40", "F2", "F4"}
+MANUAL = {"C40", "C55", "F2", "F4"}
 
 
 @dataclass
@@ -190,7 +206,7 @@ class Broken(Mesh):
 
     def make_all(self) -> None:
         self.make()
-        self.kubectl("-n", self.namespace, "label", "pods", "-l", "app=nginx", "c51=yes", "c52=yes", "--overwrite")
+        self.kubectl("-n", self.namespace, "label", "pods", "-l", "app=nginx", "c51=yes", "c52=yes", "c60=yes", "--overwrite")
         self.kubectl("-n", self.namespace, "label", "pod", "test-pod", "c54=yes", "--overwrite")
         self.kubectl("apply", "-f", str(CAUSES / "base"))
         folders = [word for name, case in CASES.items() if not case.late for word in ("-f", str(CAUSES / name))]

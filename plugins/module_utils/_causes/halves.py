@@ -40,6 +40,7 @@ from ansible_collections.meshops.istio.plugins.module_utils._causes._objects imp
     subset_of,
     waypoint_without_route,
 )
+from ansible_collections.meshops.istio.plugins.module_utils._causes.protocol import entry_led_to
 from ansible_collections.meshops.istio.plugins.module_utils._model import JsonDict, ProxyView
 
 SECTION = Section("One half is missing: the route's hash policy or the cluster's balancer")
@@ -130,7 +131,7 @@ def gateway_only(situation: Situation) -> Iterator[Hit]:
 def another_host(situation: Situation) -> Iterator[Hit]:
     for client, view in situation.blind():
         parts = cluster_parts(view.route.clusters[0][0]) if view.route and view.route.clusters else None
-        if parts is None or parts[2] == situation.fqdn or view.route is None:
+        if parts is None or parts[2] == situation.fqdn or view.route is None or entry_led_to(situation, view):
             continue
         host = parts[2]
         namespace = host.split(".")[1] if ".svc." in host else situation.target.namespace

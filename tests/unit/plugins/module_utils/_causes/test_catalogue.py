@@ -348,6 +348,39 @@ def test_a_header_of_tracing_is_told_from_another(header: str, expected: list[st
     assert ids(find_causes(situation(replace(HEALTHY, balancer=at_random), facts((hashing,)), other))) == expected
 
 
+def service_entry(**spec: Any) -> JsonDict:
+    return {"metadata": {"name": "legacy", "namespace": "sample"}, "spec": {"hosts": ["legacy.example.com"], **spec}}
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ({"resolution": "NONE"}, "C34"),
+        ({}, "C34"),
+        ({"resolution": "DNS_ROUND_ROBIN"}, "C34"),
+        ({"resolution": "DNS", "endpoints": [{"address": FQDN}]}, "C34"),
+        ({"resolution": "DNS", "endpoints": [{"address": "nginx-pods.sample.svc.cluster.local"}]}, "C24"),
+        ({"resolution": "STATIC", "endpoints": [{"address": "10.0.0.1"}]}, "C24"),
+        ({"resolution": "NONE", "hosts": ["other.example.com"]}, "C24"),
+    ],
+)
+def test_a_service_entry_without_pods_is_told_from_another_host(spec: JsonDict, expected: str) -> None:
+    route = {
+        "metadata": {"name": "nginx-virtualservice", "namespace": "sample"},
+        "spec": {"hosts": ["nginx-service"], "http": [{"route": [{"destination": {"host": "legacy.example.com"}}]}]},
+    }
+    known = facts()
+    known.rules.update(ServiceEntry=(service_entry(**spec),), VirtualService=(route,))
+
+    def elsewhere(view: ProxyView) -> ProxyView:
+        assert view.route is not None
+        return replace(view, cluster=None, route=replace(view.route, clusters=(("outbound|80||legacy.example.com", 100),)))
+
+    first = find_causes(situation(replace(HEALTHY, balancer=at_random), known, elsewhere))[0]
+    assert first.id == expected
+    assert expected != "C34" or ("patch virtualservice" in first.fix.body and f'"host": "{FQDN}"' in first.fix.body)
+
+
 # -- the ways of Istio that the causes go by --
 
 
