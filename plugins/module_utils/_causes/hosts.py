@@ -101,7 +101,7 @@ def panicking(situation: Situation) -> Iterator[Hit]:
             *((proxy_name(situation, client), f"health_flags of {address}", flags) for address, flags in out.items()),
             (label("DestinationRule", rule), "spec.trafficPolicy.outlierDetection.minHealthPercent", settings.get("minHealthPercent")),
         ]
-        yield Hit(evidence(*seen), _nobody_put_out(rule))
+        yield Hit(evidence(*seen), _nobody_put_out(rule), situation.severity)
 
 
 def _nobody_put_out(rule: JsonDict) -> Fix:
@@ -137,7 +137,6 @@ def ejected(situation: Situation) -> Iterator[Hit]:
     seen="the hosts in the client's Envoy are no endpoints of the service, and the pods' label topology.istio.io/network is not the client's",
     cure="pods of the client's own network, or one flat network; between networks only a gateway that reads HTTP can hash",
     reference="https://istio.io/latest/docs/setup/install/multicluster/multi-primary_multi-network/",
-    synthetic="the skip of consistent hashing in Istio's own tests (tests/integration/pilot/common/routing.go: it does not work for multinetwork)",
 )
 def another_network(situation: Situation) -> Iterator[Hit]:
     addresses = {backend.address for backend in situation.membership.backends}
