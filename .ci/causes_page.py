@@ -58,7 +58,7 @@ NOT_CAUSES = """
 
 * mutual TLS, `STRICT` or not: it has no part in the choice of a host. Where the two sides do not agree on it, requests fail.
 * `warmup` (slow start): only round robin and least request know it.
-* The order of endpoints, which differs between proxies: ring and table are sorted by hash.
+* The order of endpoints of equal weight, which differs between proxies: ring and table are sorted by hash.
 * `spec.sessionAffinity` of the Service: Istio does not read it. It matters only to clients without a sidecar.
 * Capital letters in a header's name, HTTP/2 instead of HTTP/1.1, a `minimumRingSize` above the default.
 """
