@@ -43,12 +43,22 @@ can be applied as printed. `istio_affinity_info` finds those that show without s
 | what you see | look at |
 |---|---|
 """
+UNSEEN = """
+## What a check can't see
+
+It sends HTTP/1.1 requests of its own, each session with one value. So it has no evidence of what is wrong with the callers' requests:
+
+* C33 - a caller that speaks HTTP/1.0: Envoy answers 426 Upgrade Required. Let it speak HTTP/1.1, or set `PILOT_HTTP10` for istiod.
+* C45 - a caller that sends another value with each request, in a header that is not one of tracing: its requests spread, and a
+  check on the same header passes. The access log of the client's sidecar shows the values, with the header in its format.
+* C44 - callers behind one NAT, without a gateway: they are one source address, and land on one pod. Hash on a header or cookie.
+"""
 NOT_CAUSES = """
 ## What is not a cause
 
 * mutual TLS, `STRICT` or not: it has no part in the choice of a host. Where the two sides do not agree on it, requests fail.
 * `warmup` (slow start): only round robin and least request know it.
-* The order of endpoints, which differs between proxies: ring and table are sorted by hash.
+* The order of endpoints of equal weight, which differs between proxies: ring and table are sorted by hash.
 * `spec.sessionAffinity` of the Service: Istio does not read it. It matters only to clients without a sidecar.
 * Capital letters in a header's name, HTTP/2 instead of HTTP/1.1, a `minimumRingSize` above the default.
 """
@@ -67,7 +77,7 @@ def page() -> str:
     lines.append("\n## Not proven live\n\nThe lab can't produce these. Their tests use state made by hand:\n\n")
     lines.extend(f"* [{cause.id}](#{cause.id.lower()}) - {cause.synthetic}\n" for cause in unproven)
     lines.append("\nAll others are produced on a real cluster by a test, which then applies the printed fix and sees the check pass.\n")
-    return "".join([*lines, NOT_CAUSES])
+    return "".join([*lines, UNSEEN, NOT_CAUSES])
 
 
 def _entry(cause: Cause) -> str:

@@ -269,9 +269,16 @@ def parse_clusters(dump: JsonDict) -> dict[str, ClusterView]:
             table_size=int(table) if table is not None else None,
             by_locality="locality_weighted_lb_config" in (cluster.get("common_lb_config") or {}),
             unusual=tuple(_unusual_balancing(cluster)),
+            panic=_panic_threshold(cluster),
         )
         views[view.name] = view
     return views
+
+
+def _panic_threshold(cluster: JsonDict) -> float:
+    """In percent. Envoy's own is 50; a percentage of nothing, which Istio sends with outlierDetection, is printed empty."""
+    found = (cluster.get("common_lb_config") or {}).get("healthy_panic_threshold")
+    return 50.0 if found is None else float(found.get("value", 0))
 
 
 def _unusual_balancing(cluster: JsonDict) -> Iterator[str]:

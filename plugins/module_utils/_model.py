@@ -199,7 +199,8 @@ class RouteView:
 @dataclass(frozen=True)
 class ClusterView:
     """The upstream cluster: C(rule) is the DestinationRule that Envoy was given (C(namespace/name)), if any. C(by_locality)
-    says that localities have weights; C(unusual) names what else changes the hash, as only an EnvoyFilter can."""
+    says that localities have weights; C(unusual) names what else changes the hash, as only an EnvoyFilter can. C(panic) is
+    the percentage of healthy hosts below which Envoy chooses among all hosts, healthy or not."""
 
     name: str
     type: str
@@ -210,6 +211,7 @@ class ClusterView:
     table_size: int | None = None
     by_locality: bool = False
     unusual: tuple[str, ...] = ()
+    panic: float = 50.0
 
 
 @dataclass(frozen=True)
@@ -241,6 +243,11 @@ class ProxyView:
             return frozenset()
         first = min(host.priority for host in healthy)
         return frozenset(host.address for host in healthy if host.priority == first)
+
+    def panics(self) -> bool:
+        """Whether so many hosts are out that Envoy chooses among all of them, the unhealthy ones too."""
+        healthy = sum(host.healthy for host in self.hosts)
+        return self.cluster is not None and bool(self.hosts) and 100 * healthy < self.cluster.panic * len(self.hosts)
 
     def balances_by(self, key: Key) -> bool:
         """Both halves are there: the route hashes on the key and the cluster is a consistent-hash one."""

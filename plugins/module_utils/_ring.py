@@ -180,6 +180,7 @@ def _uneven_hosts(view: ProxyView) -> dict[str, bool]:
     by_locality = view.cluster is not None and view.cluster.by_locality
     return {
         "no host is healthy": not usable,
+        "so many hosts are unhealthy that Envoy chooses among all of them (panic)": view.panics(),
         "hosts have several priorities": len({host.priority for host in view.hosts}) > 1,
         # With such weights the places that hosts get on a ring depend on their order, which the admin pages don't tell.
         "hosts on a ring have different weights": ring and len({host.weight for host in usable}) > 1,

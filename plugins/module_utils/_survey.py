@@ -53,14 +53,10 @@ RULES = {
     "sidecars": ("Sidecar", "v1"),
     "envoyfilters": ("EnvoyFilter", "v1alpha3"),
 }
-# What an explanation reads: these, and what has a part in mutual TLS. plural -> kind
-EXPLAINING = {plural: kind for plural, (kind, _version) in RULES.items()} | {"peerauthentications": "PeerAuthentication"}
+# What an explanation reads: these, and the hosts that Istio knows besides the Services.
+EXPLAINING = RULES | {"serviceentries": ("ServiceEntry", "v1")}
 # plural -> API group and version; what is not here is in the core group
-GROUPS = (
-    {plural: ("networking.istio.io", version) for plural, (_kind, version) in RULES.items()}
-    | {"peerauthentications": ("security.istio.io", "v1")}
-    | {"endpointslices": ("discovery.k8s.io", "v1")}
-)
+GROUPS = {plural: ("networking.istio.io", version) for plural, (_kind, version) in EXPLAINING.items()} | {"endpointslices": ("discovery.k8s.io", "v1")}
 ISTIOD_SELECTOR = "app=istiod"
 
 
@@ -417,24 +413,34 @@ def read_facts(cluster: Cluster, targets: Sequence[Target], clients: Sequence[Cl
     pods: list[JsonDict] = []
     if len(targets) == 1:
         service = read(cluster.service, targets[0].namespace, targets[0].service)
-        selector = ((service or {}).get("spec") or {}).get("selector") or {}
         services = [service] if service else []
-        pods = read(cluster.pods, targets[0].namespace, ",".join(f"{name}={value}" for name, value in selector.items())) or [] if selector else []
+        pods = _pods_of(cluster, service, read) if service else []
     else:
         for namespace in dict.fromkeys(target.namespace for target in targets):
             services += read(cluster.services, namespace) or []
             pods += read(cluster.pods, namespace, "") or []
+    for place, name in dict.fromkeys((target.via.namespace, target.via.service) for target in targets if target.via):
+        gateway = read(cluster.service, place, name) if place and name else None
+        services += [gateway] if gateway else []
+        pods += _pods_of(cluster, gateway, read) if gateway else []
     known = {_named(pod) for pod in pods}
     pods += [pod for client in clients if (client.namespace, client.pod) not in known and (pod := read(cluster.pod, client.namespace, client.pod))]
     istiod = read(cluster.pods, ISTIO_NAMESPACE, ISTIOD_SELECTOR) or []
     return Facts(
         services={_named(service): service for service in services},
         namespaces={name: body for name in namespaces if (body := read(cluster.namespace, name))},
-        rules={kind: tuple(_rules_to_explain(cluster, plural, namespaces, read)) for plural, kind in EXPLAINING.items()},
+        rules={kind: tuple(_rules_to_explain(cluster, plural, namespaces, read)) for plural, (kind, _version) in EXPLAINING.items()},
         pods={_named(pod): pod for pod in pods},
         unread=tuple(dict.fromkeys(read.unread)),
         versions={"istiod": image_version(istiod[0]) if istiod else None},
     )
+
+
+def _pods_of(cluster: Cluster, service: JsonDict, read: _Reader) -> list[JsonDict]:
+    """Those that a Service selects."""
+    selector = (service.get("spec") or {}).get("selector") or {}
+    wanted = ",".join(f"{name}={value}" for name, value in selector.items())
+    return read(cluster.pods, service["metadata"]["namespace"], wanted) or [] if selector else []
 
 
 def _rules_to_explain(cluster: Cluster, plural: str, namespaces: Sequence[str], read: _Reader) -> list[JsonDict]:

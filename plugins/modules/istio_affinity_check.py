@@ -22,7 +22,7 @@ requirements:
   - A client pod with a shell and C(curl) 7.84.0 or newer.
   - The permission to get pods and services, to list endpointslices, and to get and create pods/exec for the client
     pods. With list on destinationrules, virtualservices, sidecars and envoyfilters, a rule that changed during the
-    measurement is noticed by its generation too, and with list on all of these and on peerauthentications in all
+    measurement is noticed by its generation too, and with list on all of these and on serviceentries in all
     namespaces, and get on namespaces, RV(findings) can name every cause.
 extends_documentation_fragment:
   - kubernetes.core.k8s_auth_options

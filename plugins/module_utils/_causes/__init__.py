@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ansible_collections.meshops.istio.plugins.module_utils._causes import advisories, choice, client, fakes, halves, key, protocol, rule
+from ansible_collections.meshops.istio.plugins.module_utils._causes import advisories, choice, client, delivery, fakes, halves, hosts, key, protocol, rule
 from ansible_collections.meshops.istio.plugins.module_utils._causes._base import SEVERITIES, Cause, Client, Hit, Section, Situation
 from ansible_collections.meshops.istio.plugins.module_utils._model import (
     ClientPod,
@@ -33,7 +33,7 @@ from ansible_collections.meshops.istio.plugins.module_utils._verdict import Verd
 
 __all__ = ["CATALOGUE", "SECTIONS", "Cause", "Client", "Situation", "find_causes", "situation_of", "situation_seen"]
 
-SECTIONS: tuple[Section, ...] = tuple(module.SECTION for module in (client, protocol, halves, rule, key, choice, fakes, advisories))
+SECTIONS: tuple[Section, ...] = tuple(module.SECTION for module in (client, protocol, halves, rule, delivery, key, hosts, choice, fakes, advisories))
 CATALOGUE: tuple[Cause, ...] = tuple(cause for section in SECTIONS for cause in section.causes)
 
 
@@ -65,6 +65,6 @@ def _hits(cause: Cause, situation: Situation) -> list[Hit]:
     """What one cause finds. An object of a form that it does not know costs its own answer, never the verdict's."""
     try:
         return list(cause.find(situation))
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         seen = EvidenceItem(situation.source, "objects that concern it", f"{type(error).__name__}: {error}")
         return [Hit((seen,), Fix("manual", f"Whether {cause.id} holds could not be told. Report this with the objects of the service."), "info")]

@@ -24,7 +24,7 @@ from ansible_collections.meshops.istio.plugins.module_utils._model import (
     ProxyView,
     Target,
 )
-from ansible_collections.meshops.istio.plugins.module_utils._verdict import Verdict, Window
+from ansible_collections.meshops.istio.plugins.module_utils._verdict import Evidence, Verdict, Window
 
 SEVERITIES = ("error", "warning", "info")
 
@@ -89,12 +89,35 @@ class Situation:
     def body_of(self, client: Client) -> JsonDict:
         return self.facts.pods.get((client.pod.namespace, client.pod.pod)) or {"metadata": {}, "spec": {}}
 
-    def blind(self) -> list[Client]:
-        """Clients whose proxy was read, and does not balance by the key."""
-        return [client for client in self.clients if client.view is not None and not client.view.balances_by(self.key)]
+    def seen(self) -> Iterator[tuple[Client, ProxyView]]:
+        """Clients whose proxy was read, with what it said last."""
+        for client in self.clients:
+            if client.view is not None:
+                yield client, client.view
+
+    def blind(self) -> Iterator[tuple[Client, ProxyView]]:
+        """Those of them that do not balance by the key."""
+        return ((client, view) for client, view in self.seen() if not view.balances_by(self.key))
+
+    @property
+    def severity(self) -> str:
+        """Of what keeps sessions from sticking: nothing is wrong with it where nobody wants them to."""
+        return "error" if self.expected else "info"
+
+    def parts_of(self, client: Client) -> list[Evidence]:
+        """What a check saw of one client's requests."""
+        return [entry for entry in self.window.evidence if entry.client == client.pod] if self.window else []
 
     def moved(self) -> bool:
         return self.verdict is not None and any(fate.moved for fate in self.verdict.fates)
+
+    def gateway_pods(self) -> list[JsonDict]:
+        """The pods of the gateway's Service that were read."""
+        via = self.target.via
+        gateway = self.facts.services.get((via.namespace or "", via.service or "")) if via else None
+        wanted = (gateway or {"spec": {}})["spec"].get("selector") or {}
+        pods = [body for (namespace, _name), body in self.facts.pods.items() if via and namespace == via.namespace]
+        return [pod for pod in pods if wanted and wanted.items() <= (pod["metadata"].get("labels") or {}).items()]
 
     def backend_pods(self) -> list[JsonDict]:
         names = [(self.target.namespace, backend.pod) for backend in self.membership.backends]
@@ -169,6 +192,12 @@ def proxy_name(situation: Situation, client: Client) -> str:
 def speaks_http(view: ProxyView) -> bool:
     """Whether Envoy has an HTTP route for the service; a TCP port has none, or one of its listener's."""
     return view.route is not None and view.route.protocol != "tcp"
+
+
+def balancing(view: ProxyView) -> tuple[object, ...]:
+    """What must be the same in two Envoys that are to choose alike."""
+    cluster = view.cluster
+    return (view.eligible(), (cluster.lb_policy, cluster.minimum_ring_size, cluster.table_size) if cluster else None)
 
 
 def policies_of(view: ProxyView) -> str:

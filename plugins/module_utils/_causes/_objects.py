@@ -15,18 +15,21 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from ansible.module_utils.common.yaml import yaml_dump
 
-from ansible_collections.meshops.istio.plugins.module_utils._causes._base import Client, Situation
-from ansible_collections.meshops.istio.plugins.module_utils._model import Fix, HashPolicy, JsonDict, Key
+from ansible_collections.meshops.istio.plugins.module_utils._causes._base import Client, Item, Situation, policies_of, proxy_name, speaks_http
+from ansible_collections.meshops.istio.plugins.module_utils._model import Fix, HashPolicy, JsonDict, Key, ProxyView
 
 ROOT_NAMESPACE = "istio-system"
 HASHING = ("RING_HASH", "MAGLEV")
 KEY_FIELDS = ("httpHeaderName", "httpCookie", "httpQueryParameterName", "useSourceIp")
 # What the API server adds, and what says how somebody applied it.
 OWN_METADATA = ("name", "namespace", "labels", "annotations")
+# Labels of ambient mode, and the first Istio whose waypoints hash without a VirtualService.
+AMBIENT, WAYPOINT = "istio.io/dataplane-mode", "istio.io/use-waypoint"
+HASHING_WAYPOINTS = (1, 31, 0)
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 
 
@@ -92,6 +95,27 @@ def rule_in_force(situation: Situation, client: Client) -> JsonDict | None:
     """The DestinationRule that Envoy says it was given, if it could be read."""
     name = client.view.cluster.rule if client.view and client.view.cluster else None
     return next((rule for rule in situation.facts.rules.get("DestinationRule", ()) if named(rule) == name), None)
+
+
+def blind_to_service(situation: Situation) -> Iterator[tuple[Client, ProxyView]]:
+    """Clients whose Envoy has a cluster of this very service, reached over HTTP, that does not balance by the key."""
+    for client, view in situation.blind():
+        # A fixed source address is hashed for TCP too, where there are no routes.
+        if view.cluster is None or not (speaks_http(view) or situation.key.type == "source_ip"):
+            continue
+        parts = cluster_parts(view.cluster.name)
+        if parts is not None and parts[2] == situation.fqdn:
+            yield client, view
+
+
+def what_is_in_force(situation: Situation, client: Client, view: ProxyView) -> tuple[Item, ...]:
+    """The rule that Envoy says it was given, and what came of it."""
+    cluster = view.cluster
+    return (
+        (proxy_name(situation, client), "DestinationRule of the cluster", cluster.rule if cluster else None),
+        (proxy_name(situation, client), "lb_policy of the cluster", cluster.lb_policy if cluster else None),
+        (proxy_name(situation, client), "hash policy of the route", policies_of(view)),
+    )
 
 
 def policy_of(rule: JsonDict) -> JsonDict:
@@ -186,6 +210,56 @@ def route_in_force(situation: Situation, client: Client) -> JsonDict | None:
     return next((rule for rule in situation.facts.rules.get("VirtualService", ()) if named(rule) == name), None)
 
 
+# -- ambient mode --
+
+
+def ambient_by(situation: Situation, client: Client) -> Item | None:
+    """What says that ztunnel takes a client's requests: the pod's own label, or else its namespace's. None for a client with
+    a sidecar, which goes before."""
+    namespace = situation.facts.namespaces.get(client.pod.namespace) or {"metadata": {}}
+    places = ((f"Pod {client.pod}", situation.body_of(client)), (f"Namespace {client.pod.namespace}", namespace))
+    found = _first_label(AMBIENT, places)
+    return found if found and found[2] == "ambient" and not client.pod.sidecar else None
+
+
+def waypoint_of(situation: Situation) -> Item | None:
+    """What says that the service is behind a waypoint: its own label, or else its namespace's."""
+    found = _first_label(WAYPOINT, waypoint_places(situation))
+    return found if found and found[2] != "none" else None
+
+
+def waypoint_places(situation: Situation) -> tuple[tuple[str, JsonDict], ...]:
+    name = situation.target.namespace
+    return ((situation.source, situation.service), (f"Namespace {name}", situation.facts.namespaces.get(name) or {"metadata": {}}))
+
+
+def _first_label(name: str, places: Iterable[tuple[str, JsonDict]]) -> Item | None:
+    for who, body in places:
+        value = (body["metadata"].get("labels") or {}).get(name)
+        if value:
+            return who, f"metadata.labels['{name}']", value
+    return None
+
+
+def waypoint_without_route(situation: Situation) -> tuple[Item, ...]:
+    """What shows that the service's waypoint is of an Istio that takes the hash from a VirtualService only, and there is none."""
+    waypoint, text = waypoint_of(situation), situation.facts.versions.get("istiod")
+    version = version_of(text)
+    leads = [route for route in routes_of(situation) if any(_leads_to(situation, route, destination) for destination in destinations(route))]
+    if waypoint is None or version is None or version >= HASHING_WAYPOINTS or leads:
+        return ()
+    return waypoint, ("istiod", "version", text), (situation.source, "VirtualServices that lead to it", None)
+
+
+def _leads_to(situation: Situation, route: JsonDict, destination: JsonDict) -> bool:
+    return covers(destination.get("host", ""), route["metadata"]["namespace"], situation.fqdn)
+
+
+def version_of(text: str | None) -> tuple[int, int, int] | None:
+    match = re.match(r"(\d+)\.(\d+)\.(\d+)", text or "")
+    return (int(match.group(1)), int(match.group(2)), int(match.group(3))) if match else None
+
+
 # -- Envoy's clusters --
 
 
@@ -255,6 +329,12 @@ def workload_of(pod: JsonDict) -> tuple[str, str] | None:
         digest = (pod["metadata"].get("labels") or {}).get("pod-template-hash")
         return ("deployment", owner["name"].removesuffix(f"-{digest}")) if digest else None
     return owner["kind"].lower(), owner["name"]
+
+
+def made_anew(situation: Situation, client: Client) -> Fix:
+    """A client pod made anew as it is: its proxy connects to istiod again and builds everything from what it is sent."""
+    pod = situation.body_of(client)
+    return command(*remade(pod, None)) if pod["metadata"] else Fix("manual", f"Make pod {client.pod} anew.")
 
 
 def remade(pod: JsonDict, change: JsonDict | None) -> list[str]:

@@ -9,27 +9,21 @@ This module util is private to the collection: it may change at any time.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 from ansible_collections.meshops.istio.plugins.module_utils._causes._base import Hit, Section, Situation, evidence, proxy_name
+from ansible_collections.meshops.istio.plugins.module_utils._causes._objects import version_of, waypoint_without_route
 from ansible_collections.meshops.istio.plugins.module_utils._model import Fix
 
 SECTION = Section("Advisories on versions")
 
 
-def _version(text: str | None) -> tuple[int, int, int] | None:
-    match = re.match(r"(\d+)\.(\d+)\.(\d+)", text or "")
-    return (int(match.group(1)), int(match.group(2)), int(match.group(3))) if match else None
-
-
 def _proxies(situation: Situation) -> Iterator[tuple[str, str, tuple[int, int, int]]]:
     """Each proxy with its version, as text and as numbers."""
-    for client in situation.clients:
-        text = client.view.proxy_version if client.view else None
-        version = _version(text)
-        if text is not None and version is not None:
-            yield proxy_name(situation, client), text, version
+    for client, view in situation.seen():
+        version = version_of(view.proxy_version)
+        if view.proxy_version is not None and version is not None:
+            yield proxy_name(situation, client), view.proxy_version, version
 
 
 @SECTION.cause(
@@ -51,22 +45,15 @@ def stale_rings(situation: Situation) -> Iterator[Hit]:
     "A2",
     "A waypoint of Istio before 1.31 does not hash unless the service has a VirtualService",
     symptom="in ambient mode, sessions move although the rule is there",
-    seen="the Service or its namespace uses a waypoint, and istiod is older than 1.31",
+    seen="the Service or its namespace uses a waypoint, no VirtualService leads to the service, and istiod is older than 1.31",
     cure="Istio 1.31, or a VirtualService whose one destination is the service itself",
     reference="https://github.com/istio/istio/issues/61045",
     synthetic="istio #61045 names the versions",
 )
 def old_waypoint(situation: Situation) -> Iterator[Hit]:
-    text = situation.facts.versions.get("istiod")
-    version = _version(text)
-    places = [(situation.source, situation.service)]
-    places += [(f"Namespace {name}", body) for name, body in situation.facts.namespaces.items() if name == situation.target.namespace]
-    for who, body in places:
-        waypoint = (body["metadata"].get("labels") or {}).get("istio.io/use-waypoint")
-        if waypoint and waypoint != "none" and version is not None and version < (1, 31, 0):
-            seen = evidence((who, "metadata.labels['istio.io/use-waypoint']", waypoint), ("istiod", "version", text))
-            yield Hit(seen, Fix("manual", "Upgrade Istio to 1.31 or newer, or add a VirtualService that leads to the service itself."), "warning")
-            return
+    seen = waypoint_without_route(situation)
+    if seen and not situation.moved():
+        yield Hit(evidence(*seen), Fix("manual", "Upgrade Istio to 1.31 or newer, or add a VirtualService that leads to the service itself."), "warning")
 
 
 @SECTION.cause(
@@ -80,7 +67,7 @@ def old_waypoint(situation: Situation) -> Iterator[Hit]:
 )
 def far_apart(situation: Situation) -> Iterator[Hit]:
     text = situation.facts.versions.get("istiod")
-    istiod = _version(text)
+    istiod = version_of(text)
     for who, own, version in _proxies(situation):
         if istiod is not None and (version[0] != istiod[0] or abs(version[1] - istiod[1]) > 2):
             yield Hit(evidence((who, "version", own), ("istiod", "version", text)), Fix("manual", "Restart the client's workload."), "warning")

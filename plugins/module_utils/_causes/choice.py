@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The hash is right, but the hosts to choose from, or the choice, are not the same for all requests. Pure.
+"""The hash is right and the hosts are the same, but the choice among them is not. Pure.
 
 This module util is private to the collection: it may change at any time.
 """
@@ -11,32 +11,28 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from ansible_collections.meshops.istio.plugins.module_utils._causes._base import Client, Hit, Item, Section, Situation, evidence, policies_of, proxy_name
+from ansible_collections.meshops.istio.plugins.module_utils._causes._base import Client, Hit, Item, Section, Situation, balancing, evidence, proxy_name
 from ansible_collections.meshops.istio.plugins.module_utils._causes._objects import (
     as_yaml,
-    command,
-    delete,
     label,
-    named,
+    made_anew,
     new_rule,
     patch,
     policy_of,
-    remade,
     route_in_force,
     rule_in_force,
     spec_of,
-    workload_of,
 )
 from ansible_collections.meshops.istio.plugins.module_utils._model import Fix, JsonDict, Key, ProxyView
-from ansible_collections.meshops.istio.plugins.module_utils._ring import RING_SIZE, chooser_of, hashes_of, no_prediction
+from ansible_collections.meshops.istio.plugins.module_utils._ring import RING_SIZE, TABLE_SIZE, chooser_of, hashes_of, no_prediction
 
-SECTION = Section("The hosts to choose from, or the choice, differ")
-EJECTED = "failed_outlier_check"
+SECTION = Section("The choice among the same hosts differs")
+# So many sessions that go back and forth between the same two rings do not do so by chance.
+FEW_SESSIONS = 3
 # Fewer points than this for a host, and a ring is no fair share of anything.
 FEW_POINTS = 4
-LOCALITY = "https://istio.io/latest/docs/tasks/traffic-management/locality-load-balancing/"
 
 
 @SECTION.cause(
@@ -48,11 +44,10 @@ LOCALITY = "https://istio.io/latest/docs/tasks/traffic-management/locality-load-
     reference="https://github.com/istio/istio/issues/9764",
 )
 def weighted(situation: Situation) -> Iterator[Hit]:
-    for client in situation.clients:
-        route = client.view.route if client.view else None
-        shares = [(name, weight) for name, weight in route.clusters if weight > 0] if route else []
+    for client, view in situation.seen():
+        shares = [(name, weight) for name, weight in view.route.clusters if weight > 0] if view.route else []
         # Destinations with the same hosts and balancer choose the same host: their weights break nothing.
-        if len(shares) < 2 or client.view is None or client.view.alike:
+        if len(shares) < 2 or view.alike:
             continue
         seen: list[Item] = [(proxy_name(situation, client), f"weight of cluster {name}", weight) for name, weight in shares]
         rule = route_in_force(situation, client)
@@ -60,7 +55,7 @@ def weighted(situation: Situation) -> Iterator[Hit]:
         if rule is not None:
             seen.append((label("VirtualService", rule), "spec.http[].route[].weight", [weight for _name, weight in shares]))
             fix = patch("VirtualService", rule, {"spec": {"http": [_heaviest(entry) for entry in spec_of(rule)["http"]]}})
-        yield Hit(evidence(*seen), fix, "error" if situation.expected else "info")
+        yield Hit(evidence(*seen), fix, situation.severity)
 
 
 def _heaviest(http: JsonDict) -> JsonDict:
@@ -71,82 +66,17 @@ def _heaviest(http: JsonDict) -> JsonDict:
     return {**http, "route": [{name: value for name, value in kept.items() if name != "weight"}]}
 
 
-def _out_of_reach(situation: Situation, client: Client, flag: str | None) -> list[str]:
-    """Addresses of ready backends that the client's Envoy leaves out for a health flag, or else for their priority."""
-    if client.view is None:
-        return []
-    ready = {backend.address for backend in situation.membership.ready()}
-    eligible = client.view.eligible()
-    left = [host for host in client.view.hosts if host.address in ready and host.address not in eligible]
-    return [host.address for host in left if (flag in host.health_flags if flag else host.healthy)]
-
-
-@SECTION.cause(
-    "C53",
-    "Locality balancing keeps this client to the pods of its own zone, so clients of two zones disagree",
-    symptom="some ready pods get no session; the same session meets different pods from different zones",
-    seen="Envoy has the other pods at a lower priority; the rule has outlierDetection, which switches locality failover on, or the Service trafficDistribution",
-    cure="localityLbSetting.enabled: false in the DestinationRule; no trafficDistribution",
-    reference=LOCALITY,
-)
-def locality(situation: Situation) -> Iterator[Hit]:
-    for client in situation.clients:
-        left = _out_of_reach(situation, client, None)
-        if not left or client.view is None:
-            continue
-        priorities = sorted({host.priority for host in client.view.hosts})
-        zones = sorted({host.zone for host in client.view.hosts if host.zone})
-        seen: list[Item] = [
-            (proxy_name(situation, client), "hosts at a lower priority", left),
-            (proxy_name(situation, client), "priorities", priorities),
-            (proxy_name(situation, client), "zones of the hosts", zones),
-        ]
-        distribution = situation.service["spec"].get("trafficDistribution")
-        rule = rule_in_force(situation, client)
-        if distribution:
-            seen.append((situation.source, "spec.trafficDistribution", distribution))
-            yield Hit(evidence(*seen), patch("Service", situation.service, {"spec": {"trafficDistribution": None}}))
-        elif rule is not None:
-            seen.append((label("DestinationRule", rule), "spec.trafficPolicy.outlierDetection", policy_of(rule).get("outlierDetection")))
-            change = {"spec": {"trafficPolicy": {"loadBalancer": {"localityLbSetting": {"enabled": False}}}}}
-            yield Hit(evidence(*seen), patch("DestinationRule", rule, change))
-
-
-@SECTION.cause(
-    "C51",
-    "The client's Envoy has put a pod out of the balancing, because of its errors",
-    symptom="sessions of one pod move to the others and come back after a while",
-    seen="a ready pod bears the flag failed_outlier_check in the client's Envoy",
-    cure="mend the pod that answers with errors; without outlierDetection its sessions stay with it",
-    reference="https://istio.io/latest/docs/reference/config/networking/destination-rule/#OutlierDetection",
-)
-def ejected(situation: Situation) -> Iterator[Hit]:
-    for client in situation.clients:
-        hosts = {host.address: host.health_flags for view in client.views for host in view.hosts if EJECTED in host.health_flags}
-        rule = rule_in_force(situation, client)
-        if not hosts or rule is None:
-            continue
-        seen: list[Item] = [(proxy_name(situation, client), f"health_flags of {address}", flags) for address, flags in hosts.items()]
-        seen.append((label("DestinationRule", rule), "spec.trafficPolicy.outlierDetection", policy_of(rule).get("outlierDetection")))
-        statuses = [entry.tally.by_status for entry in situation.window.evidence] if situation.window else []
-        bad = sum(count for by_status in statuses for status, count in by_status.items() if status.startswith("5"))
-        seen += [("answers", "status 5xx", bad)] if bad else []
-        yield Hit(evidence(*seen), patch("DestinationRule", rule, {"spec": {"trafficPolicy": {"outlierDetection": None}}}))
-
-
 @SECTION.cause(
     "C58",
     "Envoy's ring is stale: it was not rebuilt when hosts came",
-    symptom="pods that came last get no session at all",
+    symptom="pods that came last, or that are back, get no session at all",
     seen="every session landed where a ring without those hosts would put it, and not where the ring of all hosts would",
-    cure="Istio 1.30.1 or newer; until then, make the client pod anew after each scaling",
+    cure="Istio 1.30.1 or newer, and no EnvoyFilter with an update_merge_window; until then, make the client pod anew after each scaling",
     reference="https://github.com/istio/istio/issues/60312",
-    synthetic="istio #60312, envoy #45212: only Istio 1.30.0 is affected",
 )
 def stale_ring(situation: Situation) -> Iterator[Hit]:
-    for client in situation.clients:
-        view = client.view
-        if view is None or no_prediction(view, situation.key) is not None:
+    for client, view in situation.seen():
+        if no_prediction(view, situation.key) is not None:
             continue
         missing = _ring_without(situation, client, view)
         if missing:
@@ -155,34 +85,156 @@ def stale_ring(situation: Situation) -> Iterator[Hit]:
                 (proxy_name(situation, client), "version", view.proxy_version),
                 ("sessions", "landed where the ring without them puts them", "all"),
             )
-            yield Hit(
-                evidence(*seen), command(*remade(situation.body_of(client), None)) if situation.body_of(client)["metadata"] else Fix("manual", "Upgrade Istio.")
-            )
+            yield Hit(evidence(*seen), made_anew(situation, client))
+
+
+def _landed(situation: Situation, client: Client) -> dict[str, frozenset[str]]:
+    """The hosts that each of a client's sessions met; nothing where an answer came from elsewhere."""
+    entry = next(iter(situation.parts_of(client)), None)
+    addresses = {backend.pod: backend.address for backend in situation.membership.backends}
+    landed = {session: set(trace.counts) for session, trace in zip(entry.plan.sessions, entry.traces, strict=True) if trace.counts} if entry else {}
+    if any(not pods <= addresses.keys() for pods in landed.values()):
+        return {}
+    return {session: frozenset(addresses[pod] for pod in pods) for session, pods in landed.items()}
 
 
 def _ring_without(situation: Situation, client: Client, view: ProxyView) -> list[str]:
     """The hosts without which a ring explains where every session landed, while that of all hosts does not."""
-    entry = next((found for found in situation.window.evidence if found.client == client.pod), None) if situation.window else None
-    addresses = {backend.pod: backend.address for backend in situation.membership.backends}
-    landed: dict[str, str] = {}
-    for session, trace in zip(entry.plan.sessions, entry.traces, strict=True) if entry else ():
-        pods = set(trace.counts)
-        if len(pods) > 1 or not pods <= addresses.keys():
-            return []
-        landed.update((session, addresses[pod]) for pod in pods)
-    eligible = view.eligible()
-    used = frozenset(landed.values())
-    # Everything on one host fits a ring of that host alone, whatever put it there.
-    if len(used) < 2 or not used < eligible or view.cluster is None or _fits(view, situation.key, eligible, landed):
+    landed = _landed(situation, client)
+    if any(len(hosts) > 1 for hosts in landed.values()):
         return []
-    return sorted(eligible - used) if _fits(view, situation.key, used, landed) else []
+    places = {session: next(iter(hosts)) for session, hosts in landed.items()}
+    eligible = view.eligible()
+    used = frozenset(places.values())
+    # Everything on one host fits a ring of that host alone, whatever put it there.
+    if len(used) < 2 or not used < eligible or view.cluster is None or _fits(view, situation.key, eligible, places):
+        return []
+    return sorted(eligible - used) if _fits(view, situation.key, used, places) else []
 
 
 def _fits(view: ProxyView, key: Key, hosts: frozenset[str], landed: dict[str, str]) -> bool:
-    if view.cluster is None:
-        return False
+    return _by_ring(view, key, hosts, landed) == list(landed.values())
+
+
+def _by_ring(view: ProxyView, key: Key, hosts: frozenset[str], sessions: Iterable[str]) -> list[str]:
+    if view.cluster is None or not hosts:
+        return []
     choose = chooser_of(view.cluster, hosts)
-    return [choose(value) for value in hashes_of(view, key, landed)] == list(landed.values())
+    return [choose(value) for value in hashes_of(view, key, sessions)]
+
+
+def _fits_either(view: ProxyView, key: Key, landed: dict[str, frozenset[str]], without: str) -> bool:
+    """Whether every session met the host of the whole ring, or that of the ring without one host, or both."""
+    whole, rest = (_by_ring(view, key, hosts, landed) for hosts in (view.eligible(), view.eligible() - {without}))
+    # A ring of one host says nothing.
+    return len(view.eligible()) > 2 and all(hosts <= {one, other} for hosts, one, other in zip(landed.values(), whole, rest, strict=True))
+
+
+@SECTION.cause(
+    "C60",
+    "Hosts on a ring have different weights, and their places then depend on their order, which is not the same in every Envoy",
+    symptom="a few sessions meet another pod from another client, or after the hosts changed",
+    seen="Envoy's cluster is a ring, and its hosts differ in weight (weight of a WorkloadEntry or of a ServiceEntry's endpoint)",
+    cure="maglev, which sorts its hosts, or equal weights",
+    reference="https://github.com/envoyproxy/envoy/blob/main/source/extensions/load_balancing_policies/ring_hash/ring_hash_lb.cc",
+)
+def unequal_weights(situation: Situation) -> Iterator[Hit]:
+    for client, view in situation.seen():
+        rule, eligible = rule_in_force(situation, client), view.eligible()
+        weights = {host.address: host.weight for host in view.hosts if host.address in eligible}
+        ring = view.cluster is not None and view.cluster.lb_policy == "RING_HASH"
+        if rule is None or not ring or len(set(weights.values())) < 2 or not view.balances_by(situation.key):
+            continue
+        seen: list[Item] = [(proxy_name(situation, client), f"weight of host {address}", weight) for address, weight in weights.items()]
+        seen.append((proxy_name(situation, client), "lb_policy of the cluster", "RING_HASH"))
+        gone = [name for name in ("ringHash", "minimumRingSize") if name in (policy_of(rule).get("loadBalancer") or {}).get("consistentHash", {})]
+        value = {**dict.fromkeys(gone), "maglev": {"tableSize": TABLE_SIZE}}
+        change = {"spec": {"trafficPolicy": {"loadBalancer": {"consistentHash": value}}}}
+        yield Hit(evidence(*seen), patch("DestinationRule", rule, change), "warning" if situation.expected else "info")
+
+
+@SECTION.cause(
+    "C62",
+    "Some clients reach the pods through HBONE tunnels and others do not, and a tunnel's address hashes to other places",
+    symptom="each client sticks to a pod of its own for the same session, since some of them were upgraded or moved to ambient mode",
+    seen="the hosts in one client's Envoy have envoy:// addresses, and in another's, or at another moment, they have not",
+    cure="one way to the pods for all clients: the same version of their proxies, and the same settings for HBONE",
+    reference="https://istio.io/latest/docs/ambient/architecture/hbone/",
+    synthetic="the internal address that istio/istio pilot/pkg/xds/endpoints/endpoint_builder.go gives to hosts behind a tunnel; the lab has no HBONE",
+)
+def some_by_tunnel(situation: Situation) -> Iterator[Hit]:
+    looks = [(client, view) for client in situation.clients for view in client.views if view.balances_by(situation.key)]
+    for (one, first), (two, second) in itertools.pairwise(looks):
+        both = {host.address: host.hbone for host in first.hosts}
+        differ = sorted(host.address for host in second.hosts if host.address in both and host.hbone != both[host.address])
+        if not differ:
+            continue
+        seen = [
+            (proxy_name(situation, client), f"way to {address}", "HBONE tunnel" if host.hbone else "direct")
+            for address in differ[:3]
+            for client, view in ((one, first), (two, second))
+            for host in view.hosts
+            if host.address == address
+        ]
+        fix = Fix("manual", "Give all clients the same version of the proxy and the same settings for HBONE, then make their pods anew.")
+        yield Hit(evidence(*seen), fix, "error" if situation.moved() else "warning")
+        return
+
+
+@SECTION.cause(
+    "C59",
+    "Envoys, or the threads of one, choose by different rings, although they know the same hosts",
+    symptom="some sessions go back and forth between two pods, by the connection; or they meet another pod from each client",
+    seen="every answer fits the ring of all hosts or the ring without one of them, and both occur for the same sessions while the hosts stayed the same; "
+    "or one client's answers fit the ring of its hosts and another's, with the same hosts, do not",
+    cure="make the client pod anew, so that all its threads build their rings from the same hosts; upgrade Istio",
+    reference="https://github.com/envoyproxy/envoy/issues/45055",
+    synthetic="envoy #45055: worker threads that miss an update of the hosts; the lab's Envoy does not",
+)
+def two_rings(situation: Situation) -> Iterator[Hit]:
+    if situation.verdict is None or situation.verdict.changed or not situation.moved():
+        return
+    for client, view in situation.seen():
+        landed = _landed(situation, client)
+        split = [session for session, hosts in landed.items() if len(hosts) > 1]
+        steady = len({seen.eligible() for seen in client.views}) == 1
+        if len(split) < FEW_SESSIONS or not steady or view.cluster is None or no_prediction(view, situation.key) is not None:
+            continue
+        without = next((host for host in sorted(view.eligible()) if _fits_either(view, situation.key, landed, host)), None)
+        if without is None:
+            continue
+        seen: list[Item] = [
+            (proxy_name(situation, client), "healthy hosts throughout", sorted(view.eligible())),
+            ("answers", "fit the ring of all hosts, or the one that lacks", without),
+            *(("answers", f"hosts of session {session}", sorted(landed[session])) for session in split[:3]),
+        ]
+        yield Hit(evidence(*seen), made_anew(situation, client))
+    yield from _odd_one_out(situation)
+
+
+def _odd_one_out(situation: Situation) -> Iterator[Hit]:
+    """A client that sticks, but to other pods than its hosts and rules say, while another client follows the same ones."""
+    known = [(client, view, _landed(situation, client)) for client, view in situation.seen() if no_prediction(view, situation.key) is None]
+    fitting = [(client, view, landed) for client, view, landed in known if _follows(situation, view, landed)]
+    for client, view, landed in known:
+        alike = [(one, places) for one, first, places in fitting if balancing(first) == balancing(view)]
+        stuck, counted = all(len(hosts) == 1 for hosts in landed.values()), client.counted() or 0
+        if not alike or not stuck or counted < sum(entry.tally.answered for entry in situation.parts_of(client)):
+            continue
+        one, places = alike[0]
+        differ = [session for session, hosts in landed.items() if session in places and hosts != places[session]]
+        if len(differ) < FEW_SESSIONS or _ring_without(situation, client, view):
+            continue
+        seen: list[Item] = [
+            (proxy_name(situation, client), "hosts to choose from, the same as in the other", sorted(view.eligible())),
+            ("sessions", f"follow the ring from {one.pod}, and not from {client.pod}", f"{len(differ)} of {len(landed)}"),
+        ]
+        yield Hit(evidence(*seen), made_anew(situation, client))
+
+
+def _follows(situation: Situation, view: ProxyView, landed: dict[str, frozenset[str]]) -> bool:
+    """Whether every session met the host that the view's own ring gives it."""
+    return bool(landed) and [frozenset({host}) for host in _by_ring(view, situation.key, view.eligible(), landed)] == list(landed.values())
 
 
 @SECTION.cause(
@@ -194,10 +246,10 @@ def _fits(view: ProxyView, key: Key, hosts: frozenset[str], landed: dict[str, st
     reference="https://github.com/istio/istio/pull/50759",
 )
 def retried(situation: Situation) -> Iterator[Hit]:
-    for client in situation.clients:
-        route, counted = (client.view.route if client.view else None), client.counted()
-        sent = sum(entry.tally.sent for entry in situation.window.evidence if entry.client == client.pod) if situation.window else 0
-        predicates = [name for name in (route.retry_predicates if route else ()) if "previous_hosts" in name]
+    for client, view in situation.seen():
+        counted = client.counted()
+        sent = sum(entry.tally.sent for entry in situation.parts_of(client))
+        predicates = [name for name in (view.route.retry_predicates if view.route else ()) if "previous_hosts" in name]
         if situation.target.via or not situation.moved() or not predicates or counted is None or counted <= sent:
             continue
         seen = (
@@ -215,52 +267,6 @@ def retried(situation: Situation) -> Iterator[Hit]:
 
 
 @SECTION.cause(
-    "C54",
-    "The clients do not balance alike: their Envoys have other rules or other hosts",
-    symptom="each client sticks to a pod of its own for the same session",
-    seen="rule, balancer or hosts differ between the Envoys of two client pods",
-    cure="one rule for all clients, and no locality balancing",
-    reference=LOCALITY,
-)
-def clients_differ(situation: Situation) -> Iterator[Hit]:
-    known = [(client, client.view) for client in situation.clients if client.view is not None and client.view.balances_by(situation.key)]
-    for (one, first), (two, second) in itertools.pairwise(known):
-        if _balancing(first) == _balancing(second):
-            continue
-        seen: list[Item] = []
-        for client, view in ((one, first), (two, second)):
-            who = proxy_name(situation, client)
-            rule = view.cluster.rule if view.cluster else None
-            seen += [
-                (who, "DestinationRule of the cluster", rule),
-                (who, "balancer", _balancing_text(view)),
-                (who, "hosts to choose from", sorted(view.eligible())),
-            ]
-        yield Hit(evidence(*seen), _alike(situation, (one, two)))
-        return
-
-
-def _balancing(view: ProxyView) -> tuple[object, ...]:
-    cluster = view.cluster
-    return (view.eligible(), (cluster.lb_policy, cluster.minimum_ring_size, cluster.table_size) if cluster else None)
-
-
-def _balancing_text(view: ProxyView) -> str:
-    cluster = view.cluster
-    size = (cluster.minimum_ring_size or cluster.table_size) if cluster else None
-    return f"{cluster.lb_policy if cluster else 'none'} {size or ''}".strip() + f", {policies_of(view)}"
-
-
-def _alike(situation: Situation, pair: tuple[Client, Client]) -> Fix:
-    """To remove the rule that is for one of the clients only, where there is one."""
-    rules = [rule for client in pair if (rule := rule_in_force(situation, client)) is not None]
-    special = next((rule for rule in rules if spec_of(rule).get("workloadSelector")), None)
-    if special is not None and len({named(rule) for rule in rules}) > 1:
-        return command(delete("DestinationRule", special))
-    return Fix("manual", "Give both clients the same rule and the same hosts: compare the two rules, the zones of the clients, and Sidecar resources.")
-
-
-@SECTION.cause(
     "C61",
     "The ring is so small that pods get very unequal shares, or none",
     symptom="some pods have most of the sessions, others hardly any",
@@ -269,10 +275,9 @@ def _alike(situation: Situation, pair: tuple[Client, Client]) -> Fix:
     reference="https://github.com/istio/istio/issues/13261",
 )
 def tiny_ring(situation: Situation) -> Iterator[Hit]:
-    for client in situation.clients:
-        view, rule = client.view, rule_in_force(situation, client)
-        hosts = len(view.eligible()) if view else 0
-        size = view.cluster.minimum_ring_size if view and view.cluster and view.cluster.lb_policy == "RING_HASH" else None
+    for client, view in situation.seen():
+        rule, hosts = rule_in_force(situation, client), len(view.eligible())
+        size = view.cluster.minimum_ring_size if view.cluster and view.cluster.lb_policy == "RING_HASH" else None
         if not size or hosts < 2 or rule is None or math.ceil(size / hosts) >= FEW_POINTS:
             continue
         seen = (
@@ -283,29 +288,3 @@ def tiny_ring(situation: Situation) -> Iterator[Hit]:
         value: JsonDict = {"ringHash": {"minimumRingSize": RING_SIZE}} if "ringHash" in chosen else {"minimumRingSize": RING_SIZE}
         change = {"spec": {"trafficPolicy": {"loadBalancer": {"consistentHash": value}}}}
         yield Hit(evidence(*seen), patch("DestinationRule", rule, change), "warning")
-
-
-@SECTION.cause(
-    "C50",
-    "Pods came, went or changed their readiness while it was measured",
-    symptom="some sessions move, once, and stay where they went",
-    seen="the service's EndpointSlices are not the same before and after",
-    cure="measure again when the rollout is over (options attempts and settle); a rule can't keep sessions on pods that are gone",
-    reference="https://istio.io/latest/docs/reference/config/networking/destination-rule/#LoadBalancerSettings-ConsistentHashLB",
-)
-def backends_changed(situation: Situation) -> Iterator[Hit]:
-    if situation.verdict is None or not situation.verdict.changed:
-        return
-    events = [event for event in situation.verdict.events if event.startswith(("pod ", "endpoints "))]
-    seen = [(situation.source, "endpoints", event) for event in events[:6]]
-    restarts = [(f"Pod {named(pod)}", "restarts", count) for pod in situation.backend_pods() if (count := _restarts(pod))]
-    if not seen:
-        return
-    makers = list(dict.fromkeys(maker for pod in situation.backend_pods() if (maker := workload_of(pod))))
-    lines = [f"kubectl -n {situation.target.namespace} rollout status {kind}/{name} --timeout=300s" for kind, name in makers]
-    fix = command(*lines) if lines else Fix("manual", "Wait until the pods stay as they are, then measure again.")
-    yield Hit(evidence(*seen, *restarts), fix, "warning")
-
-
-def _restarts(pod: JsonDict) -> int:
-    return sum(int(entry.get("restartCount") or 0) for entry in (pod.get("status") or {}).get("containerStatuses") or [])

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 
 from ansible_collections.meshops.istio.plugins.module_utils._causes._base import Client, Hit, Item, Section, Situation, evidence, proxy_name
 from ansible_collections.meshops.istio.plugins.module_utils._causes._objects import (
+    WAYPOINT,
+    ambient_by,
     as_yaml,
     command,
     exported,
@@ -24,11 +26,13 @@ from ansible_collections.meshops.istio.plugins.module_utils._causes._objects imp
     remade,
     selects,
     spec_of,
+    waypoint_of,
+    waypoint_places,
 )
 from ansible_collections.meshops.istio.plugins.module_utils._model import Fix, JsonDict
 
 SECTION = Section("The client's proxy is not in the path")
-SIDECAR_UID = 1337
+SIDECAR, SIDECAR_UID = "istio-proxy", 1337
 CAPTURE = "traffic.sidecar.istio.io/"
 INJECT = "sidecar.istio.io/inject"
 EXPORT = "networking.istio.io/exportTo"
@@ -45,8 +49,33 @@ def _uncounted(situation: Situation, client: Client) -> tuple[Item, ...]:
     counted = client.counted()
     if situation.window is None or counted is None:
         return ()
-    answered = sum(entry.tally.answered for entry in situation.window.evidence if entry.client == client.pod)
+    answered = sum(entry.tally.answered for entry in situation.parts_of(client))
     return ((proxy_name(situation, client), "requests counted, of those answered", f"{counted} of {answered}"),)
+
+
+@SECTION.cause(
+    "C06",
+    "The client is in ambient mode, where only a waypoint reads requests, and the service has none",
+    symptom="sessions move, each connection anew",
+    seen="the client has no sidecar and the label istio.io/dataplane-mode: ambient; neither Service nor namespace has istio.io/use-waypoint",
+    cure="a waypoint for the service",
+    reference="https://istio.io/latest/docs/ambient/usage/waypoint/",
+    synthetic="the labels of Istio's pages on ambient mode; the lab has no ztunnel",
+)
+def no_waypoint(situation: Situation) -> Iterator[Hit]:
+    for client in _own_proxies(situation):
+        ambient = ambient_by(situation, client)
+        if ambient is None or waypoint_of(situation):
+            continue
+        containers = situation.body_of(client)["spec"].get("containers") or []
+        seen: list[Item] = [ambient, (f"Pod {client.pod}", "spec.containers", [entry["name"] for entry in containers] or [client.pod.container])]
+        seen += [(who, f"metadata.labels['{WAYPOINT}']", (body["metadata"].get("labels") or {}).get(WAYPOINT)) for who, body in waypoint_places(situation)]
+        namespace = situation.target.namespace
+        fix = command(
+            f"istioctl waypoint apply -n {namespace} --for service --wait",
+            f"kubectl -n {namespace} label service {situation.target.service} {WAYPOINT}=waypoint --overwrite",
+        )
+        yield Hit(evidence(*seen), fix, situation.severity)
 
 
 @SECTION.cause(
@@ -59,7 +88,7 @@ def _uncounted(situation: Situation, client: Client) -> tuple[Item, ...]:
 )
 def no_sidecar(situation: Situation) -> Iterator[Hit]:
     for client in _own_proxies(situation):
-        if client.pod.sidecar or client.view is not None:
+        if client.pod.sidecar or client.view is not None or ambient_by(situation, client):
             continue
         pod, spec = situation.body_of(client), situation.body_of(client)["spec"]
         meta = pod["metadata"]
@@ -89,6 +118,32 @@ def _inject(client: Client, pod: JsonDict, labels: JsonDict, refused: list[str])
     verbs = {"labels": "label", "annotations": "annotate"}
     lines += [f"kubectl -n {client.pod.namespace} {verbs[place]} pod {client.pod.pod} {INJECT}-" for place in refused]
     return command(*lines, *(remade(pod, None) if pod["metadata"] else []))
+
+
+@SECTION.cause(
+    "C07",
+    "The client's sidecar was not ready: it had no configuration yet, so it knew no service and no rule",
+    symptom="requests fail, or sessions move, for a while after the client pod has started",
+    seen="the container istio-proxy is not ready, and its Envoy did not answer or has no route and no cluster for the service",
+    cure="wait until the pod is ready; a native sidecar, or holdApplicationUntilProxyStarts, keeps the application from starting first",
+    reference="https://istio.io/latest/docs/ops/common-problems/injection/",
+)
+def not_ready(situation: Situation) -> Iterator[Hit]:
+    for client in _own_proxies(situation):
+        view, status = client.view, situation.body_of(client).get("status") or {}
+        containers = [*(status.get("containerStatuses") or []), *(status.get("initContainerStatuses") or [])]
+        proxy = next((entry for entry in containers if entry["name"] == SIDECAR), None)
+        if proxy is None or proxy.get("ready") or (view is not None and (view.route or view.cluster)):
+            continue
+        state = next(iter(proxy.get("state") or {}), "unknown")
+        seen = (
+            (f"Pod {client.pod}", f"status.containerStatuses[{SIDECAR}].ready", False),
+            (f"Pod {client.pod}", f"status.containerStatuses[{SIDECAR}].state", state),
+            (proxy_name(situation, client), "route and cluster of the service", "no answer" if view is None else None),
+        )
+        wait = f"kubectl -n {client.pod.namespace} wait --for=condition=Ready pod/{client.pod.pod} --timeout=180s"
+        logs = f"kubectl -n {client.pod.namespace} logs {client.pod.pod} -c {SIDECAR} --tail=20"
+        yield Hit(evidence(*seen), command(f"{wait} || {{ {logs}; false; }}"))
 
 
 @SECTION.cause(

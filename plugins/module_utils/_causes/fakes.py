@@ -47,18 +47,18 @@ def _severity(situation: Situation) -> str:
     reference=KEYS,
 )
 def by_address(situation: Situation) -> Iterator[Hit]:
-    for client in situation.blind():
+    for client, view in situation.blind():
         rule = rule_in_force(situation, client)
         found = policy_in(balancer(policy_of(rule), situation.target.port)) if rule else None
-        if rule is None or client.view is None or found is None or found.type != "source_ip":
+        if rule is None or found is None or found.type != "source_ip":
             continue
         seen: list[Item] = [
             (label("DestinationRule", rule), "spec.trafficPolicy.loadBalancer.consistentHash", "useSourceIp"),
-            (proxy_name(situation, client), "hash policy of the route", policies_of(client.view)),
+            (proxy_name(situation, client), "hash policy of the route", policies_of(view)),
         ]
         if situation.verdict is not None:
             seen.append(("control", "requests without the key", situation.verdict.controls["keyless"].detail))
-        yield Hit(evidence(*seen), made_to_hash(rule, situation.key, situation.target.port), "error" if situation.expected else "info")
+        yield Hit(evidence(*seen), made_to_hash(rule, situation.key, situation.target.port), situation.severity)
 
 
 @SECTION.cause(
@@ -71,10 +71,10 @@ def by_address(situation: Situation) -> Iterator[Hit]:
 )
 def one_pod_in_the_subset(situation: Situation) -> Iterator[Hit]:
     ready = len(situation.membership.ready())
-    for client in situation.clients:
-        view, rule = client.view, route_in_force(situation, client)
-        parts = cluster_parts(view.cluster.name) if view and view.cluster else None
-        if view is None or parts is None or not parts[1] or len(view.eligible()) > 1 or ready < 2:
+    for client, view in situation.seen():
+        rule = route_in_force(situation, client)
+        parts = cluster_parts(view.cluster.name) if view.cluster else None
+        if parts is None or not parts[1] or len(view.eligible()) > 1 or ready < 2:
             continue
         seen: list[Item] = [
             (proxy_name(situation, client), "cluster of the route", view.cluster.name if view.cluster else None),

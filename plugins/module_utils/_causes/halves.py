@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from ansible_collections.meshops.istio.plugins.module_utils._causes._base import Client, Hit, Item, Section, Situation, evidence, policies_of, proxy_name
 from ansible_collections.meshops.istio.plugins.module_utils._causes._objects import (
     HASHING,
+    ambient_by,
     as_yaml,
     balancer,
     cluster_parts,
@@ -37,7 +38,9 @@ from ansible_collections.meshops.istio.plugins.module_utils._causes._objects imp
     rules_of,
     spec_of,
     subset_of,
+    waypoint_without_route,
 )
+from ansible_collections.meshops.istio.plugins.module_utils._causes.protocol import entry_led_to
 from ansible_collections.meshops.istio.plugins.module_utils._model import JsonDict, ProxyView
 
 SECTION = Section("One half is missing: the route's hash policy or the cluster's balancer")
@@ -51,12 +54,6 @@ def _halves(situation: Situation, client: Client, view: ProxyView) -> tuple[Item
         (proxy_name(situation, client), "hash policy of the route", policies_of(view)),
         (proxy_name(situation, client), f"lb_policy of cluster {name}", cluster.lb_policy if cluster else "not read"),
     )
-
-
-def _blind(situation: Situation) -> Iterator[tuple[Client, ProxyView]]:
-    for client in situation.blind():
-        if client.view is not None:
-            yield client, client.view
 
 
 def _reaches(situation: Situation, route: JsonDict, rule: JsonDict) -> bool:
@@ -80,7 +77,7 @@ def _reaches(situation: Situation, route: JsonDict, rule: JsonDict) -> bool:
     reference="https://istio.io/latest/docs/ops/best-practices/traffic-management/#split-virtual-services",
 )
 def two_routes(situation: Situation) -> Iterator[Hit]:
-    for client, view in _blind(situation):
+    for client, view in situation.blind():
         winner, rule = route_in_force(situation, client), next(iter(rules_of(situation)), None)
         losers = [route for route in routes_of(situation) if winner and named(route) != named(winner) and on_mesh(route)]
         meant = next((route for route in losers if rule and _reaches(situation, route, rule)), None)
@@ -108,7 +105,7 @@ def two_routes(situation: Situation) -> Iterator[Hit]:
 def gateway_only(situation: Situation) -> Iterator[Hit]:
     if situation.target.via:
         return
-    for client, view in _blind(situation):
+    for client, view in situation.blind():
         rule = rule_in_force(situation, client) or next(iter(rules_of(situation)), None)
         if rule is None or view.route is None or view.route.rule is not None:
             continue
@@ -132,9 +129,9 @@ def gateway_only(situation: Situation) -> Iterator[Hit]:
     reference=f"{REFERENCE}virtual-service/#Destination",
 )
 def another_host(situation: Situation) -> Iterator[Hit]:
-    for client, view in _blind(situation):
+    for client, view in situation.blind():
         parts = cluster_parts(view.route.clusters[0][0]) if view.route and view.route.clusters else None
-        if parts is None or parts[2] == situation.fqdn or view.route is None:
+        if parts is None or parts[2] == situation.fqdn or view.route is None or entry_led_to(situation, view):
             continue
         host = parts[2]
         namespace = host.split(".")[1] if ".svc." in host else situation.target.namespace
@@ -158,7 +155,7 @@ def another_host(situation: Situation) -> Iterator[Hit]:
     reference="https://github.com/istio/istio/issues/41257",
 )
 def port_not_named(situation: Situation) -> Iterator[Hit]:
-    for client, view in _blind(situation):
+    for client, view in situation.blind():
         rule, route = rule_in_force(situation, client), route_in_force(situation, client)
         entry = port_entry(policy_of(rule), situation.target.port) if rule else None
         if rule is None or route is None or not hashes((entry or {}).get("loadBalancer") or {}, situation.key):
@@ -191,7 +188,7 @@ def _with_port(situation: Situation, route: JsonDict) -> JsonDict:
     reference=f"{REFERENCE}destination-rule/#TrafficPolicy-PortTrafficPolicy",
 )
 def port_inherits_nothing(situation: Situation) -> Iterator[Hit]:
-    for client, view in _blind(situation):
+    for client, view in situation.blind():
         rule = rule_in_force(situation, client)
         policy = policy_of(rule) if rule else {}
         entry = port_entry(policy, situation.target.port)
@@ -216,7 +213,7 @@ def port_inherits_nothing(situation: Situation) -> Iterator[Hit]:
     reference=f"{REFERENCE}destination-rule/#Subset",
 )
 def subset_overrides(situation: Situation) -> Iterator[Hit]:
-    for client, view in _blind(situation):
+    for client, view in situation.blind():
         rule = rule_in_force(situation, client)
         parts = cluster_parts(view.cluster.name) if view.cluster else None
         subset = subset_of(rule, parts[1]) if rule and parts and parts[1] else None
@@ -230,3 +227,21 @@ def subset_overrides(situation: Situation) -> Iterator[Hit]:
             *_halves(situation, client, view),
         )
         yield Hit(evidence(*seen), as_yaml({**rule, "spec": {**spec_of(rule), "subsets": subsets}}))
+
+
+@SECTION.cause(
+    "C23",
+    "The service's waypoint is of an Istio before 1.31, which gives its route a hash policy only with a VirtualService",
+    symptom="in ambient mode, sessions move although the rule is there",
+    seen="the client has no sidecar and is in ambient mode, the service uses a waypoint, istiod is older than 1.31, and no VirtualService leads to the service",
+    cure="Istio 1.31, or a VirtualService whose one destination is the service itself",
+    reference="https://github.com/istio/istio/issues/61045",
+    synthetic="istio #61045 names versions and workaround; the lab has no waypoint",
+)
+def waypoint_without_hash(situation: Situation) -> Iterator[Hit]:
+    seen = waypoint_without_route(situation) if situation.moved() else ()
+    ambient = [found for client in situation.clients if (found := ambient_by(situation, client))]
+    if seen and ambient and not situation.target.via:
+        spec = {"hosts": [situation.fqdn], "http": [{"route": [{"destination": {"host": situation.fqdn}}]}]}
+        route = new_rule("VirtualService", f"{situation.target.service}-by-waypoint", situation.target.namespace, spec)
+        yield Hit(evidence(*ambient, *seen), as_yaml(route))

@@ -9,11 +9,13 @@ This module util is private to the collection: it may change at any time.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 from ansible_collections.meshops.istio.plugins.module_utils._causes._base import (
     Client,
     Hit,
+    Item,
     Section,
     Situation,
     evidence,
@@ -22,21 +24,25 @@ from ansible_collections.meshops.istio.plugins.module_utils._causes._base import
 )
 from ansible_collections.meshops.istio.plugins.module_utils._causes._objects import (
     balancer,
+    command,
     label,
     made_to_hash,
+    named,
     patch,
     policy_in,
     policy_of,
+    remade,
     route_in_force,
     rule_in_force,
     spec_of,
 )
-from ansible_collections.meshops.istio.plugins.module_utils._causes.rule import nearly
+from ansible_collections.meshops.istio.plugins.module_utils._causes.rule import nearly, tells_requests_apart
 from ansible_collections.meshops.istio.plugins.module_utils._model import Fix, HashPolicy, JsonDict
 from ansible_collections.meshops.istio.plugins.module_utils._tally import Trace
 
 SECTION = Section("The request carries no key, or another one")
 RULE = "https://istio.io/latest/docs/reference/config/networking/destination-rule/"
+PROXY_CONFIG = "proxy.istio.io/config"
 COOKIE = f"{RULE}#LoadBalancerSettings-ConsistentHashLB-HTTPCookie"
 
 
@@ -50,8 +56,8 @@ COOKIE = f"{RULE}#LoadBalancerSettings-ConsistentHashLB-HTTPCookie"
 )
 def header_altered(situation: Situation) -> Iterator[Hit]:
     name = (situation.key.name or "").lower()
-    for client in situation.clients:
-        route = client.view.route if client.view else None
+    for client, view in situation.seen():
+        route = view.route
         if route is None or situation.key.type != "header":
             continue
         values = [value for header, value in route.headers_set if header == name]
@@ -88,6 +94,32 @@ def _without(headers: JsonDict, name: str) -> JsonDict:
 
 
 @SECTION.cause(
+    "C45",
+    "The header that is hashed is new with every request, as tracing has it, so it tells requests apart and not sessions",
+    symptom="sessions move over all pods; a test that repeats the same value sticks",
+    seen="the rule, or the key that is measured, names a header of tracing; Envoy or the application gives each request a value of its own",
+    cure="hash on what a caller keeps for all requests of a session",
+    reference="https://istio.io/latest/docs/tasks/observability/distributed-tracing/overview/",
+)
+def new_with_every_request(situation: Situation) -> Iterator[Hit]:
+    for client, view in situation.seen():
+        rule = rule_in_force(situation, client)
+        found = policy_in(balancer(policy_of(rule), situation.target.port)) if rule else None
+        if rule is None or found is None or not tells_requests_apart(found):
+            continue
+        seen = (
+            (label("DestinationRule", rule), "spec.trafficPolicy.loadBalancer.consistentHash", f"httpHeaderName: {found.name}"),
+            ("requests", "key", str(situation.key)),
+            (proxy_name(situation, client), "hash policy of the route", policies_of(view)),
+        )
+        if not found.matches(situation.key):
+            yield Hit(evidence(*seen), made_to_hash(rule, situation.key, situation.target.port), situation.severity)
+        else:
+            fix = Fix("manual", f"Name another header than {found.name} in {label('DestinationRule', rule)}: one that callers keep for a session.")
+            yield Hit(evidence(*seen), fix, "warning" if situation.expected else "info")
+
+
+@SECTION.cause(
     "C41",
     "The rule hashes on a name that is almost the one that is sent",
     symptom="sessions move",
@@ -96,15 +128,15 @@ def _without(headers: JsonDict, name: str) -> JsonDict:
     reference=f"{RULE}#LoadBalancerSettings-ConsistentHashLB",
 )
 def mistyped(situation: Situation) -> Iterator[Hit]:
-    for client in situation.blind():
+    for client, view in situation.blind():
         rule = rule_in_force(situation, client)
         found = policy_in(balancer(policy_of(rule), situation.target.port)) if rule else None
-        if rule is None or client.view is None or not _nearly(situation, found):
+        if rule is None or not _nearly(situation, found):
             continue
         seen = (
             (label("DestinationRule", rule), "spec.trafficPolicy.loadBalancer.consistentHash", found.name if found else None),
             ("requests", situation.key.type, situation.key.name),
-            (proxy_name(situation, client), "hash policy of the route", policies_of(client.view)),
+            (proxy_name(situation, client), "hash policy of the route", policies_of(view)),
         )
         yield Hit(evidence(*seen), made_to_hash(rule, situation.key, situation.target.port))
 
@@ -134,8 +166,8 @@ def empty_value(situation: Situation) -> Iterator[Hit]:
 
 def _issued(situation: Situation) -> Iterator[tuple[Client, HashPolicy]]:
     """Clients that wait for a cookie from the other side, with the policy of their route on it."""
-    for client in situation.clients if situation.key.issued and situation.moved() else ():
-        for policy in client.view.route.hash_policies if client.view and client.view.route else ():
+    for client, view in situation.seen() if situation.key.issued and situation.moved() else ():
+        for policy in view.route.hash_policies if view.route else ():
             if policy.matches(situation.key):
                 yield client, policy
 
@@ -191,3 +223,38 @@ def application_issues(situation: Situation) -> Iterator[Hit]:
                 evidence(*seen),
                 Fix("manual", f"Hash on a cookie of another name than {situation.key.name}, with ttl: 0s, so that Envoy issues it with the first answer."),
             )
+
+
+@SECTION.cause(
+    "C44",
+    "All requests come from one address, as the gateway takes that of the last proxy or NAT before it for the client's",
+    symptom="everything that comes through one load balancer, proxy or NAT lands on one pod",
+    seen="the rule hashes on the source address, and requests of many sources (X-Forwarded-For) through the gateway all landed on one pod",
+    cure="tell the gateway how many proxies stand before it (numTrustedProxies), or hash on a header or cookie",
+    reference="https://istio.io/latest/docs/ops/configuration/traffic-management/network-topologies/",
+)
+def one_source(situation: Situation) -> Iterator[Hit]:
+    via, pods = situation.target.via, sorted({pod for fate in situation.verdict.fates for pod in fate.pods}) if situation.verdict else []
+    sources = len(situation.verdict.fates) if situation.verdict else 0
+    if via is None or situation.key.type != "source_ip" or sources < 2 or len(pods) != 1 or len(situation.membership.ready()) < 2:
+        return
+    gateways = situation.gateway_pods()
+    for client, view in situation.seen():
+        if not view.balances_by(situation.key):
+            continue
+        seen: list[Item] = [
+            ("requests", "sources (X-Forwarded-For)", sources),
+            ("answers", "pods", pods),
+            (proxy_name(situation, client), "hash policy of the route", policies_of(view)),
+        ]
+        settings = [(f"Pod {named(pod)}", f"metadata.annotations['{PROXY_CONFIG}']", _proxy_config(pod)) for pod in gateways[:1]]
+        value = json.dumps({"gatewayTopology": {"numTrustedProxies": 1}})
+        fix = Fix("manual", f"Give the pods of gateway {via.address} the annotation {PROXY_CONFIG}: '{value}', with the number of proxies before it.")
+        if gateways and not _proxy_config(gateways[0]):
+            fix = command(*remade(gateways[0], {"metadata": {"annotations": {PROXY_CONFIG: value}}}))
+        yield Hit(evidence(*seen, *settings), fix, "warning")
+        return
+
+
+def _proxy_config(pod: JsonDict) -> str | None:
+    return (pod["metadata"].get("annotations") or {}).get(PROXY_CONFIG)

@@ -25,15 +25,18 @@ from ansible_collections.meshops.istio.plugins.module_utils._causes._base import
 from ansible_collections.meshops.istio.plugins.module_utils._causes._objects import (
     as_yaml,
     balancer,
+    cluster_parts,
     command,
     label,
     made_to_hash,
     patch,
     policy_of,
+    route_in_force,
     rule_in_force,
+    spec_of,
     workload_of,
 )
-from ansible_collections.meshops.istio.plugins.module_utils._model import Fix, JsonDict
+from ansible_collections.meshops.istio.plugins.module_utils._model import Fix, JsonDict, ProxyView
 
 SECTION = Section("Envoy does not treat it as HTTP, or does not choose")
 HTTP = ("http", "http2", "grpc", "grpc-web", "kubernetes.io/h2c", "kubernetes.io/ws")
@@ -53,14 +56,14 @@ def _opaque(situation: Situation) -> Iterator[tuple[Client, tuple[Item, ...]]]:
     if situation.service["spec"].get("clusterIP") == "None":
         return
     port = situation.port
-    for client in situation.clients:
-        if client.view is not None and not speaks_http(client.view) and client.view.cluster is not None and protocol(port) not in ("", *HTTP):
+    for client, view in situation.seen():
+        if not speaks_http(view) and view.cluster is not None and protocol(port) not in ("", *HTTP):
             yield (
                 client,
                 (
                     (situation.source, "spec.ports[].name, appProtocol", f"{port.get('name', 'absent')}, {port.get('appProtocol', 'absent')}"),
                     (proxy_name(situation, client), "HTTP route", None),
-                    (proxy_name(situation, client), f"cluster {client.view.cluster.name}", client.view.cluster.lb_policy),
+                    (proxy_name(situation, client), f"cluster {view.cluster.name}", view.cluster.lb_policy),
                 ),
             )
 
@@ -116,7 +119,7 @@ def headless(situation: Situation) -> Iterator[Hit]:
     spec = situation.service["spec"]
     if spec.get("clusterIP") != "None":
         return
-    known = [(client, client.view.cluster) for client in situation.clients if client.view is not None and client.view.cluster is not None]
+    known = [(client, view.cluster) for client, view in situation.seen() if view.cluster is not None]
     if known and all(cluster.type == "EDS" for _client, cluster in known):
         return
     seen: list[Item] = [(situation.source, "spec.clusterIP", "None")]
@@ -142,14 +145,68 @@ def _with_address(situation: Situation) -> Fix:
     reference="https://istio.io/latest/docs/reference/config/networking/destination-rule/#LoadBalancerSettings-SimpleLB",
 )
 def passthrough(situation: Situation) -> Iterator[Hit]:
-    for client in situation.blind():
+    for client, view in situation.blind():
         rule = rule_in_force(situation, client)
         settings = balancer(policy_of(rule), situation.target.port) if rule else {}
-        if rule is None or client.view is None or client.view.cluster is None or settings.get("simple") != "PASSTHROUGH":
+        if rule is None or view.cluster is None or settings.get("simple") != "PASSTHROUGH":
             continue
         seen = (
             (label("DestinationRule", rule), "spec.trafficPolicy.loadBalancer.simple", "PASSTHROUGH"),
-            (proxy_name(situation, client), f"type of cluster {client.view.cluster.name}", client.view.cluster.type),
-            (proxy_name(situation, client), "hash policy of the route", policies_of(client.view)),
+            (proxy_name(situation, client), f"type of cluster {view.cluster.name}", view.cluster.type),
+            (proxy_name(situation, client), "hash policy of the route", policies_of(view)),
         )
         yield Hit(evidence(*seen), made_to_hash(rule, situation.key, situation.target.port))
+
+
+@SECTION.cause(
+    "C34",
+    "The route leads to a ServiceEntry whose resolution leaves Envoy no pods to choose from",
+    symptom="sessions move; the rule on the ServiceEntry's host has no effect",
+    seen="the cluster of Envoy's route bears the host of a ServiceEntry, whose resolution is NONE or DNS_ROUND_ROBIN, or DNS for the Service's one address",
+    cure="a route to the Service itself, or a ServiceEntry with resolution STATIC and the pods' addresses as endpoints",
+    reference="https://istio.io/latest/docs/reference/config/networking/service-entry/#ServiceEntry-Resolution",
+)
+def unresolved(situation: Situation) -> Iterator[Hit]:
+    for client, view in situation.blind():
+        entry, route = entry_led_to(situation, view), route_in_force(situation, client)
+        if entry is None or view.route is None:
+            continue
+        addresses = [endpoint.get("address") for endpoint in spec_of(entry).get("endpoints") or []]
+        seen: list[Item] = [
+            (label("ServiceEntry", entry), "spec.resolution", spec_of(entry).get("resolution") or "NONE"),
+            (label("ServiceEntry", entry), "spec.endpoints[].address", addresses),
+            (proxy_name(situation, client), "cluster of the route", view.route.clusters[0][0]),
+            (proxy_name(situation, client), "VirtualService of the route", view.route.rule),
+        ]
+        fix = Fix("manual", f"Let requests go to {situation.fqdn} instead of {view.route.clusters[0][0].rpartition('|')[2]}.")
+        if route is not None:
+            http = [_to_the_service(situation, each, spec_of(entry)["hosts"]) for each in spec_of(route).get("http") or []]
+            fix = patch("VirtualService", route, {"spec": {"http": http}})
+        yield Hit(evidence(*seen), fix, situation.severity)
+
+
+def entry_led_to(situation: Situation, view: ProxyView) -> JsonDict | None:
+    """The ServiceEntry that the route leads to, if Envoy can't choose among pods there."""
+    parts = cluster_parts(view.route.clusters[0][0]) if view.route and view.route.clusters else None
+    if parts is None or parts[2] == situation.fqdn:
+        return None
+    entries = [entry for entry in situation.facts.rules.get("ServiceEntry", ()) if parts[2] in (spec_of(entry).get("hosts") or [])]
+    return next((entry for entry in entries if _without_pods(situation, entry)), None)
+
+
+def _without_pods(situation: Situation, entry: JsonDict) -> bool:
+    resolution = spec_of(entry).get("resolution") or "NONE"
+    addresses = [endpoint.get("address", "") for endpoint in spec_of(entry).get("endpoints") or []] or spec_of(entry).get("hosts") or []
+    names = (situation.fqdn, situation.fqdn.partition(".svc.")[0], situation.fqdn.partition(".svc.")[0] + ".svc")
+    own = all(address in names for address in addresses) and situation.service["spec"].get("clusterIP") != "None"
+    return resolution in ("NONE", "DNS_ROUND_ROBIN") or (resolution == "DNS" and own)
+
+
+def _to_the_service(situation: Situation, http: JsonDict, hosts: list[str]) -> JsonDict:
+    """A route that leads to the Service where it led to one of these hosts."""
+
+    def led(entry: JsonDict) -> JsonDict:
+        own = {"host": situation.fqdn, "port": {"number": situation.target.port}}
+        return {**entry, "destination": own} if (entry.get("destination") or {}).get("host") in hosts else entry
+
+    return {**http, "route": [led(entry) for entry in http["route"]]} if http.get("route") else http

@@ -15,22 +15,17 @@ from collections.abc import Iterator
 from ansible_collections.meshops.istio.plugins.module_utils._causes._base import (
     Client,
     Hit,
-    Item,
     Section,
     Situation,
     evidence,
-    policies_of,
     policy_text,
     proxy_name,
-    speaks_http,
 )
 from ansible_collections.meshops.istio.plugins.module_utils._causes._objects import (
-    HASHING,
-    ROOT_NAMESPACE,
     applies,
     as_yaml,
     balancer,
-    cluster_parts,
+    blind_to_service,
     command,
     consulted,
     covers,
@@ -38,7 +33,6 @@ from ansible_collections.meshops.istio.plugins.module_utils._causes._objects imp
     exported,
     full_name,
     hash_on,
-    hashes,
     label,
     made_to_hash,
     means_the_key,
@@ -51,42 +45,30 @@ from ansible_collections.meshops.istio.plugins.module_utils._causes._objects imp
     rules_of,
     selects,
     spec_of,
+    what_is_in_force,
 )
-from ansible_collections.meshops.istio.plugins.module_utils._model import Fix, JsonDict, Key, ProxyView
+from ansible_collections.meshops.istio.plugins.module_utils._model import Fix, HashPolicy, JsonDict, Key
 
 SECTION = Section("The rule is not the one applied")
 REFERENCE = "https://istio.io/latest/docs/reference/config/networking/destination-rule/"
 # How alike a host must look to be called a slip of the pen.
 ALIKE = 0.8
-
-
-def _blind(situation: Situation) -> Iterator[tuple[Client, ProxyView]]:
-    """Clients whose Envoy has a cluster of this very service, reached over HTTP, that does not balance by the key."""
-    for client in situation.blind():
-        view = client.view
-        if view is None or view.cluster is None or (not speaks_http(view) and _reads_routes(situation)):
-            continue
-        parts = cluster_parts(view.cluster.name)
-        if parts is not None and parts[2] == situation.fqdn:
-            yield client, view
-
-
-def _reads_routes(situation: Situation) -> bool:
-    """A fixed source address is hashed for TCP too, where there are no routes."""
-    return situation.key.type != "source_ip"
-
-
-def _in_force(situation: Situation, client: Client, view: ProxyView) -> tuple[Item, ...]:
-    cluster = view.cluster
-    return (
-        (proxy_name(situation, client), "DestinationRule of the cluster", cluster.rule if cluster else None),
-        (proxy_name(situation, client), "lb_policy of the cluster", cluster.lb_policy if cluster else None),
-        (proxy_name(situation, client), "hash policy of the route", policies_of(view)),
-    )
-
-
-def _severity(situation: Situation) -> str:
-    return "error" if situation.expected else "info"
+# Headers that tracing gives to each request anew: https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/observability/tracing
+TRACING = (
+    "x-request-id",
+    "traceparent",
+    "tracestate",
+    "b3",
+    "x-b3-traceid",
+    "x-b3-spanid",
+    "x-b3-parentspanid",
+    "x-ot-span-context",
+    "x-datadog-trace-id",
+    "x-cloud-trace-context",
+    "x-amzn-trace-id",
+    "uber-trace-id",
+    "grpc-trace-bin",
+)
 
 
 @SECTION.cause(
@@ -98,7 +80,7 @@ def _severity(situation: Situation) -> str:
     reference=f"{REFERENCE}#DestinationRule",
 )
 def for_other_clients(situation: Situation) -> Iterator[Hit]:
-    for client, view in _blind(situation):
+    for client, view in blind_to_service(situation):
         labels = situation.body_of(client)["metadata"].get("labels") or {}
         for rule in _meant(situation, client):
             selector = spec_of(rule).get("workloadSelector")
@@ -108,7 +90,7 @@ def for_other_clients(situation: Situation) -> Iterator[Hit]:
             seen = (
                 (label("DestinationRule", rule), "spec.workloadSelector.matchLabels", [f"{name}={value}" for name, value in wanted.items()]),
                 (f"Pod {client.pod}", "metadata.labels", [f"{name}={labels.get(name, '(absent)')}" for name in wanted]),
-                *_in_force(situation, client, view),
+                *what_is_in_force(situation, client, view),
             )
             yield Hit(evidence(*seen), patch("DestinationRule", rule, {"spec": {"workloadSelector": None}}))
 
@@ -128,7 +110,7 @@ def _meant(situation: Situation, client: Client) -> list[JsonDict]:
     reference="https://istio.io/latest/docs/ops/best-practices/traffic-management/#cross-namespace-configuration",
 )
 def out_of_sight(situation: Situation) -> Iterator[Hit]:
-    for client, view in _blind(situation):
+    for client, view in blind_to_service(situation):
         for rule in _meant(situation, client):
             own, places = rule["metadata"]["namespace"], consulted(situation, client)
             if own in places and exported(rule, situation.namespace_of(client)):
@@ -137,7 +119,7 @@ def out_of_sight(situation: Situation) -> Iterator[Hit]:
                 (label("DestinationRule", rule), "metadata.namespace", own),
                 (label("DestinationRule", rule), "spec.exportTo", spec_of(rule).get("exportTo")),
                 (proxy_name(situation, client), "namespaces that Istio looks into", places),
-                *_in_force(situation, client, view),
+                *what_is_in_force(situation, client, view),
             )
             moved = own if own in places else situation.target.namespace
             spec = {**spec_of(rule), "host": situation.fqdn, "exportTo": ["*"]}
@@ -154,7 +136,7 @@ def out_of_sight(situation: Situation) -> Iterator[Hit]:
     reference="https://istio.io/latest/docs/ops/best-practices/traffic-management/#split-virtual-services",
 )
 def older_rule_counts(situation: Situation) -> Iterator[Hit]:
-    for client, view in _blind(situation):
+    for client, view in blind_to_service(situation):
         winner = rule_in_force(situation, client)
         for rule in _meant(situation, client) if winner else ():
             same = winner and rule["metadata"]["namespace"] == winner["metadata"]["namespace"]
@@ -164,7 +146,7 @@ def older_rule_counts(situation: Situation) -> Iterator[Hit]:
                 (label("DestinationRule", winner), "metadata.creationTimestamp", winner["metadata"].get("creationTimestamp")),
                 (label("DestinationRule", rule), "metadata.creationTimestamp", rule["metadata"].get("creationTimestamp")),
                 (label("DestinationRule", rule), "spec.host", spec_of(rule).get("host")),
-                *_in_force(situation, client, view),
+                *what_is_in_force(situation, client, view),
             )
             yield Hit(evidence(*seen), command(made_to_hash(winner, situation.key, situation.target.port).body, delete("DestinationRule", rule)))
 
@@ -182,14 +164,14 @@ def _host(situation: Situation, rule: JsonDict) -> str:
     reference="https://istio.io/latest/docs/ops/best-practices/traffic-management/#cross-namespace-configuration",
 )
 def another_rule_wins(situation: Situation) -> Iterator[Hit]:
-    for client, view in _blind(situation):
+    for client, view in blind_to_service(situation):
         winner = rule_in_force(situation, client)
         for rule in _meant(situation, client) if winner else ():
             same = winner and rule["metadata"]["namespace"] == winner["metadata"]["namespace"] and _host(situation, rule) == _host(situation, winner)
             if winner is None or same or not applies(situation, client, rule):
                 continue
             seen = (
-                *_in_force(situation, client, view),
+                *what_is_in_force(situation, client, view),
                 (label("DestinationRule", winner), "spec.host", spec_of(winner).get("host")),
                 (label("DestinationRule", rule), "spec.host", spec_of(rule).get("host")),
             )
@@ -206,11 +188,11 @@ def another_rule_wins(situation: Situation) -> Iterator[Hit]:
     synthetic="the name that istio/istio pilot/pkg/config/kube/gateway gives to rules of its own making; Istio 1.31, which the lab has, merges them",
 )
 def made_by_the_gateway(situation: Situation) -> Iterator[Hit]:
-    for client, view in _blind(situation):
+    for client, view in blind_to_service(situation):
         rule = view.cluster.rule if view.cluster else None
         if rule and rule.endswith("~istio-autogenerated-k8s-gateway"):
             version = ("istiod", "version", situation.facts.versions.get("istiod"))
-            yield Hit(evidence(*_in_force(situation, client, view), version), Fix("manual", "Upgrade Istio to 1.31 or newer."))
+            yield Hit(evidence(*what_is_in_force(situation, client, view), version), Fix("manual", "Upgrade Istio to 1.31 or newer."))
 
 
 @SECTION.cause(
@@ -222,9 +204,9 @@ def made_by_the_gateway(situation: Situation) -> Iterator[Hit]:
     reference=f"{REFERENCE}#LoadBalancerSettings-ConsistentHashLB",
 )
 def says_something_else(situation: Situation) -> Iterator[Hit]:
-    for client, view in _blind(situation):
+    for client, view in blind_to_service(situation):
         rule = rule_in_force(situation, client)
-        if rule is None or means_the_key(rule, situation.key) or _meant(situation, client) or _slip(rule, situation) or _by_address(rule, situation):
+        if rule is None or means_the_key(rule, situation.key) or _meant(situation, client) or _said_elsewhere(rule, situation):
             continue
         settings = balancer(policy_of(rule), situation.target.port)
         if settings.get("simple") == "PASSTHROUGH":
@@ -234,20 +216,22 @@ def says_something_else(situation: Situation) -> Iterator[Hit]:
         seen = (
             (label("DestinationRule", rule), "spec.trafficPolicy.loadBalancer", said),
             ("requests", "key", str(situation.key)),
-            *_in_force(situation, client, view),
+            *what_is_in_force(situation, client, view),
         )
-        yield Hit(evidence(*seen), made_to_hash(rule, situation.key, situation.target.port), _severity(situation))
+        yield Hit(evidence(*seen), made_to_hash(rule, situation.key, situation.target.port), situation.severity)
 
 
-def _by_address(rule: JsonDict, situation: Situation) -> bool:
-    """Hashing on the source address has a cause of its own, as it looks like affinity."""
+def _said_elsewhere(rule: JsonDict, situation: Situation) -> bool:
+    """A slip of the pen, the source address, and a header of tracing are causes of their own."""
     found = policy_in(balancer(policy_of(rule), situation.target.port))
-    return found is not None and found.type == "source_ip"
+    if found is None:
+        return False
+    slip = found.type == situation.key.type and nearly(found.name or "", situation.key)
+    return slip or found.type == "source_ip" or tells_requests_apart(found)
 
 
-def _slip(rule: JsonDict, situation: Situation) -> bool:
-    found = policy_in(balancer(policy_of(rule), situation.target.port))
-    return found is not None and found.type == situation.key.type and nearly(found.name or "", situation.key)
+def tells_requests_apart(policy: HashPolicy) -> bool:
+    return policy.type == "header" and (policy.name or "").lower() in TRACING
 
 
 def nearly(name: str, key: Key) -> bool:
@@ -265,22 +249,22 @@ def nearly(name: str, key: Key) -> bool:
     reference=f"{REFERENCE}#DestinationRule",
 )
 def no_rule(situation: Situation) -> Iterator[Hit]:
-    for client, view in _blind(situation):
+    for client, view in blind_to_service(situation):
         if (view.cluster and view.cluster.rule) or _meant(situation, client):
             continue
-        seen = _in_force(situation, client, view)
+        seen = what_is_in_force(situation, client, view)
         wrong = _mistyped(situation)
         if wrong is None:
             name = f"{situation.target.service}-affinity"
             spec = {"host": situation.fqdn, "trafficPolicy": {"loadBalancer": hash_on(situation.key)}}
-            yield Hit(evidence(*seen), as_yaml(new_rule("DestinationRule", name, situation.target.namespace, spec)), _severity(situation))
+            yield Hit(evidence(*seen), as_yaml(new_rule("DestinationRule", name, situation.target.namespace, spec)), situation.severity)
             continue
         means = full_name(spec_of(wrong)["host"], wrong["metadata"]["namespace"], situation.fqdn)
         host = (label("DestinationRule", wrong), "spec.host", f"{spec_of(wrong)['host']} (that is {means})")
         spec = {**spec_of(wrong), "host": situation.fqdn}
         place = wrong["metadata"]["namespace"] if wrong["metadata"]["namespace"] in consulted(situation, client) else situation.target.namespace
         fixed = {**wrong, "metadata": {**wrong["metadata"], "namespace": place}, "spec": spec}
-        yield Hit(evidence(host, (situation.source, "full name", situation.fqdn), *seen), as_yaml(fixed), _severity(situation))
+        yield Hit(evidence(host, (situation.source, "full name", situation.fqdn), *seen), as_yaml(fixed), situation.severity)
 
 
 def _mistyped(situation: Situation) -> JsonDict | None:
@@ -303,77 +287,3 @@ def _serves_another(situation: Situation, host: str, namespace: str) -> bool:
     """Whether the host is a service that is there: then the rule means that one."""
     name = full_name(host, namespace, situation.fqdn).split(".")
     return len(name) > 1 and (name[1], name[0]) in situation.facts.services
-
-
-@SECTION.cause(
-    "C16",
-    "An EnvoyFilter changes the route or the cluster that Istio made",
-    symptom="sessions move although DestinationRule and VirtualService are right",
-    seen="the rules would hash on the key, Envoy does not, and an EnvoyFilter with a patch of clusters or routes selects the client",
-    cure="remove that patch from the EnvoyFilter",
-    reference="https://istio.io/latest/docs/reference/config/networking/envoy-filter/",
-)
-def patched(situation: Situation) -> Iterator[Hit]:
-    for client, view in _blind(situation):
-        rule = rule_in_force(situation, client)
-        parts = cluster_parts(view.cluster.name) if view.cluster else None
-        whole = parts is not None and not parts[1] and view.cluster is not None and view.cluster.type == "EDS"
-        if rule is None or not whole or not hashes(balancer(policy_of(rule), situation.target.port), situation.key):
-            continue
-        half = ("CLUSTER",) if view.cluster and view.cluster.lb_policy not in HASHING else ("ROUTE_CONFIGURATION", "VIRTUAL_HOST", "HTTP_ROUTE")
-        for found in _filters(situation, client):
-            patches = spec_of(found).get("configPatches") or []
-            place = next((number for number, entry in enumerate(patches) if entry.get("applyTo") in half and _concerns(situation, entry)), None)
-            if place is None:
-                continue
-            value = (patches[place].get("patch") or {}).get("value")
-            seen = (
-                (label("EnvoyFilter", found), f"spec.configPatches[{place}]", f"{patches[place]['applyTo']}: {value}"),
-                (label("DestinationRule", rule), "spec.trafficPolicy.loadBalancer", "consistentHash on " + str(situation.key)),
-                *_in_force(situation, client, view),
-            )
-            removal = patch("EnvoyFilter", found, [{"op": "remove", "path": f"/spec/configPatches/{place}"}], "json")
-            yield Hit(evidence(*seen), removal if len(patches) > 1 else command(delete("EnvoyFilter", found)))
-
-
-def _concerns(situation: Situation, entry: JsonDict) -> bool:
-    """Whether a patch is for this service, or for none in particular. A match names a cluster, a service or a virtual host."""
-    match = entry.get("match") or {}
-    cluster, route = match.get("cluster") or {}, match.get("routeConfiguration") or {}
-    names = [cluster.get("name"), cluster.get("service"), (route.get("vhost") or {}).get("name")]
-    wanted = f"{situation.target.service}.{situation.target.namespace}.svc."
-    return all(wanted in name for name in names if name)
-
-
-def _filters(situation: Situation, client: Client) -> list[JsonDict]:
-    """The EnvoyFilters that select the client's proxy."""
-    labels = situation.body_of(client)["metadata"].get("labels") or {}
-    places = (situation.namespace_of(client), ROOT_NAMESPACE)
-    filters = situation.facts.rules.get("EnvoyFilter", ())
-    return [entry for entry in filters if entry["metadata"]["namespace"] in places and selects(spec_of(entry).get("workloadSelector"), labels)]
-
-
-@SECTION.cause(
-    "C17",
-    "The rules are right, but Envoy does not have them (yet)",
-    symptom="sessions move, although nothing is wrong in any object",
-    seen="the DestinationRule would hash on the key, Envoy does not, and no EnvoyFilter selects the client",
-    cure="see whether the client is connected to istiod and has accepted what it sent: istioctl proxy-status",
-    reference="https://istio.io/latest/docs/ops/diagnostic-tools/proxy-cmd/",
-    synthetic="a rule and an Envoy that lag one behind the other, by istioctl proxy-status's own meaning of STALE",
-)
-def not_delivered(situation: Situation) -> Iterator[Hit]:
-    for client, view in _blind(situation):
-        rule = next((rule for rule in rules_of(situation) if applies(situation, client, rule)), None)
-        if rule is None or (view.cluster and view.cluster.rule not in (None, named(rule))) or _filters(situation, client):
-            continue
-        settings = [entry for entry in [policy_of(rule)] if not entry.get("portLevelSettings")]
-        plain = view.route is not None and len(view.route.clusters) == 1 and "||" in view.route.clusters[0][0]
-        if not plain or not settings or not hashes(settings[0].get("loadBalancer") or {}, situation.key):
-            continue
-        seen = (
-            (label("DestinationRule", rule), "metadata.generation", rule["metadata"].get("generation")),
-            (label("DestinationRule", rule), "spec.trafficPolicy.loadBalancer", "consistentHash on " + str(situation.key)),
-            *_in_force(situation, client, view),
-        )
-        yield Hit(evidence(*seen), Fix("manual", f"istioctl proxy-status {client.pod.pod}.{client.pod.namespace}, and look for errors in the log of istiod."))

@@ -164,6 +164,21 @@ def test_hbone_addresses_are_told_apart_and_forbid_a_prediction() -> None:
     assert no_prediction(view_of(found, TARGET), KEY) == "hosts are reached through HBONE tunnels"
 
 
+@pytest.mark.parametrize(
+    ("settings", "panics"),
+    [({}, False), ({"healthy_panic_threshold": {}}, False), ({"healthy_panic_threshold": {"value": 70}}, True)],
+)
+def test_below_the_threshold_envoy_panics_and_nothing_is_predicted(settings: dict[str, Any], panics: bool) -> None:
+    """One of two hosts is out. The lab's Envoy prints a threshold of nothing, Istio's own, as an empty object."""
+    body = pages(action={"cluster": NAME, **HASHED}, cluster={"common_lb_config": settings})
+    out = body["hosts"].replace(b"10.0.0.2:80::health_flags::healthy", b"10.0.0.2:80::health_flags::/failed_outlier_check")
+    found = parse_pages(body | {"hosts": out})
+    assert found is not None
+    view = view_of(found, TARGET)
+    assert view.panics() is panics
+    assert ("panic" in (no_prediction(view, KEY) or "")) is panics
+
+
 def test_either_half_marks_a_port() -> None:
     assert hashed_ports(dump()) == {("sample", "shop"): {80}}
     assert hashed_ports(dump(action={"cluster": NAME, **HASHED}, cluster={"lb_policy": "RANDOM"})) == {("sample", "shop"): {80}}

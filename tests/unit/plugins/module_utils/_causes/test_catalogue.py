@@ -7,6 +7,7 @@ Every state here is synthetic. Where it comes from stands with the cause it is f
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,9 +19,9 @@ from hypothesis import strategies as st
 from ansible_collections.meshops.istio.plugins.module_utils._causes import CATALOGUE, SECTIONS, Client, Situation, find_causes
 from ansible_collections.meshops.istio.plugins.module_utils._causes._objects import covers, exported, hash_on, workload_of
 from ansible_collections.meshops.istio.plugins.module_utils._causes.protocol import protocol
-from ansible_collections.meshops.istio.plugins.module_utils._model import Facts, Finding, JsonDict, Key, ProxyView, Target
+from ansible_collections.meshops.istio.plugins.module_utils._model import Facts, Finding, HashPolicy, JsonDict, Key, ProxyView, Target
 from ansible_collections.meshops.istio.plugins.module_utils._verdict import judge
-from simulation import KEY, Balancer, Truth, address, ring, window
+from simulation import KEY, Balancer, Truth, address, at_random, flipping, ring, weighted, window
 
 FQDN = "nginx-service.sample.svc.cluster.local"
 TARGET = Target("sample", "nginx-service", 80, "http", "nginx-service")
@@ -100,8 +101,7 @@ def test_a_rule_that_has_not_arrived_is_told_from_one_that_is_wrong() -> None:
     """C17: the objects are right, and the Envoy knows nothing of them."""
     found = find_causes(situation(HEALTHY, view=without_rule))
     assert ids(found)[:1] == ["C17"]
-    assert found[0].fix.kind == "manual"
-    assert "proxy-status test-0.sample" in found[0].fix.body
+    assert "get pod test-0" in found[0].fix.body
 
 
 def test_a_rule_made_from_a_gateways_policy_is_named() -> None:
@@ -157,6 +157,228 @@ def test_every_entry_is_whole() -> None:
         assert cause.reference.startswith("https://"), cause.id
         texts = (cause.title, cause.symptom, cause.seen, cause.cure)
         assert all(text and not text.endswith(".") and "|" not in text for text in texts), cause.id
+
+
+# -- ambient mode, tunnels, networks, threads --
+
+
+def ambient(waypoint: str | None = None, istiod: str = "1.30.3", routes: Sequence[JsonDict] = (), truth: Truth | None = None) -> Situation:
+    """A client whose namespace is in ambient mode, and so has no sidecar; by the labels of Istio's pages on it."""
+    service = {**SERVICE, "metadata": {**SERVICE["metadata"], "labels": {"istio.io/use-waypoint": waypoint} if waypoint else {}}}
+    known = facts(istiod=istiod, service=service)
+    known.namespaces["sample"] = {"metadata": {"name": "sample", "labels": {"istio.io/dataplane-mode": "ambient"}}}
+    known.rules["VirtualService"] = tuple(routes)
+    seen = situation(truth or replace(HEALTHY, balancer=at_random), known)
+    return replace(seen, clients=tuple(Client(replace(client.pod, sidecar=False), ()) for client in seen.clients))
+
+
+ITSELF = {
+    "metadata": {"name": "by-waypoint", "namespace": "sample"},
+    "spec": {"hosts": ["nginx-service"], "http": [{"route": [{"destination": {"host": "nginx-service"}}]}]},
+}
+
+
+@pytest.mark.parametrize(
+    ("seen", "expected"),
+    [
+        (ambient(), ["C06"]),
+        (ambient("none"), ["C06"]),
+        (ambient("waypoint"), ["C23"]),
+        (ambient("waypoint", routes=(ITSELF,)), []),
+        (ambient("waypoint", istiod="1.31.0"), []),
+        (ambient("waypoint", truth=HEALTHY), ["A2"]),
+    ],
+)
+def test_in_ambient_mode_a_waypoint_must_hash(seen: Situation, expected: list[str]) -> None:
+    found = find_causes(seen)
+    assert ids(found) == expected
+    for finding in found:
+        assert all(item.value for item in finding.evidence)
+    if expected == ["C06"]:
+        assert ("Namespace sample", "metadata.labels['istio.io/dataplane-mode']", "ambient") in shown(found[0])
+        assert "istio.io/use-waypoint=waypoint" in found[0].fix.body
+    if expected == ["C23"]:
+        assert found[0].fix.kind == "yaml"
+        assert FQDN in found[0].fix.body
+
+
+def shown(finding: Finding) -> list[tuple[str, str, str]]:
+    return [(item.source, item.field, item.value) for item in finding.evidence]
+
+
+def test_a_pod_that_is_not_in_ambient_mode_lacks_a_sidecar() -> None:
+    """A pod's own label goes before its namespace's."""
+    seen = ambient()
+    seen.facts.pods["sample", "test-0"] = {**CLIENT_POD, "metadata": {**CLIENT_POD["metadata"], "labels": {"istio.io/dataplane-mode": "none"}}}
+    assert ids(find_causes(seen)) == ["C01"]
+
+
+def by_tunnel(view: ProxyView) -> ProxyView:
+    return replace(view, hosts=tuple(replace(host, hbone=True) for host in view.hosts))
+
+
+def test_two_ways_to_the_same_pods_are_named() -> None:
+    """C62: the tunnel's address is another key of the ring."""
+    seen = situation(replace(HEALTHY, clients=2))
+    one, two = seen.clients
+    mixed = replace(seen, clients=(one, replace(two, views=tuple(by_tunnel(view) for view in two.views))))
+    (found,) = find_causes(mixed)
+    assert (found.id, found.severity) == ("C62", "warning")
+    assert {item.value for item in found.evidence} == {"direct", "HBONE tunnel"}
+    assert find_causes(replace(seen, clients=tuple(replace(client, views=tuple(map(by_tunnel, client.views))) for client in seen.clients))) == []
+
+
+def labelled(network: str) -> JsonDict:
+    return {"metadata": {"labels": {"topology.istio.io/network": network}, "namespace": "sample"}, "spec": {}}
+
+
+@pytest.mark.parametrize(("own", "expected"), [("east", ["C55"]), ("west", [])])
+def test_a_gateway_in_the_place_of_the_pods_is_named(own: str, expected: list[str]) -> None:
+    """C55: Envoy has the address of the other network's gateway, and nothing else."""
+    known = facts()
+    known.pods["sample", "test-0"] = {**CLIENT_POD, "metadata": {**CLIENT_POD["metadata"], "labels": {"topology.istio.io/network": own}}}
+    known.pods.update({("sample", pod): labelled("west") for pod in PODS})
+
+    def by_gateway(view: ProxyView) -> ProxyView:
+        return replace(view, hosts=(replace(view.hosts[0], address="172.18.0.9:15443"),))
+
+    found = find_causes(situation(replace(HEALTHY, balancer=at_random), known, by_gateway))
+    assert ids(found) == expected
+    assert not expected or "172.18.0.9:15443" in [item.value for item in found[0].evidence]
+
+
+def threads(sessions: tuple[str, ...], hosts: tuple[str, ...], chance: random.Random) -> Sequence[str]:
+    """Two worker threads, of which one has missed a pod; which of them takes a connection is chance."""
+    whole, rest = ring.keyed(sessions, hosts, chance), ring.keyed(sessions, hosts[:3], chance)
+    return [chance.choice(pods) for pods in zip(whole, rest, strict=True)]
+
+
+def test_threads_that_disagree_are_told_by_the_two_rings_that_fit() -> None:
+    """C59 by envoy #45055."""
+    (found,) = find_causes(situation(replace(HEALTHY, balancer=Balancer(threads))))
+    assert (found.id, found.severity) == ("C59", "error")
+    assert ("answers", "fit the ring of all hosts, or the one that lacks", address(PODS[3])) in shown(found)
+
+
+@pytest.mark.parametrize("balancer", [at_random, flipping(0.05), weighted(0.5)])
+def test_other_moves_are_no_two_rings(balancer: Balancer) -> None:
+    assert "C59" not in ids(find_causes(situation(replace(HEALTHY, balancer=balancer))))
+
+
+def test_a_client_that_follows_no_ring_is_told_by_one_that_does() -> None:
+    """C59: the same hosts and rules, and each client sticks, to pods of its own."""
+    seen = situation(replace(HEALTHY, clients=2))
+    assert seen.window is not None
+    one, two = seen.window.evidence
+    swapped = tuple(trace.mapped(dict(zip(PODS, PODS[1:] + PODS[:1], strict=True))) for trace in two.traces)
+    window_seen = replace(seen.window, evidence=(one, replace(two, traces=swapped)))
+    (found,) = find_causes(replace(seen, window=window_seen, verdict=judge(window_seen)))
+    assert found.id == "C59"
+    assert ("sessions", "follow the ring from sample/test-0, and not from sample/test-1") in [(item.source, item.field) for item in found.evidence]
+
+
+# -- what else must be so for a cause to be named --
+
+
+def statuses(**ready: bool) -> JsonDict:
+    return {"containerStatuses": [{"name": name.replace("_", "-"), "ready": value, "state": {"running": {}}} for name, value in ready.items()]}
+
+
+@pytest.mark.parametrize(
+    ("status", "answers", "expected"),
+    [
+        (statuses(curl=True, istio_proxy=False), False, ["C07"]),
+        (statuses(curl=True, istio_proxy=True), False, []),
+        (statuses(curl=True, istio_proxy=False), True, []),
+        ({"initContainerStatuses": statuses(istio_proxy=False)["containerStatuses"]}, False, ["C07"]),
+    ],
+)
+def test_a_sidecar_that_is_not_ready_and_knows_nothing_is_named(status: JsonDict, answers: bool, expected: list[str]) -> None:
+    known = facts()
+    known.pods["sample", "test-0"] = {**CLIENT_POD, "status": status}
+    seen = situation(HEALTHY, known)
+    silent = replace(seen, clients=tuple(replace(client, views=()) for client in seen.clients))
+    assert ids(find_causes(seen if answers else silent)) == expected
+
+
+def heavier(view: ProxyView) -> ProxyView:
+    return replace(view, hosts=(replace(view.hosts[0], weight=3), *view.hosts[1:]))
+
+
+def test_weights_matter_on_a_ring_only() -> None:
+    (found,) = find_causes(situation(HEALTHY, view=heavier))
+    assert (found.id, found.severity) == ("C60", "warning")
+
+    def table(view: ProxyView) -> ProxyView:
+        assert view.cluster is not None
+        return replace(heavier(view), cluster=replace(view.cluster, lb_policy="MAGLEV"))
+
+    assert find_causes(situation(HEALTHY, view=table)) == []
+
+
+@pytest.mark.parametrize(("threshold", "expected"), [(0.0, ["C51"]), (50.0, ["C51"]), (80.0, ["C52", "C51"])])
+def test_panic_is_told_from_an_ejection(threshold: float, expected: list[str]) -> None:
+    def out(view: ProxyView) -> ProxyView:
+        assert view.cluster is not None
+        first = replace(view.hosts[0], healthy=False, health_flags="/failed_outlier_check")
+        return replace(view, hosts=(first, *view.hosts[1:]), cluster=replace(view.cluster, panic=threshold))
+
+    assert ids(find_causes(situation(HEALTHY, view=out))) == expected
+
+
+@pytest.mark.parametrize(("age", "expected"), [(None, []), (5.0, []), (600.0, ["C64"])])
+def test_pods_that_envoy_should_know_by_now_are_named(age: float | None, expected: list[str]) -> None:
+    """And one that is known by another of its addresses is not."""
+    seen = situation(HEALTHY, view=lambda view: replace(view, hosts=view.hosts[1:]))
+    seen = replace(seen, membership=replace(seen.membership, age=age))
+    assert ids(find_causes(seen)) == expected
+    missing = seen.membership.backends[0]
+    both = replace(seen.membership, backends=(*seen.membership.backends, replace(missing, address="[fd00::9]:8080")))
+    assert ids(find_causes(replace(situation(HEALTHY), membership=both))) == []
+
+
+@pytest.mark.parametrize(("header", "expected"), [("X-Request-Id", ["C45"]), ("x-other-header", ["C18"])])
+def test_a_header_of_tracing_is_told_from_another(header: str, expected: list[str]) -> None:
+    hashing = rule(trafficPolicy={"loadBalancer": {"consistentHash": {"httpHeaderName": header}}})
+
+    def other(view: ProxyView) -> ProxyView:
+        assert view.route is not None
+        return replace(view, route=replace(view.route, hash_policies=(HashPolicy("header", header),)))
+
+    assert ids(find_causes(situation(replace(HEALTHY, balancer=at_random), facts((hashing,)), other))) == expected
+
+
+def service_entry(**spec: Any) -> JsonDict:
+    return {"metadata": {"name": "legacy", "namespace": "sample"}, "spec": {"hosts": ["legacy.example.com"], **spec}}
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ({"resolution": "NONE"}, "C34"),
+        ({}, "C34"),
+        ({"resolution": "DNS_ROUND_ROBIN"}, "C34"),
+        ({"resolution": "DNS", "endpoints": [{"address": FQDN}]}, "C34"),
+        ({"resolution": "DNS", "endpoints": [{"address": "nginx-pods.sample.svc.cluster.local"}]}, "C24"),
+        ({"resolution": "STATIC", "endpoints": [{"address": "10.0.0.1"}]}, "C24"),
+        ({"resolution": "NONE", "hosts": ["other.example.com"]}, "C24"),
+    ],
+)
+def test_a_service_entry_without_pods_is_told_from_another_host(spec: JsonDict, expected: str) -> None:
+    route = {
+        "metadata": {"name": "nginx-virtualservice", "namespace": "sample"},
+        "spec": {"hosts": ["nginx-service"], "http": [{"route": [{"destination": {"host": "legacy.example.com"}}]}]},
+    }
+    known = facts()
+    known.rules.update(ServiceEntry=(service_entry(**spec),), VirtualService=(route,))
+
+    def elsewhere(view: ProxyView) -> ProxyView:
+        assert view.route is not None
+        return replace(view, cluster=None, route=replace(view.route, clusters=(("outbound|80||legacy.example.com", 100),)))
+
+    first = find_causes(situation(replace(HEALTHY, balancer=at_random), known, elsewhere))[0]
+    assert first.id == expected
+    assert expected != "C34" or ("patch virtualservice" in first.fix.body and f'"host": "{FQDN}"' in first.fix.body)
 
 
 # -- the ways of Istio that the causes go by --

@@ -1,0 +1,226 @@
+# SPDX-FileCopyrightText: 2026 meshops.istio contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The hash is right, but the hosts to choose from are not the same for all requests or for all clients. Pure.
+
+This module util is private to the collection: it may change at any time.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+from ansible_collections.meshops.istio.plugins.module_utils._causes._base import (
+    Client,
+    Hit,
+    Item,
+    Section,
+    Situation,
+    balancing,
+    evidence,
+    policies_of,
+    proxy_name,
+)
+from ansible_collections.meshops.istio.plugins.module_utils._causes._objects import (
+    command,
+    delete,
+    label,
+    named,
+    patch,
+    policy_of,
+    rule_in_force,
+    spec_of,
+    workload_of,
+)
+from ansible_collections.meshops.istio.plugins.module_utils._model import Fix, JsonDict, ProxyView
+
+SECTION = Section("The hosts to choose from differ")
+NETWORK = "topology.istio.io/network"
+EJECTED = "failed_outlier_check"
+LOCALITY = "https://istio.io/latest/docs/tasks/traffic-management/locality-load-balancing/"
+
+
+def _further_away(situation: Situation, view: ProxyView) -> list[str]:
+    """Addresses of ready backends that Envoy leaves out for their priority."""
+    ready = {backend.address for backend in situation.membership.ready()}
+    return [host.address for host in view.hosts if host.address in ready and host.healthy and host.address not in view.eligible()]
+
+
+@SECTION.cause(
+    "C53",
+    "Locality balancing keeps this client to the pods of its own zone, so clients of two zones disagree",
+    symptom="some ready pods get no session; the same session meets different pods from different zones",
+    seen="Envoy has the other pods at a lower priority; the rule has outlierDetection, which switches locality failover on, or the Service trafficDistribution",
+    cure="localityLbSetting.enabled: false in the DestinationRule; no trafficDistribution",
+    reference=LOCALITY,
+)
+def locality(situation: Situation) -> Iterator[Hit]:
+    for client, view in situation.seen():
+        left = _further_away(situation, view)
+        if not left:
+            continue
+        priorities = sorted({host.priority for host in view.hosts})
+        zones = sorted({host.zone for host in view.hosts if host.zone})
+        seen: list[Item] = [
+            (proxy_name(situation, client), "hosts at a lower priority", left),
+            (proxy_name(situation, client), "priorities", priorities),
+            (proxy_name(situation, client), "zones of the hosts", zones),
+        ]
+        distribution = situation.service["spec"].get("trafficDistribution")
+        rule = rule_in_force(situation, client)
+        if distribution:
+            seen.append((situation.source, "spec.trafficDistribution", distribution))
+            yield Hit(evidence(*seen), patch("Service", situation.service, {"spec": {"trafficDistribution": None}}))
+        elif rule is not None:
+            seen.append((label("DestinationRule", rule), "spec.trafficPolicy.outlierDetection", policy_of(rule).get("outlierDetection")))
+            change = {"spec": {"trafficPolicy": {"loadBalancer": {"localityLbSetting": {"enabled": False}}}}}
+            yield Hit(evidence(*seen), patch("DestinationRule", rule, change))
+
+
+@SECTION.cause(
+    "C52",
+    "So many pods are out of the balancing that the client's Envoy panics and takes them all again",
+    symptom="sessions move when pods fail, and move back as more of them fail",
+    seen="the share of healthy hosts is below the threshold that minHealthPercent of the rule gave Envoy's cluster",
+    cure="mend the pods that answer with errors; minHealthPercent: 0 (Istio's default) switches panic off, no outlierDetection keeps sessions where they are",
+    reference="https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/upstream/load_balancing/panic_threshold",
+)
+def panicking(situation: Situation) -> Iterator[Hit]:
+    for client in situation.clients:
+        view = next((view for view in client.views if view.panics()), None)
+        rule = rule_in_force(situation, client)
+        if view is None or view.cluster is None or rule is None:
+            continue
+        out = {host.address: host.health_flags for host in view.hosts if not host.healthy}
+        settings = policy_of(rule).get("outlierDetection") or {}
+        seen: list[Item] = [
+            (proxy_name(situation, client), "healthy hosts", f"{len(view.hosts) - len(out)} of {len(view.hosts)}"),
+            (proxy_name(situation, client), "healthy_panic_threshold of the cluster", f"{view.cluster.panic:g} %"),
+            *((proxy_name(situation, client), f"health_flags of {address}", flags) for address, flags in out.items()),
+            (label("DestinationRule", rule), "spec.trafficPolicy.outlierDetection.minHealthPercent", settings.get("minHealthPercent")),
+        ]
+        yield Hit(evidence(*seen), _nobody_put_out(rule), situation.severity)
+
+
+def _nobody_put_out(rule: JsonDict) -> Fix:
+    return patch("DestinationRule", rule, {"spec": {"trafficPolicy": {"outlierDetection": None}}})
+
+
+@SECTION.cause(
+    "C51",
+    "The client's Envoy has put a pod out of the balancing, because of its errors",
+    symptom="sessions of one pod move to the others and come back after a while",
+    seen="a ready pod bears the flag failed_outlier_check in the client's Envoy",
+    cure="mend the pod that answers with errors; without outlierDetection its sessions stay with it",
+    reference="https://istio.io/latest/docs/reference/config/networking/destination-rule/#OutlierDetection",
+)
+def ejected(situation: Situation) -> Iterator[Hit]:
+    for client in situation.clients:
+        hosts = {host.address: host.health_flags for view in client.views for host in view.hosts if EJECTED in host.health_flags}
+        rule = rule_in_force(situation, client)
+        if not hosts or rule is None:
+            continue
+        seen: list[Item] = [(proxy_name(situation, client), f"health_flags of {address}", flags) for address, flags in hosts.items()]
+        seen.append((label("DestinationRule", rule), "spec.trafficPolicy.outlierDetection", policy_of(rule).get("outlierDetection")))
+        statuses = [entry.tally.by_status for entry in situation.window.evidence] if situation.window else []
+        bad = sum(count for by_status in statuses for status, count in by_status.items() if status.startswith("5"))
+        seen += [("answers", "status 5xx", bad)] if bad else []
+        yield Hit(evidence(*seen), _nobody_put_out(rule))
+
+
+@SECTION.cause(
+    "C55",
+    "The pods are in another network, so the hash chooses its gateway, and that spreads connections over the pods as it likes",
+    symptom="sessions move between the pods of another network",
+    seen="the hosts in the client's Envoy are no endpoints of the service, and the pods' label topology.istio.io/network is not the client's",
+    cure="pods of the client's own network, or one flat network; between networks only a gateway that reads HTTP can hash",
+    reference="https://istio.io/latest/docs/setup/install/multicluster/multi-primary_multi-network/",
+)
+def another_network(situation: Situation) -> Iterator[Hit]:
+    addresses = {backend.address for backend in situation.membership.backends}
+    networks = {_network(pod) for pod in situation.backend_pods()}
+    for client, view in situation.seen():
+        strangers = sorted(host.address for host in view.hosts if host.address not in addresses)
+        own = _network(situation.body_of(client))
+        if situation.target.via or not strangers or not own or not networks - {own, None}:
+            continue
+        seen: list[Item] = [
+            (proxy_name(situation, client), "hosts that are no pods of the service", strangers),
+            (f"Pod {client.pod}", f"metadata.labels['{NETWORK}']", own),
+            (situation.source, f"metadata.labels['{NETWORK}'] of its pods", sorted(name for name in networks if name)),
+        ]
+        fix = Fix("manual", f"Call a service whose pods are in network {own}, or make the networks one: give the pods that reach each other one {NETWORK}.")
+        yield Hit(evidence(*seen), fix, situation.severity)
+
+
+def _network(pod: JsonDict) -> str | None:
+    return (pod["metadata"].get("labels") or {}).get(NETWORK)
+
+
+@SECTION.cause(
+    "C54",
+    "The clients do not balance alike: their Envoys have other rules or other hosts",
+    symptom="each client sticks to a pod of its own for the same session",
+    seen="rule, balancer or hosts differ between the Envoys of two client pods",
+    cure="one rule for all clients, and no locality balancing",
+    reference=LOCALITY,
+)
+def clients_differ(situation: Situation) -> Iterator[Hit]:
+    known = [(client, view) for client, view in situation.seen() if view.balances_by(situation.key)]
+    for (one, first), (two, second) in itertools.pairwise(known):
+        if balancing(first) == balancing(second):
+            continue
+        seen: list[Item] = []
+        for client, view in ((one, first), (two, second)):
+            who = proxy_name(situation, client)
+            rule = view.cluster.rule if view.cluster else None
+            seen += [
+                (who, "DestinationRule of the cluster", rule),
+                (who, "balancer", _balancing_text(view)),
+                (who, "hosts to choose from", sorted(view.eligible())),
+            ]
+        yield Hit(evidence(*seen), _alike(situation, (one, two)))
+        return
+
+
+def _balancing_text(view: ProxyView) -> str:
+    cluster = view.cluster
+    size = (cluster.minimum_ring_size or cluster.table_size) if cluster else None
+    return f"{cluster.lb_policy if cluster else 'none'} {size or ''}".strip() + f", {policies_of(view)}"
+
+
+def _alike(situation: Situation, pair: tuple[Client, Client]) -> Fix:
+    """To remove the rule that is for one of the clients only, where there is one."""
+    rules = [rule for client in pair if (rule := rule_in_force(situation, client)) is not None]
+    special = next((rule for rule in rules if spec_of(rule).get("workloadSelector")), None)
+    if special is not None and len({named(rule) for rule in rules}) > 1:
+        return command(delete("DestinationRule", special))
+    return Fix("manual", "Give both clients the same rule and the same hosts: compare the two rules, the zones of the clients, and Sidecar resources.")
+
+
+@SECTION.cause(
+    "C50",
+    "Pods came, went or changed their readiness while it was measured",
+    symptom="some sessions move, once, and stay where they went",
+    seen="the service's EndpointSlices are not the same before and after",
+    cure="measure again when the rollout is over (options attempts and settle); a rule can't keep sessions on pods that are gone",
+    reference="https://istio.io/latest/docs/reference/config/networking/destination-rule/#LoadBalancerSettings-ConsistentHashLB",
+)
+def backends_changed(situation: Situation) -> Iterator[Hit]:
+    if situation.verdict is None or not situation.verdict.changed:
+        return
+    events = [event for event in situation.verdict.events if event.startswith(("pod ", "endpoints "))]
+    seen = [(situation.source, "endpoints", event) for event in events[:6]]
+    restarts = [(f"Pod {named(pod)}", "restarts", count) for pod in situation.backend_pods() if (count := _restarts(pod))]
+    if not seen:
+        return
+    makers = list(dict.fromkeys(maker for pod in situation.backend_pods() if (maker := workload_of(pod))))
+    lines = [f"kubectl -n {situation.target.namespace} rollout status {kind}/{name} --timeout=300s" for kind, name in makers]
+    fix = command(*lines) if lines else Fix("manual", "Wait until the pods stay as they are, then measure again.")
+    yield Hit(evidence(*seen, *restarts), fix, "warning")
+
+
+def _restarts(pod: JsonDict) -> int:
+    return sum(int(entry.get("restartCount") or 0) for entry in (pod.get("status") or {}).get("containerStatuses") or [])
