@@ -144,7 +144,7 @@ def _statuses(report: dict[str, Any]) -> dict[str, tuple[str, str]]:
 def test_a_broken_service_fails_its_job_and_the_mend_is_green(inside: Inside) -> None:
     """Three services ask for affinity and opted in. The schedule's own run finds the broken one; its report has the fix; the next run is green."""
     assert inside.play() > 0
-    wait_for("The first job by the schedule", lambda: bool(inside.get("jobs")["items"]), 90)
+    wait_for("The first job by the schedule", lambda: bool(inside.get("jobs")["items"]), 150)
     # One is enough; the next is started by hand.
     assert inside.play(istio_schedule_suspend=True) == 1
     (first,) = [job["metadata"]["name"] for job in inside.get("jobs")["items"]]
@@ -160,9 +160,7 @@ def test_a_broken_service_fails_its_job_and_the_mend_is_green(inside: Inside) ->
     assert _kept(inside)["status"] == "red"
 
     (service,) = [one for one in report["services"] if one["service"] == BROKEN]
-    fix = service["findings"][0]["fix"]
-    assert fix["kind"] == "yaml", fix
-    inside.kubectl("apply", "-f", "-", stdin=fix["body"])
+    inside.mesh.cure(service["live"]["findings"][0]["fix"])
     inside.mesh.wait_for("proxy.in_sync")
     inside.kubectl("-n", PLACE, "create", "job", "by-hand", f"--from=cronjob/{NAME}")
     assert inside.ended("by-hand") == "Complete", inside.log("by-hand")
@@ -187,7 +185,7 @@ def _is_as_promised(inside: Inside, job: str) -> None:
     assert (made["spec"]["backoffLimit"], made["spec"]["activeDeadlineSeconds"]) == (0, 3180)
     (pod,) = inside.get("pods", "-l", f"job-name={job}")["items"]
     assert [container["name"] for container in pod["spec"]["containers"]] == ["verify"]
-    assert pod["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"] == 2
+    assert pod["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"] == 2, inside.log(job)
     assert pod["spec"]["serviceAccountName"] == PLACE
 
 

@@ -214,7 +214,7 @@ def main() -> None:
         kernel_gaps=kernel_gaps(layout.cache) if usable and not nodes["node-1"]["running"] else [],
         # Another system's archive does not hold the nodes' Debian.
         mirror=debian_mirror(here["release"]) if here["debian"] else None,
-        go=find_go(source, layout.cache) if not all(part["present"] for part in parts) else None,
+        go=find_go(source, layout.cache) if not all(part["present"] for part in planned) else None,
         pip=find_spec("pip") is not None,
         python=sys.executable,
         parts=parts,
