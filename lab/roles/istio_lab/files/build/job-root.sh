@@ -25,7 +25,7 @@ for program in "$packages"/bin/ansible*; do
   sed -i '1s|^#!.*|#!/usr/bin/python3|' "$program"
   mv "$program" root/usr/local/bin/
 done
-rm -rf "$packages/bin"
+rm -rf "${packages:?}/bin"
 # By content, as the times of files don't get into an image.
 chroot root python3 -m compileall -q --invalidation-mode unchecked-hash "${packages#root}" /usr/share/ansible/collections
 echo 'verify:x:1000:1000::/nonexistent:/usr/sbin/nologin' >>root/etc/passwd
