@@ -1,60 +1,100 @@
 # SPDX-FileCopyrightText: 2026 meshops.istio contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""verify on the oldest and the newest ansible-core that is promised, each in an environment of its own with nothing that kubernetes.core does not need.
+"""verify on the oldest and the newest ansible-core that it is to run on and on one between, each with nothing that kubernetes.core does not need.
 
-Part of `make test-full`: the environments are downloaded. It runs on the sample that site.yml left on the lab.
+Part of `make test-full`: two environments are downloaded, and the third is the root of the image of scheduled jobs. It runs on the sample that site.yml
+left on the lab.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
+from job_support import job_root
 
-from harness import LAB_CACHE, PACKAGES, ROOT, clean_environment, run
+from harness import LAB_CACHE, PACKAGES, ROOT, Ran, clean_environment, run
+
+# Runs a command with a copy-on-write view of a root file system as its root, in which the folders of this machine that follow are seen where they are here.
+CHROOT = """
+root=$1 over=$2 folders=$3
+shift 3
+mount -t tmpfs tmpfs "$over"
+mkdir "$over/upper" "$over/work" "$over/root"
+mount -t overlay -o "lowerdir=$root,upperdir=$over/upper,workdir=$over/work" overlay "$over/root"
+cd "$over/root"
+mount -t proc proc proc
+mount --rbind /dev dev
+for folder in $folders; do
+  mkdir -p ".$folder"
+  mount --bind "$folder" ".$folder"
+done
+exec chroot . "$@"
+"""
 
 
 @dataclass(frozen=True)
 class Release:
-    """An ansible-core, the Python that runs it, and what to install; an `ansible` brings the kubernetes.core of its time along."""
+    """An ansible-core, ready to run, and the collections path that it brings along."""
 
     core: str
-    python: str
-    package: str
+    command: tuple[str | Path, ...]
+    path: str
+    collections: tuple[str, ...] = field(default=())
+
+    def __call__(self, program: str, *words: str | Path, collections: Path, cwd: Path) -> Ran:
+        places = ":".join((str(collections), *self.collections))
+        environment = clean_environment(ANSIBLE_COLLECTIONS_PATH=places, PATH=self.path, HOME=str(cwd), ANSIBLE_HOME=str(cwd / "home"))
+        return run(*self.command, program, *words, cwd=cwd, env=environment)
 
 
-RELEASES = (
-    Release("2.16", "python3.11", "ansible-core==2.16.*"),
-    Release("2.21", "python3.13", "ansible==14.*"),
-)
+def _pip(core: str, folder: Path) -> Release:
+    """In a virtual environment of this machine's Python, from its package index."""
+    run(sys.executable, "-m", "venv", folder / "venv").expect()
+    packages = (f"ansible-core=={core}.*", "kubernetes", "PyYAML", "jsonpatch")
+    run(folder / "venv/bin/pip", "install", "--quiet", "--no-compile", *packages, timeout=900).expect()
+    (folder / "others/ansible_collections/kubernetes").mkdir(parents=True)
+    (folder / "others/ansible_collections/kubernetes/core").symlink_to(PACKAGES / "ansible_collections/kubernetes/core")
+    return Release(core, (), f"{folder}/venv/bin:/usr/bin:/bin", (str(folder / "others"),))
 
 
-def _environment(release: Release, folder: Path) -> Path:
-    """A virtual environment, and a folder of collections with ours (a copy of the tree) and kubernetes.core; the bin folder."""
-    python = shutil.which(release.python)
-    if not python:
-        pytest.fail(f"{release.python} is needed for ansible-core {release.core}", pytrace=False)
-    run(python, "-m", "venv", folder / "venv").expect()
-    run(folder / "venv/bin/pip", "install", "--quiet", "--no-compile", release.package, "kubernetes", "PyYAML", "jsonpatch", timeout=900).expect()
-    return folder / "venv/bin"
+def _trixie(artifact: Path, folder: Path) -> Release:
+    """Debian trixie with its Python 3.13 and a kubernetes.core of that time."""
+    (folder / "over").mkdir()
+    seen = " ".join(str(place) for place in (folder.parent, ROOT, LAB_CACHE / "lab"))
+    chroot = ("unshare", "--mount", "--propagation=private", "sh", "-euc", CHROOT, "sh", job_root(artifact), folder / "over", seen)
+    # The working folder is left behind with the old root.
+    inside = (*chroot, "sh", "-euc", 'cd "$1"; shift; exec "$@"', "sh", folder)
+    return Release("2.21", inside, "/usr/local/bin:/usr/bin:/bin", ("/usr/share/ansible/collections",))
 
 
-@pytest.mark.parametrize("release", RELEASES, ids=lambda release: release.core)
-def test_verify(release: Release, staged: Path, tmp_path: Path) -> None:
-    programs = _environment(release, tmp_path)
-    (own,) = (tmp_path / "venv/lib").glob("python*/site-packages")
-    bundled = own / "ansible_collections/kubernetes/core"
-    collections = tmp_path / "collections/ansible_collections"
-    for name, source in {"meshops/istio": staged, "kubernetes/core": bundled if bundled.exists() else PACKAGES / "ansible_collections/kubernetes/core"}.items():
-        (collections / name).parent.mkdir(parents=True)
-        (collections / name).symlink_to(source)
-    environment = clean_environment(ANSIBLE_COLLECTIONS_PATH=str(collections.parent), PATH=f"{programs}:/usr/bin:/bin", ISTIO_LAB_CACHE=str(LAB_CACHE))
-    assert f"core {release.core}." in run(programs / "ansible", "--version", env=environment).expect().stdout
-    variables = {"istio_affinity_report_dir": str(tmp_path / "reports"), "istio_affinity_profile": "quick", "istio_affinity_namespaces": ["sample"]}
-    words = ("--inventory", ROOT / "inventory/lab.yml", "--extra-vars", json.dumps(variables), "meshops.istio.verify")
-    run(programs / "ansible-playbook", *words, cwd=tmp_path, env=environment).expect()
-    report = json.loads((tmp_path / "reports/lab/latest/report.json").read_text())
-    assert [(service["service"], service["verdict"], service["status"]) for service in report["services"]] == [("nginx-service", "passed", "green")]
+RELEASES: dict[str, Callable[[Path, Path], Release]] = {
+    "2.16": lambda _artifact, folder: _pip("2.16", folder),
+    "2.19": lambda _artifact, folder: _pip("2.19", folder),
+    "2.21": _trixie,
+}
+
+
+@pytest.mark.parametrize("core", RELEASES)
+def test_verify(core: str, staged: Path, artifact: Path, tmp_path: Path) -> None:
+    """What is healthy is green; the same service asked for by a header that no rule hashes on is red, with its cause."""
+    release = RELEASES[core](artifact, tmp_path)
+    collections = tmp_path / "collections/ansible_collections/meshops"
+    collections.mkdir(parents=True)
+    run("cp", "-rL", staged, collections / "istio").expect()
+    where: dict[str, Any] = {"collections": collections.parents[1], "cwd": tmp_path}
+    assert f"core {core}." in release("ansible", "--version", **where).expect().stdout
+
+    service = {"namespace": "sample", "service": "nginx-service", "key": {"type": "header", "name": "user-session"}}
+    common = {"istio_affinity_report_dir": str(tmp_path / "reports"), "istio_affinity_profile": "quick", "istio_affinity_namespaces": ["sample"]}
+    missed = [service | {"key": {"type": "header", "name": "x-mistyped"}}]
+    for services, rc, expected in ((common, 0, ("passed", "green")), (common | {"istio_affinity_services": missed}, 2, ("failed", "red"))):
+        words = ("--inventory", ROOT / "inventory/lab.yml", "--extra-vars", json.dumps(services), "meshops.istio.verify")
+        ran = release("ansible-playbook", *words, **where).expect(rc)
+        report = json.loads((tmp_path / "reports/lab/latest/report.json").read_text())
+        assert [(one["service"], one["verdict"], one["status"]) for one in report["services"]] == [("nginx-service", *expected)], ran

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 from inprocess import run_check, run_info
 
-from harness import WORKER
+from harness import LAB_CACHE, WORKER, clean_environment, run
 
 if TYPE_CHECKING:
     from conftest import Ansible, Kubectl, Played
@@ -102,6 +103,14 @@ class Mesh:
             return bool(services and services[0]["proxies"] and holds(proxy=services[0]["proxies"][0]))
 
         self.wait_until(condition, seen)
+
+    def cure(self, fix: dict[str, str]) -> None:
+        """What an operator does with the printed fix."""
+        if fix["kind"] == "yaml":
+            self.kubectl("apply", "-f", "-", stdin=fix["body"])
+        else:
+            path = os.pathsep.join((str(LAB_CACHE / "lab/bin"), os.environ["PATH"]))
+            run("bash", "-euo", "pipefail", "-c", fix["body"], env=clean_environment() | {"PATH": path, "KUBECONFIG": str(self.kubeconfig)}).expect()
 
     def delete(self, kind: str, name: str) -> None:
         self.kubectl("-n", self.namespace, "delete", kind, name, "--wait=true")

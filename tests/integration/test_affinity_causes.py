@@ -23,7 +23,6 @@ from inprocess import run_check, run_info
 
 from ansible_collections.meshops.istio.plugins.module_utils._causes import CATALOGUE
 from ansible_collections.meshops.istio.plugins.modules import istio_affinity_check
-from harness import LAB_CACHE, clean_environment, run
 
 if TYPE_CHECKING:
     from integration.conftest import Ansible, Kubectl, Played
@@ -240,14 +239,6 @@ class Broken(Mesh):
     def measure(self, name: str, **options: Any) -> dict[str, Any]:
         arguments = {"key": KEY, "profile": "quick", "explain": "always", "client": {"pod": "test-pod"}} | options
         return run_check(self.kubeconfig, namespace=NAMESPACE, service=CASES[name].service or name.lower(), **arguments)
-
-    def cure(self, fix: dict[str, str]) -> None:
-        """What an operator does with the printed fix."""
-        if fix["kind"] == "yaml":
-            self.kubectl("apply", "-f", "-", stdin=fix["body"])
-        else:
-            path = os.pathsep.join((str(LAB_CACHE / "lab/bin"), os.environ["PATH"]))
-            run("bash", "-euo", "pipefail", "-c", fix["body"], env=clean_environment() | {"PATH": path, "KUBECONFIG": str(self.kubeconfig)}).expect()
 
 
 @pytest.fixture(scope="module")

@@ -5,12 +5,13 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib.util
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -172,3 +173,69 @@ def test_failed_build_shows_the_end_of_its_log_and_leaves_no_part(tmp_path: Path
     assert "line 40" in said
     assert "line 20 " not in said
     assert not (tmp_path / "cache/parts/part-0123").exists()
+
+
+# -- an image that is asked for later --
+
+
+@pytest.fixture(scope="module")
+def images(shared: ModuleType) -> ModuleType:
+    return _load(ROLE / "library/istio_lab_image.py", "istio_lab_image")
+
+
+def _image(images: ModuleType, storage: Path, name: str, tag: str, *layers: str) -> None:
+    """A registry's storage with one image, as far as links and blobs go."""
+    digests = [hashlib.sha256(layer.encode()).hexdigest() for layer in (*layers, f"manifest of {layers}")]
+    folder = images.repository(storage, name)
+    for path, digest in [(f"_layers/sha256/{digest}", digest) for digest in digests[:-1]] + [(f"_manifests/tags/{tag}/current", digests[-1])]:
+        (folder / path).mkdir(parents=True)
+        (folder / path / "link").write_text(f"sha256:{digest}")
+    for digest, content in zip(digests, (*layers, "manifest"), strict=True):
+        images.blob(storage, digest).mkdir(parents=True, exist_ok=True)
+        (images.blob(storage, digest) / "data").write_text(content)
+
+
+def _contents(storage: Path) -> list[str]:
+    return sorted(path.read_text() for path in storage.rglob("data"))
+
+
+def test_image_takes_the_place_of_the_one_before(images: ModuleType, tmp_path: Path):
+    """The lab's own images keep their layers, one that is shared too; nothing is left of the old one."""
+    registry = tmp_path / "registry"
+    _image(images, registry, "library/nginx", "1", "debian", "nginx")
+    for number, layers in enumerate((("debian", "ansible", "old"), ("debian", "ansible", "new")), 1):
+        _image(images, tmp_path / f"source{number}", "meshops/job", str(number), *layers)
+        images.replace(tmp_path / f"source{number}", registry, "meshops/job")
+        assert images.whole(registry, "meshops/job") == images.whole(tmp_path / f"source{number}", "meshops/job")
+    assert _contents(registry) == sorted(["debian", "nginx", "manifest", "ansible", "new", "manifest"])
+    assert images.whole(registry, "library/nginx")
+
+
+def test_image_that_was_half_put_there_is_put_there_anew(images: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Ended before any of its steps, it is whole or not there at all; done again it is whole."""
+    _image(images, tmp_path / "source", "meshops/job", "2", "debian", "ansible")
+    steps = 0
+    done = False
+    copy, delete = shutil.copytree, images.delete_tree
+
+    def step(call: Callable[..., None], *words: Path) -> None:
+        nonlocal left
+        left -= 1
+        if not left:
+            raise KeyboardInterrupt
+        call(*words)
+
+    while not done:
+        steps += 1
+        left = steps
+        registry = tmp_path / f"registry{steps}"
+        _image(images, registry, "meshops/job", "1", "debian", "old")
+        with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+            patch.setattr(images.shutil, "copytree", lambda *words: step(copy, *words))
+            patch.setattr(images, "delete_tree", lambda *words: step(delete, *words))
+            images.replace(tmp_path / "source", registry, "meshops/job")
+            done = True
+        assert images.whole(registry, "meshops/job") or not images.repository(registry, "meshops/job").exists()
+        images.replace(tmp_path / "source", registry, "meshops/job")
+        assert images.whole(registry, "meshops/job") == images.whole(tmp_path / "source", "meshops/job")
+    assert steps > 5

@@ -29,6 +29,7 @@ options:
   cache: {description: The lab's folder., type: path, required: true}
   source: {description: The folder that the inputs of the parts are below., type: path, required: true}
   parts: {description: The parts of the lab, each after those that it needs., type: list, elements: dict, required: true}
+  more_parts: {description: Parts that are built only when asked for and that no node is made of., type: list, elements: dict, default: []}
   node_inputs: {description: Paths of what the nodes are made of besides the parts., type: list, elements: path, required: true}
   settings: {description: What else makes one lab differ from another., type: dict, required: true}
   ports: {description: Ports that the lab is to listen on., type: list, elements: int, required: true}
@@ -182,6 +183,7 @@ def main() -> None:
             "cache": {"type": "path", "required": True},
             "source": {"type": "path", "required": True},
             "parts": {"type": "list", "elements": "dict", "required": True},
+            "more_parts": {"type": "list", "elements": "dict", "default": []},
             "node_inputs": {"type": "list", "elements": "path", "required": True},
             "settings": {"type": "dict", "required": True},
             "ports": {"type": "list", "elements": "int", "required": True},
@@ -191,7 +193,8 @@ def main() -> None:
     options = module.params
     layout, source = Layout(Path(options["cache"])), Path(options["source"])
     try:
-        parts = parts_with_paths(layout, source, options["parts"])
+        planned = parts_with_paths(layout, source, [*options["parts"], *options["more_parts"]])
+        parts, more_parts = planned[: len(options["parts"])], planned[len(options["parts"]) :]
         content = digest(
             *(part["path"].rpartition("-")[2].encode() for part in parts),
             *(contents(Path(path)) for path in options["node_inputs"]),
@@ -211,10 +214,11 @@ def main() -> None:
         kernel_gaps=kernel_gaps(layout.cache) if usable and not nodes["node-1"]["running"] else [],
         # Another system's archive does not hold the nodes' Debian.
         mirror=debian_mirror(here["release"]) if here["debian"] else None,
-        go=find_go(source, layout.cache) if not all(part["present"] for part in parts) else None,
+        go=find_go(source, layout.cache) if not all(part["present"] for part in planned) else None,
         pip=find_spec("pip") is not None,
         python=sys.executable,
         parts=parts,
+        more_parts=more_parts,
         content=content,
         nodes=nodes,
         busy_ports=[] if nodes["node-1"]["running"] else [port for port in options["ports"] if not is_free(port)],
