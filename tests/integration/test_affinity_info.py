@@ -19,6 +19,7 @@ from affinity_support import INFO, KEY, Mesh, curl_pod, probe_pod
 from inprocess import ask_info, run_info
 
 from ansible_collections.meshops.istio.plugins.module_utils._model import CheckError
+from ansible_collections.meshops.istio.plugins.module_utils._ring import maglev_chooser, request_hash
 
 HASH: dict[str, Any] = {"consistentHash": {"httpHeaderName": "user-session"}}
 SCENARIO = "scenario"
@@ -217,18 +218,54 @@ def test_discovery_finds_what_asks_for_affinity_and_nothing_else(mesh: Mesh, sho
     assert (result["changed"], result["unread"]) == (False, [])
 
 
-def test_a_tcp_port_sticks_by_source_ip(mesh: Mesh, shown: Callable[[str], dict[str, Any]]) -> None:
+# Tables of which almost certainly one has any two clients on two pods.
+PRIMES = (101, 103, 107, 109, 113, 127, 131, 137, 139, 149, 151, 157)
+
+
+def test_on_a_tcp_port_each_client_is_a_session_by_its_own_address(mesh: Mesh, shown: Callable[[str], dict[str, Any]]) -> None:
+    """Two clients that must land on two pods, which is no move; without the rule each of them moves."""
     shown("tcp-port")
-    mesh.patch("destinationrule", "tcp-port", {"spec": {"trafficPolicy": {"loadBalancer": {"consistentHash": {"httpHeaderName": None, "useSourceIp": True}}}}})
-    key = {"type": "source_ip"}
+    address = {pod["metadata"]["name"]: pod["status"]["podIP"] for pod in mesh.pods("meshops.istio/probe=true")}
+    hosts = {f"{pod['status']['podIP']}:8080": pod["metadata"]["name"] for pod in mesh.pods()}
 
-    def entry() -> dict[str, Any]:
-        return run_info(mesh.kubeconfig, namespace=mesh.namespace, service="tcp-port", key=key, session_ids=["10.0.0.1"])[0]
+    def placed(size: int) -> dict[str, str]:
+        choose = maglev_chooser(sorted(hosts), size)
+        return {client: hosts[choose(request_hash(client))] for client in address.values()}
 
-    mesh.wait_until("the listener hashes", lambda: entry()["static_verdict"] == "sticks", 20)
-    found = entry()
-    assert found["proxies"][0]["hash_policy"] == [{"type": "source_ip", "name": None}]
-    assert found["sessions"][0]["predicted"] in {backend["pod"] for backend in found["backends"]}
+    size = next(size for size in PRIMES if len(set(placed(size).values())) == 2)
+    options: dict[str, Any] = {"service": "tcp-port", "key": {"type": "source_ip"}, "client": {"max": 2}}
+
+    def look() -> dict[str, Any]:
+        return run_info(mesh.kubeconfig, namespace=mesh.namespace, session_ids=sorted(address.values()), **options)[0]
+
+    def predicted() -> dict[str, str]:
+        return {session["id"]: session["predicted"] for session in look()["sessions"]}
+
+    mesh.patch(
+        "destinationrule",
+        "tcp-port",
+        {"spec": policy(loadBalancer={"consistentHash": {"httpHeaderName": None, "useSourceIp": True, "maglev": {"tableSize": size}}})},
+    )
+    mesh.wait_until("the listener hashes", lambda: predicted() == placed(size), 20)
+    static = look()
+    assert (static["static_verdict"], static["proxies"][0]["hash_policy"], static["findings"]) == ("sticks", [{"type": "source_ip", "name": None}], [])
+
+    live = mesh.look(**options)
+    assert live["verdict"] == "passed", live["msg"]
+    assert {session["id"]: (session["predicted"], list(session["pods"])) for session in live["sessions"]} == {
+        client: (pod, [pod]) for client, pod in placed(size).items()
+    }
+    assert live["requests"]["answered"] == live["requests"]["planned"] == 2 * 36 * 20
+    from_rule = mesh.look(**options | {"key": None, "profile": "quick"})
+    assert (from_rule["verdict"], from_rule["key"]) == ("passed", {"type": "source_ip", "name": None, "origin": "rule"}), from_rule["msg"]
+    refused = mesh.look(**options, session_ids=["10.0.0.1"])
+    assert (refused["verdict"], refused["error"]["code"]) == ("error", "bad_option"), refused["msg"]
+    assert "hashes the client pod's own address and reads no other" in refused["msg"]
+
+    mesh.patch("destinationrule", "tcp-port", {"spec": policy(loadBalancer={"consistentHash": None, "simple": "RANDOM"})})
+    mesh.wait_until("the listener does not hash", lambda: look()["static_verdict"] == "does_not", 20)
+    moving = mesh.look(**options)
+    assert (moving["verdict"], [session["moved"] for session in moving["sessions"]]) == ("failed", [True, True]), moving["msg"]
 
 
 def test_without_a_client_only_the_objects_speak(mesh: Mesh, namespace: Callable[..., str]) -> None:

@@ -49,11 +49,12 @@ def protocol(port: JsonDict) -> str:
 
 
 def _opaque(situation: Situation) -> Iterator[tuple[Client, tuple[Item, ...]]]:
-    """Clients whose Envoy has a cluster but no HTTP route for the port, with what shows it."""
+    """Clients whose Envoy has a cluster but no HTTP route for the port, with what shows it; not where it hashes on what a
+    TCP port has too, the source address."""
     if situation.service["spec"].get("clusterIP") == "None":
         return
     port = situation.port
-    for client in situation.clients:
+    for client in situation.blind():
         if client.view is not None and not speaks_http(client.view) and client.view.cluster is not None and protocol(port) not in ("", *HTTP):
             yield (
                 client,
