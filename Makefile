@@ -102,10 +102,10 @@ soundness: venv ## Count how often the verdict is right: hundreds of checks and 
 	ISTIO_SOUNDNESS_CHECKS=$(or $(CHECKS),200) lab/with-lock .venv/bin/pytest -p no:timeout tests/integration/test_affinity_soundness.py $(arguments)
 
 .PHONY: prediction
-prediction: venv ## Compare where 10,000 sessions land with where they must, and drain a node, on a lab of two (fewer with SESSIONS=)
+prediction: venv ## Compare predictions with what 10,000 sessions do, and drain a node, on a lab of two (fewer with SESSIONS=)
 	lab/with-lock $(lab_playbook) -e istio_lab_state=present -e istio_lab_nodes=2
 	ISTIO_LAB_NODES=2 ISTIO_PREDICTION_SESSIONS=$(or $(SESSIONS),10000) lab/with-lock .venv/bin/pytest -p no:timeout \
-	  tests/integration/test_affinity_prediction.py tests/integration/test_affinity_gateway.py $(arguments)
+	  tests/integration/test_affinity_info.py tests/integration/test_affinity_prediction.py tests/integration/test_affinity_gateway.py $(arguments)
 
 .PHONY: bench
 bench: venv ## Ratios of our probe to the seed's way, a shell loop and hey, on the lab (with a million requests: ARGS=--million)

@@ -145,6 +145,8 @@ SCENARIOS: dict[str, tuple[dict[str, Any] | None, list[dict[str, Any]] | None, d
         "asks for other headers or another path",
     ),
 }
+# What breaks between zones only; in the lab of `make test` there is one.
+BETWEEN_ZONES = ("outlier", "same-zone", "distribute")
 CONTRADICTION = {("sticks", "failed"), ("does_not", "passed")}
 
 
@@ -163,29 +165,40 @@ def objects_of(name: str) -> list[dict[str, Any]]:
     return objects
 
 
+def expected(name: str, zones: int) -> tuple[str, str]:
+    """The static verdict on a scenario, and words of its reason."""
+    return ("sticks", "RING_HASH over 3 ready pods") if name in BETWEEN_ZONES and zones < 2 else SCENARIOS[name][3:]
+
+
 @pytest.fixture(scope="module")
-def two_clients(mesh: Mesh) -> Iterator[None]:
-    """A second client, on another node if there is one."""
+def two_clients(mesh: Mesh) -> Iterator[int]:
+    """A second client, on another node if there is one; the number of nodes, each of which is a zone."""
     nodes = [node["metadata"]["name"] for node in json.loads(mesh.kubectl("get", "nodes", "-o", "json").stdout)["items"]]
     here = json.loads(mesh.kubectl("-n", mesh.namespace, "get", "pod", "test-pod", "-o", "json").stdout)["spec"]["nodeName"]
     elsewhere = next((node for node in nodes if node != here), here)
     mesh.apply(probe_pod("far-client", elsewhere))
     mesh.kubectl("-n", mesh.namespace, "wait", "--for=condition=Ready", "pod/far-client", "--timeout=90s")
-    yield
+    yield len(nodes)
     mesh.kubectl("-n", mesh.namespace, "delete", "pod", "far-client", "--wait=true")
 
 
 @pytest.fixture(scope="module")
-def shown(mesh: Mesh, two_clients: None) -> Iterator[Callable[[str], dict[str, Any]]]:
+def shown(mesh: Mesh, two_clients: int) -> Iterator[Callable[[str], dict[str, Any]]]:
     """One look at all scenarios, as soon as the clients' Envoys have them; the entry of one by its name."""
     mesh.apply(*(part for name in SCENARIOS for part in objects_of(name)))
     found: dict[str, dict[str, Any]] = {}
 
     def look() -> bool:
         found.update({entry["service"]: entry for entry in run_info(mesh.kubeconfig, namespace=mesh.namespace, key=KEY, client={"max": 2})})
-        return all(found.get(name, {}).get("static_verdict") == SCENARIOS[name][3] for name in SCENARIOS if name not in UNASKED)
+        return found.keys() >= SCENARIOS.keys() - set(UNASKED) and not wrong()
 
-    mesh.wait_until("the clients' Envoys have all scenarios", look, 30)
+    def wrong() -> list[str]:
+        return [f"{name}: {entry['why']}" for name, entry in found.items() if name in SCENARIOS and entry["static_verdict"] != expected(name, two_clients)[0]]
+
+    try:
+        mesh.wait_until("the clients' Envoys have all scenarios", look)
+    except AssertionError as late:
+        raise AssertionError(f"{late}: {wrong()}") from late
     for name in UNASKED:
         found.update({entry["service"]: entry for entry in run_info(mesh.kubeconfig, namespace=mesh.namespace, service=name, key=KEY, client={"max": 2})})
     yield lambda name: found[name]
@@ -197,9 +210,11 @@ UNASKED = ("simple", "passthrough")
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_the_static_verdict_is_decided_and_never_contradicts_the_live_one(mesh: Mesh, shown: Callable[[str], dict[str, Any]], name: str) -> None:
+def test_the_static_verdict_is_decided_and_never_contradicts_the_live_one(
+    mesh: Mesh, two_clients: int, shown: Callable[[str], dict[str, Any]], name: str
+) -> None:
     entry = shown(name)
-    verdict, words = SCENARIOS[name][3:]
+    verdict, words = expected(name, two_clients)
     assert (entry["static_verdict"], words in entry["why"]) == (verdict, True), entry["why"]
     live = mesh.look(service=name, client={"max": 2}, requests=5, max_flip_rate=0.05)
     assert (verdict, live["verdict"]) not in CONTRADICTION, (entry["why"], live["msg"])
@@ -307,7 +322,7 @@ def test_a_hundred_services_in_one_look(mesh: Mesh, namespace: Callable[..., str
         for name in names
     ]
     items = [deployment, probe_pod("client"), *services, *rules]
-    mesh.kubectl("-n", where, "apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": items}))
+    mesh.kubectl("-n", where, "create", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": items}))
     mesh.kubectl("-n", where, "wait", "--for=condition=Ready", "pod", "--all", "--timeout=90s")
     found: list[dict[str, Any]] = []
 
