@@ -101,18 +101,26 @@ soundness: venv ## Count how often the verdict is right: hundreds of checks and 
 	lab/with-lock $(lab_playbook) -e istio_lab_state=present -e istio_lab_nodes=2
 	ISTIO_SOUNDNESS_CHECKS=$(or $(CHECKS),200) lab/with-lock .venv/bin/pytest -p no:timeout tests/integration/test_affinity_soundness.py $(arguments)
 
+.PHONY: prediction
+prediction: venv ## Compare predictions with what 10,000 sessions do, and drain a node, on a lab of two (fewer with SESSIONS=)
+	lab/with-lock $(lab_playbook) -e istio_lab_state=present -e istio_lab_nodes=2
+	ISTIO_LAB_NODES=2 ISTIO_PREDICTION_SESSIONS=$(or $(SESSIONS),10000) lab/with-lock .venv/bin/pytest -p no:timeout \
+	  tests/integration/test_affinity_info.py tests/integration/test_affinity_prediction.py tests/integration/test_affinity_gateway.py $(arguments)
+
 .PHONY: bench
 bench: venv ## Ratios of our probe to the seed's way, a shell loop and hey, on the lab (with a million requests: ARGS=--million)
 	cd benchmarks/tools && GOBIN=$(ISTIO_LAB_CACHE)/bench go install tool
 	kubeconfig=$$($(MAKE) -s kubeconfig); \
 	ANSIBLE_COLLECTIONS_PATH=collections lab/with-lock $(playbook) -i inventory/lab.yml benchmarks/mesh.yml && \
 	lab/with-lock .venv/bin/python benchmarks/bench.py "$$kubeconfig" $(ISTIO_LAB_CACHE)/bench/hey $(arguments) && \
-	lab/with-lock .venv/bin/python benchmarks/info.py "$$kubeconfig"
+	lab/with-lock .venv/bin/python benchmarks/info.py "$$kubeconfig" && \
+	lab/with-lock .venv/bin/python benchmarks/fleet.py "$$kubeconfig"
 
 .PHONY: test-full
 test-full: ## All tests at full size, other releases of ansible-core, soundness and benchmarks: many hours
-	ISTIO_TESTS=all ISTIO_PREDICTION_SESSIONS=10000 $(MAKE) test
+	ISTIO_TESTS=all ISTIO_CHURN_RUNS=99 $(MAKE) test
 	lab/with-lock .venv/bin/pytest tests/compatibility
+	$(MAKE) prediction
 	$(MAKE) soundness
 	$(MAKE) bench ARGS=--million
 

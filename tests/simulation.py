@@ -29,7 +29,7 @@ from ansible_collections.meshops.istio.plugins.module_utils._model import (
     ProxyView,
     RouteView,
 )
-from ansible_collections.meshops.istio.plugins.module_utils._plan import PROFILES, Plan, make_plan
+from ansible_collections.meshops.istio.plugins.module_utils._plan import PROFILES, Plan, make_plan, of_one_source
 from ansible_collections.meshops.istio.plugins.module_utils._ring import Chooser, chooser_of, request_hash
 from ansible_collections.meshops.istio.plugins.module_utils._tally import MOST_RUNS, Run, Tally, Trace
 from ansible_collections.meshops.istio.plugins.module_utils._verdict import PUSH_DELAY, Evidence, Window, all_backends, is_settled
@@ -37,6 +37,7 @@ from ansible_collections.meshops.istio.plugins.module_utils._verdict import PUSH
 KEY = Key("header", "user-session")
 CLUSTER = ClusterView("outbound|80||nginx-service.sample.svc.cluster.local", "EDS", "RING_HASH", "sample/nginx-destinationrule", "1")
 ROUTE = RouteView("80", "nginx-service", ((CLUSTER.name, 100),), (HashPolicy("header", "user-session"),), "sample/nginx-virtualservice", "1")
+BY_SOURCE = replace(ROUTE, hash_policies=(HashPolicy("source_ip", None),))
 Hosts = tuple[str, ...]
 
 
@@ -129,6 +130,7 @@ class Truth:
     pace: float = 0.1
     lag: int = 0
     max_flip_rate: float = 0.02
+    key: Key = KEY
 
 
 def hosts_at(truth: Truth, number: int) -> Hosts:
@@ -150,7 +152,7 @@ def _backends(hosts: Hosts) -> tuple[Backend, ...]:
 
 def view(truth: Truth, number: int, client: int, counters: Counter[str]) -> ProxyView:
     hosts = (Host(address(pod), True, "healthy", 1, 0, "", counters[pod]) for pod in _visible(truth, number, client))
-    return ProxyView("1.31.0", 100.0, ROUTE, CLUSTER, tuple(hosts))
+    return ProxyView("1.31.0", 100.0, BY_SOURCE if truth.key.type == "source_ip" else ROUTE, CLUSTER, tuple(hosts))
 
 
 def _visible(truth: Truth, number: int, client: int) -> Hosts:
@@ -190,8 +192,9 @@ class Sent:
 def window(truth: Truth) -> Window:
     """The window that a check of this truth would have seen, at the speed of one request after the other."""
     chance = random.Random(truth.seed)
-    plan = make_plan(KEY, None, truth.sessions, truth.rounds, PROFILES["default"], len(hosts_at(truth, 0)), truth.seed, truth.keyless)
-    runs = [_client(truth, plan, number, chance) for number in range(truth.clients)]
+    plan = make_plan(truth.key, None, truth.sessions, truth.rounds, PROFILES["default"], len(hosts_at(truth, 0)), truth.seed, truth.keyless)
+    plans = [of_one_source(plan, f"10.9.0.{number + 1}") if truth.key.own else plan for number in range(truth.clients)]
+    runs = [_client(truth, plans[number], number, chance) for number in range(truth.clients)]
     # The survey comes some tenths of a second before the first look.
     before, after = membership(truth, -round(0.3 / truth.pace)), membership(truth, max(run.end for run in runs))
     memberships = [before, *(checkpoint.membership for run in runs for checkpoint in run.checkpoints), after]
@@ -199,7 +202,7 @@ def window(truth: Truth) -> Window:
     evidence = tuple(
         Evidence(
             ClientPod("sample", f"test-{number}", f"uid-{number}", None, f"zone-{number}", "curl", True),
-            plan,
+            plans[number],
             run.tally,
             tuple(run.tally.sessions),
             {found.pods[name]: count for name, count in run.tally.keyless.items() if name in found.pods},
@@ -210,7 +213,7 @@ def window(truth: Truth) -> Window:
     )
     rule = ObjectVersion("DestinationRule", "sample", "nginx-destinationrule", "uid", 1)
     later = replace(rule, generation=2) if truth.rules_changed else rule
-    return Window(KEY, before, after, (rule,), (later,), found, evidence, truth.max_flip_rate)
+    return Window(truth.key, before, after, (rule,), (later,), found, evidence, truth.max_flip_rate)
 
 
 def _client(truth: Truth, plan: Plan, number: int, chance: random.Random) -> Sent:
@@ -238,7 +241,7 @@ def _client(truth: Truth, plan: Plan, number: int, chance: random.Random) -> Sen
     tally.answered = counters.total()
     tally.by_exit[28] = tally.sent - tally.answered
     tally.identities = set(counters)
-    return Sent(tally, checkpoints, segments, start + truth.rounds)
+    return Sent(tally, checkpoints, segments, start + plan.rounds)
 
 
 def _answers(truth: Truth, pods: Sequence[str], chance: random.Random) -> Sequence[str | None]:

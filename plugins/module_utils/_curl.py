@@ -153,7 +153,7 @@ def check_sendable(key: Key, sessions: Sequence[str], target: Target, sending: S
         raise _bad("session_ids", repr(repeated), "it stands there twice")
     for value in sessions:
         _check_value(key, value)
-    if key.type == "source_ip" and any(name.lower() == "x-forwarded-for" for name, _value in sending.headers):
+    if key.type == "source_ip" and not key.own and any(name.lower() == "x-forwarded-for" for name, _value in sending.headers):
         raise _bad("headers", "'X-Forwarded-For'", "with key.type source_ip the check sets it")
     _check_size(key, sessions, target, sending)
 
@@ -323,7 +323,7 @@ def _common(target: Target, sending: Sending) -> str:
 
 
 def _key_headers(key: Key, value: str | None) -> list[str]:
-    if value is None:
+    if value is None or key.own:
         return []
     # A sidecar takes the source address from X-Forwarded-For, the last one if there are several (Envoy's
     # use_remote_address is off there), so one pod can stand for many sources.

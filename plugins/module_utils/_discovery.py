@@ -29,6 +29,7 @@ from ansible_collections.meshops.istio.plugins.module_utils._survey import (
     client_pod,
     concerns,
     is_ready,
+    listener_of,
     membership_of,
     pick_clients,
     speaks_http,
@@ -263,12 +264,6 @@ def ports_of(service: JsonDict) -> list[JsonDict]:
     return [port for port in service["spec"].get("ports") or [] if port.get("protocol", "TCP") == "TCP"]
 
 
-def listener_of(service: JsonDict, port: JsonDict) -> str | None:
-    """The listener that Istio makes for a port that is not declared to be HTTP, of a service with an address of its own."""
-    address = service["spec"].get("clusterIP")
-    return f"{address}_{port['port']}" if address not in (None, "", "None") and not speaks_http(port) else None
-
-
 # -- putting it together ----------------------------------------------------------------------------------------------
 
 
@@ -304,23 +299,23 @@ def _ports_to_show(scope: Scope, service: JsonDict, asked: Asked, hashed: set[in
 
 def _found(objects: Objects, looks: Mapping[ClientPod, Look], service: JsonDict, port: JsonDict, asked: Asked) -> Found:
     namespace, name = name_of(service)
-    target = Target(namespace, name, port["port"], port.get("name"), f"{name}.{namespace}")
+    target = Target(namespace, name, port["port"], port.get("name"), f"{name}.{namespace}", listener=listener_of(service, port))
     membership = membership_of(objects.slices.get((namespace, name), []), target) if objects.slices is not None else None
     seen = []
     for client in _clients_of(namespace, objects.clients):
         look = looks[client]
         near = replace(target, host=name) if client.namespace == namespace else target
-        view, error = _view(look, near, listener_of(service, port))
+        view, error = _view(look, near)
         seen.append(Seen(client, view, error, objects.filters.get(client, ())))
     return Found(target, asked, membership, tuple(seen))
 
 
-def _view(look: Look, target: Target, listener: str | None) -> tuple[ProxyView | None, str | None]:
+def _view(look: Look, target: Target) -> tuple[ProxyView | None, str | None]:
     """One service's part of a look, or why there is none."""
     if look.dump is None:
         return None, look.error
     try:
-        return _envoy.view_of(look.dump, target, listener), None
+        return _envoy.view_of(look.dump, target), None
     except CheckError as error:
         return None, error.msg
 

@@ -48,11 +48,14 @@ def admin_pages(target: Target) -> dict[str, str]:
     # A gateway names its route configurations after its own ports, which are not the Service's.
     routes = quote("^https?\\..*" if target.via else f"^({target.port}|{name}:{target.port})$", safe="")
     clusters = quote(f"^outbound\\|.*\\|{name}$", safe="")
-    return {
+    pages = {
         "info": f"{ADMIN}/server_info",
         "routes": f"{ADMIN}/config_dump?resource=dynamic_route_configs&name_regex={routes}",
         "clusters": f"{ADMIN}/config_dump?resource=dynamic_active_clusters&name_regex={clusters}",
     }
+    if target.listener and not target.via:
+        pages["listeners"] = _dump("dynamic_listeners", f"^{re.escape(target.listener)}$")
+    return pages
 
 
 def hosts_page() -> str:
@@ -158,20 +161,20 @@ def led_to(target: Target, view: ProxyView | None) -> Target:
     match = re.fullmatch(r"outbound\|(\d+)\|[^|]*\|([^.|]+)\.([^.|]+)\.svc\..+", first)
     if match is None or (match.group(2), match.group(3)) == (target.service, target.namespace):
         return target
-    return replace(target, port=int(match.group(1)), service=match.group(2), namespace=match.group(3))
+    return replace(target, port=int(match.group(1)), service=match.group(2), namespace=match.group(3), listener=None)
 
 
-def view_of(dump: AdminDump, target: Target, listener: str | None = None) -> ProxyView:
-    """One service's part. C(listener) names the listener of a port that may not be HTTP. Raises L(CheckError) with C(strange_envoy)."""
+def view_of(dump: AdminDump, target: Target) -> ProxyView:
+    """One service's part. Raises L(CheckError) with C(strange_envoy)."""
     with known_form():
-        return _view(dump, target, listener)
+        return _view(dump, target)
 
 
-def _view(dump: AdminDump, target: Target, listener: str | None) -> ProxyView:
+def _view(dump: AdminDump, target: Target) -> ProxyView:
     serving = [(config, host) for config, host in _candidates(dump, target) if _serves(host, target) and _carries(config, target)]
     route = _matching_route(serving, target)
-    if not serving and listener in dump.listeners:
-        route = tcp_route(dump.listeners[listener])
+    if not serving and target.listener in dump.listeners:
+        route = tcp_route(dump.listeners[target.listener])
     name = _cluster_of(route, target, dump.clusters)
     return ProxyView(
         proxy_version=_version(dump.info),

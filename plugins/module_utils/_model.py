@@ -28,13 +28,15 @@ class Key:
     """What the service hashes on: C(type) is header, cookie, query or source_ip; C(origin) is option or rule.
 
     C(cookie) says where a cookie's values come from: given (the session IDs), learned (from the first answer) or
-    browser (from every answer that sets one).
+    browser (from every answer that sets one). C(own) is true for a source address where Envoy reads no header, as on a
+    TCP port: then no request can carry another one, and each client is one session by its own address.
     """
 
     type: str
     name: str | None
     origin: str = "option"
     cookie: str = "given"
+    own: bool = False
 
     @property
     def issued(self) -> bool:
@@ -60,7 +62,8 @@ class Via:
 @dataclass(frozen=True)
 class Target:
     """A port of a Service: C(port) is the Service's, C(host) the name under which the mesh knows the service,
-    C(persistence) its labels for Istio's persistent sessions, which are another thing than affinity by a hash."""
+    C(persistence) its labels for Istio's persistent sessions, which are another thing than affinity by a hash.
+    C(listener) names Envoy's listener for a port that is not declared to be HTTP."""
 
     namespace: str
     service: str
@@ -71,6 +74,7 @@ class Target:
     method: str = "GET"
     via: Via | None = None
     persistence: tuple[str, ...] = ()
+    listener: str | None = None
 
     def __str__(self) -> str:
         return f"{self.namespace}/{self.service}:{self.port}"
@@ -118,7 +122,8 @@ class ObjectVersion:
 
 @dataclass(frozen=True)
 class ClientPod:
-    """A pod that sends requests. C(sidecar) says whether it has a container istio-proxy (an init container counts)."""
+    """A pod that sends requests. C(sidecar) says whether it has a container istio-proxy (an init container counts);
+    C(address) is the pod's IP."""
 
     namespace: str
     pod: str
@@ -128,6 +133,7 @@ class ClientPod:
     container: str
     sidecar: bool
     restarts: int = 0
+    address: str = ""
 
     def __str__(self) -> str:
         return f"{self.namespace}/{self.pod}"
@@ -248,6 +254,10 @@ class ProxyView:
         """Whether so many hosts are out that Envoy chooses among all of them, the unhealthy ones too."""
         healthy = sum(host.healthy for host in self.hosts)
         return self.cluster is not None and bool(self.hosts) and 100 * healthy < self.cluster.panic * len(self.hosts)
+
+    def is_tcp(self) -> bool:
+        """Whether Envoy balances the port's connections and reads no requests."""
+        return self.route is not None and self.route.protocol == "tcp"
 
     def balances_by(self, key: Key) -> bool:
         """Both halves are there: the route hashes on the key and the cluster is a consistent-hash one."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ansible_collections.meshops.istio.plugins.module_utils._model import CheckError, Key
 
@@ -130,3 +130,8 @@ def make_plan(
     if asking > MOST_REQUESTS:
         raise CheckError("too_many_requests", f"{asking} requests are more than the cap of {MOST_REQUESTS}. Next: lower sessions or requests.")
     return plan
+
+
+def of_one_source(plan: Plan, address: str) -> Plan:
+    """The same number of requests where the client itself is the session: all of them are of its own address."""
+    return replace(plan, sessions=(address,), asked=1, rounds=plan.rounds * len(plan.sessions))

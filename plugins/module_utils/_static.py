@@ -65,7 +65,7 @@ def static_verdict(key: Key, target: Target, asked: Asked, membership: Membershi
         return broken
     split = _disagreement(key, [entry for entry in seen if entry.view is not None])
     if split:
-        return Static(DOES_NOT, split)
+        return split
     doubt = next((entry for entry in found if entry.verdict == UNKNOWN), None)
     return doubt or _sticks(key, membership, seen)
 
@@ -171,24 +171,31 @@ def _of_filters(seen: Seen, who: str) -> Static | None:
     return Static(UNKNOWN, f"EnvoyFilter {', '.join(seen.filters)} changes the filters of {who}, and what they do to a request can't be read")
 
 
-def _disagreement(key: Key, seen: Sequence[Seen]) -> str | None:
-    """Clients that would send one session to different pods. With the source address as key each client has its own."""
+def _disagreement(key: Key, seen: Sequence[Seen]) -> Static | None:
+    """Clients that would send one session to different pods. With the source address as key each client has its own.
+    Pods that come and go reach one Envoy before the other, so other hosts alone are no proof."""
     if key.type == "source_ip":
         return None
-    by_basis: dict[object, list[Seen]] = {}
-    for entry in seen:
-        by_basis.setdefault(_basis(entry.view), []).append(entry)
-    if len(by_basis) < 2:
-        return None
-    first, second = (entries[0] for entries in list(by_basis.values())[:2])
-    return f"the Envoys of {first.client} and {second.client} do not balance alike: {_difference(first.view, second.view)}"
+    for basis, verdict in ((_rules, DOES_NOT), (_choice, UNKNOWN)):
+        by_basis: dict[object, Seen] = {}
+        for entry in seen:
+            by_basis.setdefault(basis(entry.view), entry)
+        if len(by_basis) > 1:
+            first, second = list(by_basis.values())[:2]
+            differ = _difference(first.view, second.view)
+            return Static(verdict, f"the Envoys of {first.client} and {second.client} do not balance alike: {differ}")
+    return None
 
 
-def _basis(view: ProxyView | None) -> object:
+def _rules(view: ProxyView | None) -> object:
     if view is None or view.cluster is None:
         return None
     cluster = view.cluster
-    return cluster.name, cluster.lb_policy, cluster.minimum_ring_size, cluster.table_size, view.eligible()
+    return cluster.name, cluster.lb_policy, cluster.minimum_ring_size, cluster.table_size
+
+
+def _choice(view: ProxyView | None) -> object:
+    return view.eligible() if view is not None and view.cluster is not None else None
 
 
 def _difference(first: ProxyView | None, second: ProxyView | None) -> str:

@@ -189,7 +189,8 @@ def find_target(cluster: Cluster, namespace: str, name: str, client_namespace: s
     host = name if client_namespace == namespace else f"{name}.{namespace}"
     labels = service["metadata"].get("labels") or {}
     persistence = tuple(f"{label}={value}" for label, value in sorted(labels.items()) if label in (PERSISTENCE_LABEL, f"{PERSISTENCE_LABEL}-header"))
-    return Target(namespace, name, chosen["port"], chosen.get("name"), host, path, method, persistence=persistence)
+    listener = listener_of(service, chosen)
+    return Target(namespace, name, chosen["port"], chosen.get("name"), host, path, method, persistence=persistence, listener=listener)
 
 
 def choose_port(service: JsonDict, wanted: int | None) -> JsonDict:
@@ -214,6 +215,12 @@ def speaks_http(port: JsonDict) -> bool:
     """Istio's protocol selection for plain HTTP, by appProtocol or the port's name (no sniffing)."""
     protocol = str(port.get("appProtocol") or (port.get("name") or "").split("-")[0]).lower()
     return protocol in ("http", "http2", "grpc", "grpc-web", "kubernetes.io/h2c")
+
+
+def listener_of(service: JsonDict, port: JsonDict) -> str | None:
+    """The listener that Istio makes for a port that is not declared to be HTTP, of a service with an address of its own."""
+    address = service["spec"].get("clusterIP")
+    return f"{address}_{port['port']}" if address not in (None, "", "None") and not speaks_http(port) else None
 
 
 def choose_clients(cluster: Cluster, choice: ClientChoice) -> tuple[ClientPod, ...]:
@@ -261,6 +268,7 @@ def client_pod(pod: JsonDict, container: str | None) -> ClientPod:
         container=choose_container(pod, label, container),
         sidecar=has_sidecar(spec),
         restarts=sum(int(entry.get("restartCount", 0)) for entry in statuses),
+        address=status.get("podIP") or "",
     )
 
 

@@ -66,6 +66,10 @@ class Evidence:
     def identified(self) -> int:
         return sum(sum(trace.counts.values()) for trace in self.traces)
 
+    def pods(self) -> set[str]:
+        """The pods that any of the sessions met."""
+        return {pod for trace in self.traces for pod in trace.counts}
+
     def views(self) -> list[ProxyView]:
         return [view for checkpoint in self.checkpoints for view in checkpoint.views() if view is not None]
 
@@ -151,13 +155,18 @@ def judge(window: Window) -> Verdict:
     unproven = [] if controls["spread"].state != "failed" else [controls["spread"].detail]
     if controls["keyless"].state != "passed" and not prediction.available:
         unproven.append(f"nothing shows that the key is what makes them stick: {controls['keyless'].detail}")
-    if window.key.type == "source_ip" and len({pod for fate in fates for pod in fate.pods}) == 1:
+    if _is_one_source_each(window):
         unproven.append(_one_source(window))
     if window.keepalive:
         unproven.append("connections were reused, and one connection may stay on one pod without any rule")
     if unproven:
         return replace(base, verdict=NOT_PROVEN, reasons=tuple(unproven))
     return base
+
+
+def _is_one_source_each(window: Window) -> bool:
+    """Whether each client met one pod, whatever source address its requests named."""
+    return window.key.type == "source_ip" and not window.key.own and all(len(entry.pods()) == 1 for entry in window.evidence)
 
 
 def _one_source(window: Window) -> str:
@@ -312,24 +321,27 @@ def _segment(number: int, segments: Sequence[range]) -> int:
 
 
 def session_fates(window: Window) -> Iterable[SessionFate]:
-    """Every session with the pods it met, over all clients that asked for it. Where the other side issues the keys,
-    each client's session is one of its own, as the values differ."""
+    """Every session with the pods it met, over all clients that asked for it. Where the other side issues the keys, or
+    the client's own address is the key, each client's session is one of its own, as the values differ. Nor are clients
+    compared by source addresses that the gateway did not believe, where each client was one source."""
     found = {entry.client: changes_of(window.before, entry.checkpoints, window.after) for entry in window.evidence}
-    groups = [(entry,) for entry in window.evidence] if window.key.issued else [window.evidence]
+    apart = window.key.issued or window.key.own
+    groups = [(entry,) for entry in window.evidence] if apart else [window.evidence]
+    compared = not (window.via and _is_one_source_each(window))
     for group in groups:
-        prefix = f"{group[0].client.pod}: " if len(groups) > 1 else ""
+        prefix = f"{group[0].client.pod}: " if window.key.issued and len(groups) > 1 else ""
         for position, session in enumerate(group[0].plan.sessions):
-            yield _fate(f"{prefix}{session}", position, group, found)
+            yield _fate(f"{prefix}{session}", position, group, found, compared)
 
 
-def _fate(name: str, position: int, group: Sequence[Evidence], found: dict[ClientPod, Changes]) -> SessionFate:
+def _fate(name: str, position: int, group: Sequence[Evidence], found: dict[ClientPod, Changes], compared: bool) -> SessionFate:
     traces = {entry.client: entry.traces[position] for entry in group}
     pods: dict[str, int] = {}
     for trace in traces.values():
         for pod, count in trace.counts.items():
             pods[pod] = pods.get(pod, 0) + count
     verdicts = [is_explained(trace, entry.segments, found[entry.client]) for entry in group if (trace := traces[entry.client]).moves]
-    split = _clients_disagree(traces, found)
+    split = _clients_disagree(traces, found) if compared else None
     moved = bool(verdicts) or split is not None
     explained = all(verdicts) and split is not False if moved else None
     by_client = {str(client): dict(trace.counts) for client, trace in traces.items()}
@@ -469,7 +481,7 @@ def spread_control(window: Window, eligible: dict[str, bool | None]) -> Control:
     worst = 1.0
     unused: set[str] = set()
     for entry in window.evidence:
-        used = {pod for trace in entry.traces for pod in trace.counts}
+        used = entry.pods()
         sessions = sum(1 for trace in entry.traces if trace.counts)
         chance = unused_chance(len(ready), len(ready - used), sessions)
         if chance < worst:

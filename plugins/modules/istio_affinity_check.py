@@ -59,10 +59,13 @@ options:
     description:
       - How many session IDs to generate, called V(meshops-check-1) and so on.
       - The spread over the pods is always measured with at least 20; the module adds what is missing.
+      - On a port that Envoy takes for TCP, with O(key.type=source_ip), each client pod is one session by its own address. It sends
+        the requests of all of them.
     type: int
   session_ids:
     description:
-      - The session IDs to send, as they are.
+      - The session IDs to send, as they are. With O(key.type=source_ip) they are addresses, sent as C(X-Forwarded-For); they are
+        refused on a port that Envoy takes for TCP, where no header is read.
       - Set C(no_log) on the task if they are tokens of real users.
     type: list
     elements: str
@@ -430,7 +433,18 @@ from ansible_collections.meshops.istio.plugins.module_utils._causes import find_
 from ansible_collections.meshops.istio.plugins.module_utils._curl import IDENTITY_HEADERS, Sending, check_sendable
 from ansible_collections.meshops.istio.plugins.module_utils._gateway import find_gateway, read_gateways
 from ansible_collections.meshops.istio.plugins.module_utils._identity import Method, identify
-from ansible_collections.meshops.istio.plugins.module_utils._model import CheckError, Facts, Finding, JsonDict, Key, Membership, ProxyView, Survey
+from ansible_collections.meshops.istio.plugins.module_utils._model import (
+    CheckError,
+    ClientPod,
+    Facts,
+    Finding,
+    JsonDict,
+    Key,
+    Membership,
+    ProxyView,
+    Survey,
+    Target,
+)
 from ansible_collections.meshops.istio.plugins.module_utils._options import (
     Connection,
     client_choice,
@@ -440,7 +454,7 @@ from ansible_collections.meshops.istio.plugins.module_utils._options import (
     key_in_force,
     key_spec,
 )
-from ansible_collections.meshops.istio.plugins.module_utils._plan import PROFILES, Plan, make_plan
+from ansible_collections.meshops.istio.plugins.module_utils._plan import PROFILES, Plan, make_plan, of_one_source
 from ansible_collections.meshops.istio.plugins.module_utils._probe import Campaign, ClientRun, look, probe_all
 from ansible_collections.meshops.istio.plugins.module_utils._result import error_result, full_result, survey_result
 from ansible_collections.meshops.istio.plugins.module_utils._senders import SENDERS
@@ -616,8 +630,8 @@ def check(module: Any, settings: Settings) -> tuple[JsonDict, bool]:
     moved = False
     while True:
         started = time.monotonic()
-        survey, key, plan = prepare(params, settings, connection, cluster)
-        planned = plan.total * len(survey.clients)
+        survey, key, plans = prepare(params, settings, connection, cluster)
+        planned = sum(plan.total for plan in plans.values())
         if not below_cap(params["max_requests"], planned, attempts):
             return result, moved
         if module.check_mode:
@@ -627,7 +641,7 @@ def check(module: Any, settings: Settings) -> tuple[JsonDict, bool]:
                 f"check mode: {result['requests']['planned']} requests would go to {survey.target} from {', '.join(str(client) for client in survey.clients)}."
             )
             return result, False
-        window, runs, verdict = measure(params, settings, connection, cluster, survey, plan)
+        window, runs, verdict = measure(params, settings, connection, cluster, survey, plans)
         again = verdict.churn_only and len(attempts) + 1 < params["attempts"]
         facts, findings = explain("never" if again else params["explain"], cluster, survey, window, verdict)
         result = full_result(survey, window, runs, verdict, settings.seed, params["max_sessions_returned"], time.monotonic() - started, findings)
@@ -667,20 +681,37 @@ def below_cap(cap: int | None, planned: int, attempts: list[JsonDict]) -> bool:
     return False
 
 
-def prepare(params: JsonDict, settings: Settings, connection: Connection, cluster: Cluster) -> tuple[Survey, Key, Plan]:
-    """All that can be known and refused before the first request."""
+def prepare(params: JsonDict, settings: Settings, connection: Connection, cluster: Cluster) -> tuple[Survey, Key, dict[ClientPod, Plan]]:
+    """All that can be known and refused before the first request; what each client is to send."""
     choice = settings.choice
     target = find_target(cluster, params["namespace"], params["service"], choice.namespace, params["port"], params["path"], params["method"])
     if params["via"]:
         target = replace(target, via=find_gateway(cluster, params["via"], choice.namespace))
     survey = take_survey(cluster, target, choice)
-    key = settings.key or key_in_force(first_view(connection, cluster, survey))
+    key = settings.key
+    if key is None or may_be_own(key, target):
+        view = first_view(connection, cluster, survey)
+        key = key or key_in_force(view)
+        key = replace(key, own=may_be_own(key, target) and view is not None and view.is_tcp())
     backends = len(survey.membership.ready())
     profile = PROFILES[params["profile"]]
     keyless = key.type != "source_ip"
     plan = make_plan(key, params["session_ids"], params["sessions"], params["requests"], profile, backends, settings.seed, keyless)
-    check_sendable(key, plan.sessions, target, settings.sending)
-    return survey, key, plan
+    plans = {client: of_one_source(plan, client.address) if key.own else plan for client in survey.clients}
+    for different in set(plans.values()):
+        check_sendable(key, different.sessions, target, settings.sending)
+    if key.own and params["session_ids"]:
+        raise CheckError(
+            "bad_option",
+            f"Option session_ids: Envoy takes port {target.port} of Service {target.namespace}/{target.service} for TCP, where it hashes the client pod's "
+            "own address and reads no other. Next: leave session_ids out, or name the port http.",
+        )
+    return survey, key, plans
+
+
+def may_be_own(key: Key, target: Target) -> bool:
+    """Whether the key may be the client's own address: of a gateway's ports only those of HTTP are known."""
+    return key.type == "source_ip" and target.listener is not None and target.via is None
 
 
 def first_view(connection: Connection, cluster: Cluster, survey: Survey) -> ProxyView | None:
@@ -691,7 +722,7 @@ def first_view(connection: Connection, cluster: Cluster, survey: Survey) -> Prox
 
 
 def measure(
-    params: JsonDict, settings: Settings, connection: Connection, cluster: Cluster, survey: Survey, plan: Plan
+    params: JsonDict, settings: Settings, connection: Connection, cluster: Cluster, survey: Survey, plans: dict[ClientPod, Plan]
 ) -> tuple[Window, list[ClientRun], Verdict]:
     target = survey.target
 
@@ -701,13 +732,13 @@ def measure(
         settings.method,
         params["timeout"],
         params["rate"],
-        Brake(settings.stop_on, plan.total * len(survey.clients)),
+        Brake(settings.stop_on, sum(plan.total for plan in plans.values())),
         configuration=connection.configuration,
         read_membership=lambda: read_membership(cluster, target),
         read_log=cluster.sidecar_log,
         read_gateways=lambda: read_gateways(cluster, connection.configuration, target),
     )
-    runs = probe_all(survey, dict.fromkeys(survey.clients, plan), campaign)
+    runs = probe_all(survey, plans, campaign)
     try:
         after = campaign.read_membership()
         rules_after = read_rules(cluster, target, settings.choice.namespace)[0]
@@ -715,7 +746,7 @@ def measure(
         # What was seen before may still say that sessions move, so it is judged, with the loss as a reason.
         after, rules_after = runs[-1].checkpoints[-1].membership, survey.rules
         runs[0].failure = runs[0].failure or error
-    window = make_window(settings, survey, after, rules_after, runs, plan.key)
+    window = make_window(settings, survey, after, rules_after, runs, runs[0].plan.key)
     return window, runs, judge(window)
 
 

@@ -20,7 +20,6 @@ from harness import BIN, LAB_CACHE, ROOT, WHOLE_CLUSTER, WORKER, Ran, clean_envi
 
 # Written, and run in parts only: `make test` takes a file in when it was seen green as a whole on a quiet machine. `make test-full` runs all.
 NOT_YET = [
-    "test_affinity_info.py",
     "test_affinity_prediction.py",
     "test_awx.py",
     "test_lab_site.py",

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,14 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from affinity_support import Mesh, curl_pod
+from affinity_support import KEY, Mesh, curl_pod, probe_pod
 
 if TYPE_CHECKING:
     from integration.conftest import Ansible
 
 HOST = "shop.example.com"
 # As in test_affinity_prediction.py: twenty times as many with ISTIO_PREDICTION_SESSIONS=10000.
-SESSIONS = int(os.environ.get("ISTIO_PREDICTION_SESSIONS", "500"))
+FEW = 500
+SESSIONS = int(os.environ.get("ISTIO_PREDICTION_SESSIONS", str(FEW)))
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +75,99 @@ def test_many_sessions_land_where_they_must_through_the_gateway(mesh: Mesh, gate
     prediction = result["prediction"]
     assert (prediction["available"], prediction["matched"], prediction["total"]) == (True, SESSIONS, SESSIONS), prediction
     assert all(session["pods"] == {session["predicted"]: 2} for session in result["sessions"])
+
+
+HEADER = {"httpHeaderName": "user-session"}
+# Host and service: what its rule hashes on and how, and the key to send.
+OTHERS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
+    "ring-64": (HEADER | {"ringHash": {"minimumRingSize": 64}}, KEY),
+    "ring-8192": (HEADER | {"ringHash": {"minimumRingSize": 8192}}, KEY),
+    "maglev": (HEADER | {"maglev": {"tableSize": 65537}}, KEY),
+    "by-cookie": ({"httpCookie": {"name": "user", "ttl": "60s"}}, {"type": "cookie", "name": "user"}),
+    "by-query": ({"httpQueryParameterName": "user"}, {"type": "query", "name": "user"}),
+    "by-source": ({"useSourceIp": True}, {"type": "source_ip"}),
+}
+PART = "through-gateway"
+
+
+@pytest.fixture(scope="module")
+def others(mesh: Mesh, gateway: dict[str, Any]) -> Iterator[None]:
+    """More services over the same pods, each with a rule of its own and a host at the gateway."""
+    hosts = {name: f"{name}.example.com" for name in OTHERS}
+    objects: list[dict[str, Any]] = []
+    for name, (consistent, _key) in OTHERS.items():
+        istio, meta = "networking.istio.io/v1", {"name": f"via-{name}", "labels": {PART: name}}
+        ports = [{"name": "http", "port": 80, "targetPort": 8080}]
+        route = {"hosts": [hosts[name]], "gateways": [PART], "http": [{"route": [{"destination": {"host": f"via-{name}"}}]}]}
+        balanced = {"host": f"via-{name}", "trafficPolicy": {"loadBalancer": {"consistentHash": consistent}}}
+        objects.append({"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": {"selector": {"app": "nginx"}, "ports": ports}})
+        objects.append({"apiVersion": istio, "kind": "DestinationRule", "metadata": meta, "spec": balanced})
+        objects.append({"apiVersion": istio, "kind": "VirtualService", "metadata": meta, "spec": route})
+    server = {"port": {"number": 80, "name": "http", "protocol": "HTTP"}, "hosts": list(hosts.values())}
+    spec = {"selector": {"istio": "ingressgateway"}, "servers": [server]}
+    mesh.apply({"apiVersion": "networking.istio.io/v1", "kind": "Gateway", "metadata": {"name": PART, "labels": {PART: "all"}}, "spec": spec}, *objects)
+    yield
+    kinds = ",".join(f"{kind}.networking.istio.io" for kind in ("gateways", "virtualservices", "destinationrules"))
+    mesh.kubectl("-n", mesh.namespace, "delete", f"services,{kinds}", "-l", PART)
+
+
+@pytest.fixture
+def outsiders(mesh: Mesh, namespace: Callable[..., str]) -> dict[str, Any]:
+    """Two clients outside the mesh, on two nodes if there are."""
+    where = namespace(injection=False)
+    nodes = [node["metadata"]["name"] for node in json.loads(mesh.kubectl("get", "nodes", "-o", "json").stdout)["items"]]
+    pods = [probe_pod(f"outsider-{number}", nodes[number % len(nodes)]) for number in range(2)]
+    mesh.kubectl("-n", where, "apply", "-f", "-", stdin=yaml.safe_dump_all(pods))
+    mesh.kubectl("-n", where, "wait", "--for=condition=Ready", "pod", "--all", "--timeout=90s")
+    return {"namespace": where, "max": 2}
+
+
+def landed_through(mesh: Mesh, gateway: dict[str, Any], client: dict[str, Any], name: str) -> None:
+    """Every session of both clients on the pod that was computed for it."""
+    via = gateway | {"host": f"{name}.example.com"}
+    options: dict[str, Any] = {"service": f"via-{name}", "key": OTHERS[name][1], "via": via, "client": client}
+    mesh.wait_until(f"the gateway knows {name}", lambda: mesh.look(**options, profile="quick")["verdict"] == "passed")
+    result = mesh.look(**options, sessions=SESSIONS, requests=2, concurrency=20, max_sessions_returned=SESSIONS)
+    assert result["verdict"] == "passed", result["msg"]
+    assert (result["prediction"]["matched"], result["prediction"]["total"]) == (SESSIONS, SESSIONS), result["prediction"]
+    assert all(session["pods"] == {session["predicted"]: 4} for session in result["sessions"])
+    assert {(entry["sidecar"], entry["namespace"]) for entry in result["clients"]} == {(False, client["namespace"])}
+
+
+@pytest.mark.usefixtures("others")
+def test_sessions_of_two_clients_land_where_they_must_by_every_size_and_key(mesh: Mesh, gateway: dict[str, Any], outsiders: dict[str, Any]) -> None:
+    for name in OTHERS:
+        if name != "by-source":
+            landed_through(mesh, gateway, outsiders, name)
+
+
+@pytest.mark.usefixtures("others")
+def test_two_clients_whose_addresses_are_not_believed_have_not_moved(mesh: Mesh, gateway: dict[str, Any], outsiders: dict[str, Any]) -> None:
+    """Each is one source, whatever it says, and the two may land on two pods."""
+    options: dict[str, Any] = {"service": "via-by-source", "key": {"type": "source_ip"}, "via": gateway | {"host": "by-source.example.com"}}
+    mesh.wait_until("the gateway knows it", lambda: mesh.look(**options, client=outsiders, profile="quick")["verdict"] != "inconclusive")
+    result = mesh.look(**options, client=outsiders, requests=3, max_flip_rate=0.1)
+    assert result["verdict"] == "not_proven", result["msg"]
+    assert "numTrustedProxies" in result["msg"]
+
+
+# It takes the gateway's pods anew, twice.
+if SESSIONS > FEW:
+
+    @pytest.mark.usefixtures("others")
+    def test_source_addresses_land_where_they_must_through_a_gateway_that_believes_them(mesh: Mesh, gateway: dict[str, Any], outsiders: dict[str, Any]) -> None:
+        def believe(proxies: int | None) -> None:
+            config = json.dumps({"gatewayTopology": {"numTrustedProxies": proxies}}) if proxies else None
+            template = {"spec": {"template": {"metadata": {"annotations": {"proxy.istio.io/config": config}}}}}
+            where = ("-n", gateway["namespace"])
+            mesh.kubectl(*where, "patch", "deployment", "istio-ingressgateway", "--type=merge", "-p", json.dumps(template))
+            mesh.kubectl(*where, "rollout", "status", "deployment/istio-ingressgateway", "--timeout=120s")
+
+        believe(1)
+        try:
+            landed_through(mesh, gateway, outsiders, "by-source")
+        finally:
+            believe(None)
 
 
 def test_the_gateway_agrees_with_the_service(mesh: Mesh, gateway: dict[str, Any], outsider: dict[str, str]) -> None:

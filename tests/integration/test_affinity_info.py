@@ -19,6 +19,7 @@ from affinity_support import INFO, KEY, Mesh, curl_pod, probe_pod
 from inprocess import ask_info, run_info
 
 from ansible_collections.meshops.istio.plugins.module_utils._model import CheckError
+from ansible_collections.meshops.istio.plugins.module_utils._ring import maglev_chooser, request_hash
 
 HASH: dict[str, Any] = {"consistentHash": {"httpHeaderName": "user-session"}}
 SCENARIO = "scenario"
@@ -144,6 +145,8 @@ SCENARIOS: dict[str, tuple[dict[str, Any] | None, list[dict[str, Any]] | None, d
         "asks for other headers or another path",
     ),
 }
+# What breaks between zones only; in the lab of `make test` there is one.
+BETWEEN_ZONES = ("outlier", "same-zone", "distribute")
 CONTRADICTION = {("sticks", "failed"), ("does_not", "passed")}
 
 
@@ -162,29 +165,40 @@ def objects_of(name: str) -> list[dict[str, Any]]:
     return objects
 
 
+def expected(name: str, zones: int) -> tuple[str, str]:
+    """The static verdict on a scenario, and words of its reason."""
+    return ("sticks", "RING_HASH over 3 ready pods") if name in BETWEEN_ZONES and zones < 2 else SCENARIOS[name][3:]
+
+
 @pytest.fixture(scope="module")
-def two_clients(mesh: Mesh) -> Iterator[None]:
-    """A second client, on another node if there is one."""
+def two_clients(mesh: Mesh) -> Iterator[int]:
+    """A second client, on another node if there is one; the number of nodes, each of which is a zone."""
     nodes = [node["metadata"]["name"] for node in json.loads(mesh.kubectl("get", "nodes", "-o", "json").stdout)["items"]]
     here = json.loads(mesh.kubectl("-n", mesh.namespace, "get", "pod", "test-pod", "-o", "json").stdout)["spec"]["nodeName"]
     elsewhere = next((node for node in nodes if node != here), here)
     mesh.apply(probe_pod("far-client", elsewhere))
     mesh.kubectl("-n", mesh.namespace, "wait", "--for=condition=Ready", "pod/far-client", "--timeout=90s")
-    yield
+    yield len(nodes)
     mesh.kubectl("-n", mesh.namespace, "delete", "pod", "far-client", "--wait=true")
 
 
 @pytest.fixture(scope="module")
-def shown(mesh: Mesh, two_clients: None) -> Iterator[Callable[[str], dict[str, Any]]]:
+def shown(mesh: Mesh, two_clients: int) -> Iterator[Callable[[str], dict[str, Any]]]:
     """One look at all scenarios, as soon as the clients' Envoys have them; the entry of one by its name."""
     mesh.apply(*(part for name in SCENARIOS for part in objects_of(name)))
     found: dict[str, dict[str, Any]] = {}
 
     def look() -> bool:
         found.update({entry["service"]: entry for entry in run_info(mesh.kubeconfig, namespace=mesh.namespace, key=KEY, client={"max": 2})})
-        return all(found.get(name, {}).get("static_verdict") == SCENARIOS[name][3] for name in SCENARIOS if name not in UNASKED)
+        return found.keys() >= SCENARIOS.keys() - set(UNASKED) and not wrong()
 
-    mesh.wait_until("the clients' Envoys have all scenarios", look, 30)
+    def wrong() -> list[str]:
+        return [f"{name}: {entry['why']}" for name, entry in found.items() if name in SCENARIOS and entry["static_verdict"] != expected(name, two_clients)[0]]
+
+    try:
+        mesh.wait_until("the clients' Envoys have all scenarios", look)
+    except AssertionError as late:
+        raise AssertionError(f"{late}: {wrong()}") from late
     for name in UNASKED:
         found.update({entry["service"]: entry for entry in run_info(mesh.kubeconfig, namespace=mesh.namespace, service=name, key=KEY, client={"max": 2})})
     yield lambda name: found[name]
@@ -196,9 +210,11 @@ UNASKED = ("simple", "passthrough")
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_the_static_verdict_is_decided_and_never_contradicts_the_live_one(mesh: Mesh, shown: Callable[[str], dict[str, Any]], name: str) -> None:
+def test_the_static_verdict_is_decided_and_never_contradicts_the_live_one(
+    mesh: Mesh, two_clients: int, shown: Callable[[str], dict[str, Any]], name: str
+) -> None:
     entry = shown(name)
-    verdict, words = SCENARIOS[name][3:]
+    verdict, words = expected(name, two_clients)
     assert (entry["static_verdict"], words in entry["why"]) == (verdict, True), entry["why"]
     live = mesh.look(service=name, client={"max": 2}, requests=5, max_flip_rate=0.05)
     assert (verdict, live["verdict"]) not in CONTRADICTION, (entry["why"], live["msg"])
@@ -217,18 +233,54 @@ def test_discovery_finds_what_asks_for_affinity_and_nothing_else(mesh: Mesh, sho
     assert (result["changed"], result["unread"]) == (False, [])
 
 
-def test_a_tcp_port_sticks_by_source_ip(mesh: Mesh, shown: Callable[[str], dict[str, Any]]) -> None:
+# Tables of which almost certainly one has any two clients on two pods.
+PRIMES = (101, 103, 107, 109, 113, 127, 131, 137, 139, 149, 151, 157)
+
+
+def test_on_a_tcp_port_each_client_is_a_session_by_its_own_address(mesh: Mesh, shown: Callable[[str], dict[str, Any]]) -> None:
+    """Two clients that must land on two pods, which is no move; without the rule each of them moves."""
     shown("tcp-port")
-    mesh.patch("destinationrule", "tcp-port", {"spec": {"trafficPolicy": {"loadBalancer": {"consistentHash": {"httpHeaderName": None, "useSourceIp": True}}}}})
-    key = {"type": "source_ip"}
+    address = {pod["metadata"]["name"]: pod["status"]["podIP"] for pod in mesh.pods("meshops.istio/probe=true")}
+    hosts = {f"{pod['status']['podIP']}:8080": pod["metadata"]["name"] for pod in mesh.pods()}
 
-    def entry() -> dict[str, Any]:
-        return run_info(mesh.kubeconfig, namespace=mesh.namespace, service="tcp-port", key=key, session_ids=["10.0.0.1"])[0]
+    def placed(size: int) -> dict[str, str]:
+        choose = maglev_chooser(sorted(hosts), size)
+        return {client: hosts[choose(request_hash(client))] for client in address.values()}
 
-    mesh.wait_until("the listener hashes", lambda: entry()["static_verdict"] == "sticks", 20)
-    found = entry()
-    assert found["proxies"][0]["hash_policy"] == [{"type": "source_ip", "name": None}]
-    assert found["sessions"][0]["predicted"] in {backend["pod"] for backend in found["backends"]}
+    size = next(size for size in PRIMES if len(set(placed(size).values())) == 2)
+    options: dict[str, Any] = {"service": "tcp-port", "key": {"type": "source_ip"}, "client": {"max": 2}}
+
+    def look() -> dict[str, Any]:
+        return run_info(mesh.kubeconfig, namespace=mesh.namespace, session_ids=sorted(address.values()), **options)[0]
+
+    def predicted() -> dict[str, str]:
+        return {session["id"]: session["predicted"] for session in look()["sessions"]}
+
+    mesh.patch(
+        "destinationrule",
+        "tcp-port",
+        {"spec": policy(loadBalancer={"consistentHash": {"httpHeaderName": None, "useSourceIp": True, "maglev": {"tableSize": size}}})},
+    )
+    mesh.wait_until("the listener hashes", lambda: predicted() == placed(size), 20)
+    static = look()
+    assert (static["static_verdict"], static["proxies"][0]["hash_policy"], static["findings"]) == ("sticks", [{"type": "source_ip", "name": None}], [])
+
+    live = mesh.look(**options)
+    assert live["verdict"] == "passed", live["msg"]
+    assert {session["id"]: (session["predicted"], list(session["pods"])) for session in live["sessions"]} == {
+        client: (pod, [pod]) for client, pod in placed(size).items()
+    }
+    assert live["requests"]["answered"] == live["requests"]["planned"] == 2 * 36 * 20
+    from_rule = mesh.look(**options | {"key": None, "profile": "quick"})
+    assert (from_rule["verdict"], from_rule["key"]) == ("passed", {"type": "source_ip", "name": None, "origin": "rule"}), from_rule["msg"]
+    refused = mesh.look(**options, session_ids=["10.0.0.1"])
+    assert (refused["verdict"], refused["error"]["code"]) == ("error", "bad_option"), refused["msg"]
+    assert "hashes the client pod's own address and reads no other" in refused["msg"]
+
+    mesh.patch("destinationrule", "tcp-port", {"spec": policy(loadBalancer={"consistentHash": None, "simple": "RANDOM"})})
+    mesh.wait_until("the listener does not hash", lambda: look()["static_verdict"] == "does_not", 20)
+    moving = mesh.look(**options)
+    assert (moving["verdict"], [session["moved"] for session in moving["sessions"]]) == ("failed", [True, True]), moving["msg"]
 
 
 def test_without_a_client_only_the_objects_speak(mesh: Mesh, namespace: Callable[..., str]) -> None:
@@ -270,7 +322,7 @@ def test_a_hundred_services_in_one_look(mesh: Mesh, namespace: Callable[..., str
         for name in names
     ]
     items = [deployment, probe_pod("client"), *services, *rules]
-    mesh.kubectl("-n", where, "apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": items}))
+    mesh.kubectl("-n", where, "create", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": items}))
     mesh.kubectl("-n", where, "wait", "--for=condition=Ready", "pod", "--all", "--timeout=90s")
     found: list[dict[str, Any]] = []
 

@@ -1,10 +1,17 @@
 # SPDX-FileCopyrightText: 2026 meshops.istio contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""verify.yml on an estate: what is red and what is not, how gently it probes, and that one cluster never stops another."""
+"""verify.yml on an estate: what is red and what is not, how gently it probes, and that one cluster never stops another.
+
+With ISTIO_CHURN_RUNS=100 that many runs are made while rollouts never end (`make test-full`), instead of a few.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import random
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,6 +25,8 @@ from verify_support import Estate, entry, judged, outcome, seconds, service_obje
 if TYPE_CHECKING:
     from integration.conftest import Ansible
 
+# Runs under churn, as many clusters of one inventory at once.
+CHURN_RUNS, AT_ONCE = int(os.environ.get("ISTIO_CHURN_RUNS", "3")), 3
 BROKEN = "login"
 SERVICES = {"cart": "user-session", "search": "user-session", BROKEN: "user-sesion"}
 
@@ -149,6 +158,51 @@ def test_an_estate(services: Mesh, estate: Estate, lab: Path, tmp_path: Path, re
         "failed",
         "passed",
     ]
+
+
+@contextlib.contextmanager
+def rollouts_all_the_time(mesh: Mesh) -> Iterator[list[int]]:
+    """A new one as soon as the last has ended, or some seconds later; the list has an item for each that has ended."""
+    ended: list[int] = []
+    over = threading.Event()
+    chance = random.Random("rollouts")
+
+    def roll() -> None:
+        while not over.is_set():
+            mesh.kubectl("-n", mesh.namespace, "rollout", "restart", "deployment/nginx-deployment")
+            mesh.kubectl("-n", mesh.namespace, "rollout", "status", "deployment/nginx-deployment", "--timeout=120s")
+            ended.append(len(ended))
+            over.wait(chance.uniform(0, 6))
+
+    thread = threading.Thread(target=roll)
+    thread.start()
+    try:
+        yield ended
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_rollouts_make_nothing_red_and_a_rule_that_is_gone_is_red_by_the_next_run(services: Mesh, broken: Mesh, estate: Estate, record_property: Any) -> None:
+    """Hours of churn in minutes. Each cluster of the inventory is the lab, with a history of its own, so one run of three is three runs."""
+    mesh = broken
+    listed = {"istio_affinity_services": [entry(mesh, name) for name in ("search", "nginx-service")]}
+    hosts = {f"cluster-{number}": listed for number in range(min(AT_ONCE, CHURN_RUNS))}
+    options: dict[str, Any] = {"istio_affinity_namespaces": [mesh.namespace], "istio_affinity_timeout": 30}
+    seen: Counter[tuple[str, str]] = Counter()
+    with rollouts_all_the_time(mesh) as rollouts:
+        for _round in range(CHURN_RUNS // len(hosts)):
+            ran = estate.verify(hosts, **options)
+            for name in hosts:
+                found = outcome(ran, name)
+                seen.update(judged(found).values())
+                assert (found["status"], found["problems"]) == ("green", []), ran
+        assert len(rollouts) >= CHURN_RUNS // len(hosts), "the rollouts ended before their time"
+        mesh.delete("destinationrule", "nginx-destinationrule")
+        gone = outcome(estate.verify({"cluster-0": listed}, **options).expect(2), "cluster-0")
+    record_property("verdicts", f"{len(rollouts)} rollouts, {dict(seen)}; without the rule {judged(gone)}")
+    statuses = {service: status for service, (_verdict, status) in judged(gone).items()}
+    assert statuses == {"nginx-service": "red", "search": "green", "cart": "green", BROKEN: "green"}, gone
 
 
 def test_what_is_wrong_with_an_annotation_is_said_and_check_mode_sends_nothing(services: Mesh, estate: Estate) -> None:

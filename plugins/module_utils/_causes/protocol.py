@@ -52,11 +52,12 @@ def protocol(port: JsonDict) -> str:
 
 
 def _opaque(situation: Situation) -> Iterator[tuple[Client, tuple[Item, ...]]]:
-    """Clients whose Envoy has a cluster but no HTTP route for the port, with what shows it."""
+    """Clients whose Envoy has a cluster but no HTTP route for the port, with what shows it; not where it hashes on what a
+    TCP port has too, the source address."""
     if situation.service["spec"].get("clusterIP") == "None":
         return
     port = situation.port
-    for client, view in situation.seen():
+    for client, view in situation.blind():
         if not speaks_http(view) and view.cluster is not None and protocol(port) not in ("", *HTTP):
             yield (
                 client,

@@ -183,7 +183,11 @@ def verdict_of(entry: Entry) -> tuple[str, str, str]:
     if entry.error:
         return mode, ERROR, entry.error
     if entry.result:
-        return (mode, *verdict_of_probe(entry.result))
+        verdict, why = verdict_of_probe(entry.result)
+        if verdict == INCONCLUSIVE and not entry.single and entry.static and entry.static.static_verdict == DOES_NOT:
+            # Where pods come and go all the time a probe may never tell, but the rules and Envoys do.
+            return mode, DOES_NOT, f"{entry.static.why or 'by its rules sessions do not stick'}; the probe could not tell: {why}"
+        return mode, verdict, why
     if entry.live or entry.static is None:
         wanted = "it was to be probed" if entry.live else "it was to be looked at"
         return mode, ERROR, f"{wanted}, but neither a result nor an error was handed over"

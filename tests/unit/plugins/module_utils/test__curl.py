@@ -23,7 +23,7 @@ from ansible_collections.meshops.istio.plugins.module_utils._curl import (
     url_of,
 )
 from ansible_collections.meshops.istio.plugins.module_utils._model import CheckError, Key, Target
-from ansible_collections.meshops.istio.plugins.module_utils._plan import PROFILES, make_plan
+from ansible_collections.meshops.istio.plugins.module_utils._plan import PROFILES, make_plan, of_one_source
 
 HEADER = Key("header", "user-session")
 TARGET = Target("sample", "nginx-service", 80, "http", "nginx-service")
@@ -192,3 +192,10 @@ def test_no_bytes_from_the_pod_break_the_parser(line: bytes) -> None:
     for text in (line, b"R|" + line, b"R|1\x1f200\x1f0\x1f0.1\x1f" + line):
         seen = parse_line(text)
         assert seen is None or isinstance(seen.index, int)
+
+
+@pytest.mark.parametrize(("key", "named"), [(Key("source_ip", None), True), (Key("source_ip", None, own=True), False)], ids=["sent", "own"])
+def test_a_source_address_is_sent_but_the_clients_own(key: Key, named: bool) -> None:
+    plan = of_one_source(make_plan(key, None, None, 2, PROFILES["quick"], 3, 1, keyless=False), "10.244.0.7")
+    (stanza,) = stanzas(configuration(plan, [next(plan.requests([0]))], TARGET, Transfer(Sending())))
+    assert ('header = "X-Forwarded-For: 10.244.0.7"' in stanza) == named

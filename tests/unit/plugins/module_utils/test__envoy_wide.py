@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from typing import Any
 from urllib.parse import unquote
 
@@ -13,6 +14,7 @@ import pytest
 
 from ansible_collections.meshops.istio.plugins.module_utils._envoy import (
     AdminDump,
+    admin_pages,
     hashed_ports,
     parse_hosts,
     parse_pages,
@@ -80,13 +82,16 @@ def test_no_envoy_no_dump() -> None:
 
 
 def test_a_tcp_port_is_seen_by_its_listener_and_only_where_no_virtual_host_serves_it() -> None:
-    view = view_of(dump(), TARGET, LISTENER["name"])
+    target = replace(TARGET, listener=LISTENER["name"])
+    view = view_of(dump(), target)
+    assert view.is_tcp()
     assert view.route is not None
     assert (view.route.protocol, view.route.hash_policies) == ("tcp", (HashPolicy("source_ip", None),))
     assert no_prediction(view, Key("source_ip", None)) is None
-    http = view_of(dump(action={"cluster": NAME, **HASHED}), TARGET, LISTENER["name"])
+    http = view_of(dump(action={"cluster": NAME, **HASHED}), target)
     assert http.route is not None
-    assert http.route.protocol == "http"
+    assert not http.is_tcp()
+    assert admin_pages(target).keys() - admin_pages(TARGET).keys() == {"listeners"}
 
 
 def test_a_listener_that_takes_requests_for_http_is_no_tcp_route() -> None:

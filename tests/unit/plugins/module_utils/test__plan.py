@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ansible_collections.meshops.istio.plugins.module_utils._model import CheckError, Key
-from ansible_collections.meshops.istio.plugins.module_utils._plan import BATCH, KEYLESS_REQUESTS, PROFILES, Plan, make_plan
+from ansible_collections.meshops.istio.plugins.module_utils._plan import BATCH, KEYLESS_REQUESTS, PROFILES, Plan, make_plan, of_one_source
 
 KEY = Key("header", "user-session")
 
@@ -67,3 +67,10 @@ def test_a_cap_on_the_total() -> None:
     with pytest.raises(CheckError, match="cap of 1000000") as caught:
         make_plan(KEY, None, 100_000, 1_000, PROFILES["default"], 3, 1)
     assert caught.value.code == "too_many_requests"
+
+
+def test_a_client_that_is_the_session_sends_as_many_requests_as_all_of_them() -> None:
+    plan = make_plan(Key("source_ip", None, own=True), None, None, None, PROFILES["default"], 3, 1, keyless=False)
+    own = of_one_source(plan, "10.244.0.7")
+    assert (own.sessions, own.asked, own.total) == (("10.244.0.7",), 1, plan.total)
+    assert [request.round for request in everything(own)] == list(range(plan.total))

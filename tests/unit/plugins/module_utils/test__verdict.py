@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ansible_collections.meshops.istio.plugins.module_utils._model import CheckError
+from ansible_collections.meshops.istio.plugins.module_utils._model import CheckError, Key
 from ansible_collections.meshops.istio.plugins.module_utils._tally import Run, Trace
 from ansible_collections.meshops.istio.plugins.module_utils._verdict import (
     Changes,
@@ -334,3 +334,46 @@ def test_a_change_after_the_last_look_explains_a_move_in_a_run_that_broke_off() 
     cut = replace(entry, checkpoints=entry.checkpoints[:3], failure=CheckError("exec_lost", "The connection broke off."))
     found = judge(replace(seen, evidence=(cut,)))
     assert found.verdict == "inconclusive", found.reasons
+
+
+# Where Envoy reads no header, each client is one session by its own address, and the two of these land on two pods.
+OWN = Truth(key=Key("source_ip", None, own=True), keyless=False, clients=2, sessions=20)
+
+
+def test_a_client_whose_own_address_is_hashed_is_compared_with_no_other() -> None:
+    found = verdict_on(OWN)
+    assert (found.verdict, found.reasons) == ("passed", ())
+    assert {fate.id: (len(fate.pods), fate.moved) for fate in found.fates} == {"10.9.0.1": (1, False), "10.9.0.2": (1, False)}
+    assert len({pod for fate in found.fates for pod in fate.pods}) == 2
+    assert (found.prediction.matched, found.prediction.total) == (2, 2)
+
+
+def test_a_client_whose_own_address_is_not_hashed_fails() -> None:
+    found = verdict_on(replace(OWN, balancer=at_random, rounds=3))
+    assert found.verdict == "failed"
+    assert "session 10.9.0." in found.reasons[0]
+
+
+def test_a_client_that_stays_where_its_address_does_not_lead_proves_nothing() -> None:
+    found = verdict_on(replace(OWN, balancer=Balancer(lambda sessions, hosts, _chance: [hosts[0]] * len(sessions))))
+    assert found.verdict == "not_proven"
+    assert not found.prediction.available
+
+
+def _unbelieved() -> Window:
+    """Two clients of which each met one pod, whatever source its requests named, and not the same one."""
+    truth = Truth(key=Key("source_ip", None), keyless=False, sessions=20)
+    first, second = (window(replace(truth, balancer=Balancer(lambda s, hosts, _chance, pod=pod: [hosts[pod]] * len(s)))) for pod in (0, 1))
+    other = replace(second.evidence[0], client=replace(second.evidence[0].client, pod="test-1", uid="uid-1"))
+    return replace(first, evidence=(first.evidence[0], other), identification=replace(first.identification, pods={pod: pod for pod in "abc"}))
+
+
+def test_a_gateway_that_believes_no_source_address_does_not_make_sessions_move() -> None:
+    found = judge(replace(_unbelieved(), via="gateway.istio-ingress"))
+    assert found.verdict == "not_proven"
+    assert "gateway gateway.istio-ingress may take the connection's own instead" in found.reasons[-1]
+    assert not any(fate.moved for fate in found.fates)
+
+
+def test_sidecars_believe_them_so_sources_that_meet_two_pods_have_moved() -> None:
+    assert judge(_unbelieved()).verdict == "failed"

@@ -55,7 +55,7 @@ def situation(truth: Truth, known: Facts | None = None, view: Callable[[ProxyVie
     """What a check of this truth would hand to the catalogue, with a change to what the Envoys said."""
     seen = window(truth)
     clients = tuple(Client(entry.client, tuple(view(each) for each in entry.views())) for entry in seen.evidence)
-    return Situation(KEY, TARGET, known or facts(), clients, seen.after, seen, judge(seen))
+    return Situation(truth.key, TARGET, known or facts(), clients, seen.after, seen, judge(seen))
 
 
 def ids(found: Sequence[Finding]) -> list[str]:
@@ -449,3 +449,19 @@ def test_odd_objects_are_survived(spec: Any, policy: Any) -> None:
     known.rules.update({kind: ({"metadata": {"name": "odd", "namespace": "sample"}, "spec": spec},) for kind in ("VirtualService", "Sidecar", "EnvoyFilter")})
     look = replace(situation(replace(HEALTHY, sessions=20, rounds=2), known, without_rule), window=None, verdict=None)
     assert all(finding.evidence and finding.fix.body for finding in find_causes(look))
+
+
+@pytest.mark.parametrize(("key", "expected"), [(KEY, ["C30"]), (Key("source_ip", None), [])], ids=str)
+def test_a_tcp_port_is_a_cause_only_for_a_key_that_it_does_not_have(key: Key, expected: list[str]) -> None:
+    """The listener of such a port as in test__envoy_wide.py, which the lab's Envoy printed."""
+    service = {"metadata": SERVICE["metadata"], "spec": {"clusterIP": "10.96.0.1", "ports": [{"name": "tcp", "port": 80}]}}
+    by_source = rule(trafficPolicy={"loadBalancer": {"consistentHash": {"useSourceIp": True}}})
+
+    def opaque(view: ProxyView) -> ProxyView:
+        route = view.route and replace(view.route, protocol="tcp", hash_policies=(HashPolicy("source_ip", None),))
+        return replace(view, route=route)
+
+    truth = Truth(key=replace(key, own=key.type == "source_ip"), keyless=False, sessions=20, rounds=3)
+    found = find_causes(situation(truth, facts([by_source], service=service), opaque))
+    assert [finding.id for finding in found if finding.id == "C30"] == expected
+    assert expected or not [finding for finding in found if finding.severity != "info"]

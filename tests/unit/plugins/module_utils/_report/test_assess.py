@@ -40,6 +40,18 @@ def test_what_fails_can_be_chosen_but_for_failed():
     assert only(run_of(seen("unknown"), settings=strict)).status == "red"
 
 
+def test_where_a_probe_can_not_tell_the_rules_do():
+    """Where pods come and go all the time, a rule that is gone would else be noticed when they come to rest."""
+    gone, unknown = (seen(verdict).static for verdict in ("does_not", "unknown"))
+    assert gone is not None
+    told = only(run_of(probed("inconclusive", static=gone)))
+    assert (told.mode, told.verdict, told.status) == ("live", "does_not", "red")
+    assert told.why.startswith(f"{gone.why}; the probe could not tell: ")
+    assert only(run_of(probed("passed", static=gone))).verdict == "passed"
+    assert only(run_of(probed("inconclusive", static=unknown))).verdict == "inconclusive"
+    assert only(run_of(probed("inconclusive", static=gone, single=True))).verdict == "inconclusive"
+
+
 def test_a_probe_that_is_missing_is_an_error_whatever_the_rules_say():
     found = only(run_of(seen("sticks", live=True)))
     assert (found.verdict, found.status) == ("error", "red")
