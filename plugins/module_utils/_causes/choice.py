@@ -29,6 +29,8 @@ from ansible_collections.meshops.istio.plugins.module_utils._model import Fix, J
 from ansible_collections.meshops.istio.plugins.module_utils._ring import RING_SIZE, TABLE_SIZE, chooser_of, hashes_of, no_prediction
 
 SECTION = Section("The choice among the same hosts differs")
+# Where a rule has the size of a ring.
+RINGS = ("ringHash", "minimumRingSize")
 # So many sessions that go back and forth between the same two rings do not do so by chance.
 FEW_SESSIONS = 3
 # Fewer points than this for a host, and a ring is no fair share of anything.
@@ -147,10 +149,15 @@ def unequal_weights(situation: Situation) -> Iterator[Hit]:
             continue
         seen: list[Item] = [(proxy_name(situation, client), f"weight of host {address}", weight) for address, weight in weights.items()]
         seen.append((proxy_name(situation, client), "lb_policy of the cluster", "RING_HASH"))
-        gone = [name for name in ("ringHash", "minimumRingSize") if name in (policy_of(rule).get("loadBalancer") or {}).get("consistentHash", {})]
-        value = {**dict.fromkeys(gone), "maglev": {"tableSize": TABLE_SIZE}}
-        change = {"spec": {"trafficPolicy": {"loadBalancer": {"consistentHash": value}}}}
-        yield Hit(evidence(*seen), patch("DestinationRule", rule, change), "warning" if situation.expected else "info")
+        value = {**dict.fromkeys(RINGS), "maglev": {"tableSize": TABLE_SIZE}}
+        yield Hit(evidence(*seen), _algorithm(rule, value, "maglev instead of a ring"), "warning" if situation.expected else "info")
+
+
+def _algorithm(rule: JsonDict, value: JsonDict, words: str) -> Fix:
+    """A patch of the rule's hash; only words where that stands with a port or a subset."""
+    if not (policy_of(rule).get("loadBalancer") or {}).get("consistentHash"):
+        return Fix("manual", f"In {label('DestinationRule', rule)}, give the consistentHash of this port or subset {words}.")
+    return patch("DestinationRule", rule, {"spec": {"trafficPolicy": {"loadBalancer": {"consistentHash": value}}}})
 
 
 @SECTION.cause(
@@ -286,5 +293,4 @@ def tiny_ring(situation: Situation) -> Iterator[Hit]:
         )
         chosen = (policy_of(rule).get("loadBalancer") or {}).get("consistentHash") or {}
         value: JsonDict = {"ringHash": {"minimumRingSize": RING_SIZE}} if "ringHash" in chosen else {"minimumRingSize": RING_SIZE}
-        change = {"spec": {"trafficPolicy": {"loadBalancer": {"consistentHash": value}}}}
-        yield Hit(evidence(*seen), patch("DestinationRule", rule, change), "warning")
+        yield Hit(evidence(*seen), _algorithm(rule, value, f"a minimumRingSize of {RING_SIZE}"), "warning")

@@ -309,6 +309,11 @@ def test_weights_matter_on_a_ring_only() -> None:
     (found,) = find_causes(situation(HEALTHY, view=heavier))
     assert (found.id, found.severity) == ("C60", "warning")
 
+    assert '"maglev": {"tableSize": 65537}' in found.fix.body
+    for_a_port = rule(trafficPolicy={"portLevelSettings": [{"port": {"number": 80}, **RULE["spec"]["trafficPolicy"]}]})
+    (found,) = find_causes(situation(HEALTHY, facts((for_a_port,)), heavier))
+    assert (found.id, found.fix.kind) == ("C60", "manual")
+
     def table(view: ProxyView) -> ProxyView:
         assert view.cluster is not None
         return replace(heavier(view), cluster=replace(view.cluster, lb_policy="MAGLEV"))
