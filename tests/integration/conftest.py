@@ -24,7 +24,6 @@ NOT_YET = [
     "test_awx.py",
     "test_lab_site.py",
     "test_rbac.py",
-    "test_reports.py",
     "test_schedule.py",
     "test_verify.py",
 ]
