@@ -20,11 +20,9 @@ from harness import BIN, LAB_CACHE, ROOT, WHOLE_CLUSTER, WORKER, Ran, clean_envi
 
 # Written, and run in parts only: `make test` takes a file in when it was seen green as a whole on a quiet machine. `make test-full` runs all.
 NOT_YET = [
-    "test_affinity_prediction.py",
     "test_lab_site.py",
     "test_rbac.py",
     "test_schedule.py",
-    "test_schedule_job.py",
     "test_verify.py",
 ]
 collect_ignore = [] if os.environ.get("ISTIO_TESTS") == "all" else NOT_YET
