@@ -23,6 +23,16 @@ if TYPE_CHECKING:
 # Each worker has a sample of its own.
 NAMESPACE = f"affinity{WORKER and '-'}{WORKER}"
 KEY = {"type": "header", "name": "user-session"}
+HEADER = {"httpHeaderName": "user-session"}
+# For services beside nginx-service, whose ring is the default one: what the rule hashes on and how, and the key to send.
+HASHED_SERVICES: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
+    "ring-64": (HEADER | {"ringHash": {"minimumRingSize": 64}}, KEY),
+    "ring-8192": (HEADER | {"ringHash": {"minimumRingSize": 8192}}, KEY),
+    "maglev": (HEADER | {"maglev": {"tableSize": 65537}}, KEY),
+    "by-cookie": ({"httpCookie": {"name": "user", "ttl": "60s"}}, {"type": "cookie", "name": "user"}),
+    "by-query": ({"httpQueryParameterName": "user"}, {"type": "query", "name": "user"}),
+    "by-source": ({"useSourceIp": True}, {"type": "source_ip"}),
+}
 CHECK = "meshops.istio.istio_affinity_check"
 INFO = "meshops.istio.istio_affinity_info"
 # What the sample consists of, and in which order it can be made anew.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from affinity_support import KEY, Mesh, curl_pod, probe_pod
+from affinity_support import HASHED_SERVICES, Mesh, curl_pod, probe_pod
 
 if TYPE_CHECKING:
     from integration.conftest import Ansible
@@ -77,25 +77,15 @@ def test_many_sessions_land_where_they_must_through_the_gateway(mesh: Mesh, gate
     assert all(session["pods"] == {session["predicted"]: 2} for session in result["sessions"])
 
 
-HEADER = {"httpHeaderName": "user-session"}
-# Host and service: what its rule hashes on and how, and the key to send.
-OTHERS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
-    "ring-64": (HEADER | {"ringHash": {"minimumRingSize": 64}}, KEY),
-    "ring-8192": (HEADER | {"ringHash": {"minimumRingSize": 8192}}, KEY),
-    "maglev": (HEADER | {"maglev": {"tableSize": 65537}}, KEY),
-    "by-cookie": ({"httpCookie": {"name": "user", "ttl": "60s"}}, {"type": "cookie", "name": "user"}),
-    "by-query": ({"httpQueryParameterName": "user"}, {"type": "query", "name": "user"}),
-    "by-source": ({"useSourceIp": True}, {"type": "source_ip"}),
-}
 PART = "through-gateway"
 
 
 @pytest.fixture(scope="module")
 def others(mesh: Mesh, gateway: dict[str, Any]) -> Iterator[None]:
     """More services over the same pods, each with a rule of its own and a host at the gateway."""
-    hosts = {name: f"{name}.example.com" for name in OTHERS}
+    hosts = {name: f"{name}.example.com" for name in HASHED_SERVICES}
     objects: list[dict[str, Any]] = []
-    for name, (consistent, _key) in OTHERS.items():
+    for name, (consistent, _key) in HASHED_SERVICES.items():
         istio, meta = "networking.istio.io/v1", {"name": f"via-{name}", "labels": {PART: name}}
         ports = [{"name": "http", "port": 80, "targetPort": 8080}]
         route = {"hosts": [hosts[name]], "gateways": [PART], "http": [{"route": [{"destination": {"host": f"via-{name}"}}]}]}
@@ -125,7 +115,7 @@ def outsiders(mesh: Mesh, namespace: Callable[..., str]) -> dict[str, Any]:
 def landed_through(mesh: Mesh, gateway: dict[str, Any], client: dict[str, Any], name: str) -> None:
     """Every session of both clients on the pod that was computed for it."""
     via = gateway | {"host": f"{name}.example.com"}
-    options: dict[str, Any] = {"service": f"via-{name}", "key": OTHERS[name][1], "via": via, "client": client}
+    options: dict[str, Any] = {"service": f"via-{name}", "key": HASHED_SERVICES[name][1], "via": via, "client": client}
     mesh.wait_until(f"the gateway knows {name}", lambda: mesh.look(**options, profile="quick")["verdict"] == "passed")
     result = mesh.look(**options, sessions=SESSIONS, requests=2, concurrency=20, max_sessions_returned=SESSIONS)
     assert result["verdict"] == "passed", result["msg"]
@@ -136,7 +126,7 @@ def landed_through(mesh: Mesh, gateway: dict[str, Any], client: dict[str, Any], 
 
 @pytest.mark.usefixtures("others")
 def test_sessions_of_two_clients_land_where_they_must_by_every_size_and_key(mesh: Mesh, gateway: dict[str, Any], outsiders: dict[str, Any]) -> None:
-    for name in OTHERS:
+    for name in HASHED_SERVICES:
         if name != "by-source":
             landed_through(mesh, gateway, outsiders, name)
 

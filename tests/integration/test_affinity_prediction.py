@@ -16,23 +16,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from affinity_support import KEY, Mesh, probe_pod
+from affinity_support import HASHED_SERVICES, KEY, Mesh, probe_pod
 from inprocess import run_info
 
 from harness import WORKER
 
 FEW = 500
 SESSIONS = int(os.environ.get("ISTIO_PREDICTION_SESSIONS", str(FEW)))
-HEADER = {"httpHeaderName": "user-session"}
-# Service: what its rule hashes on and how, and the key to send. The default ring is that of nginx-service itself.
-SERVICES: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
-    "ring-64": (HEADER | {"ringHash": {"minimumRingSize": 64}}, KEY),
-    "ring-8192": (HEADER | {"ringHash": {"minimumRingSize": 8192}}, KEY),
-    "maglev": (HEADER | {"maglev": {"tableSize": 65537}}, KEY),
-    "by-cookie": ({"httpCookie": {"name": "user", "ttl": "60s"}}, {"type": "cookie", "name": "user"}),
-    "by-query": ({"httpQueryParameterName": "user"}, {"type": "query", "name": "user"}),
-    "by-source": ({"useSourceIp": True}, {"type": "source_ip"}),
-}
 SIZES = ("ring-64", "nginx-service", "ring-8192", "maglev")
 BY_KEY = ("by-cookie", "by-query", "by-source")
 MOST_PODS = 10
@@ -47,7 +37,7 @@ def services(mesh: Mesh) -> Iterator[Mesh]:
     nodes = nodes_of(mesh)
     here = json.loads(mesh.kubectl("-n", mesh.namespace, "get", "pod", "test-pod", "-o", "json").stdout)["spec"]["nodeName"]
     objects = []
-    for name, (consistent, _key) in SERVICES.items():
+    for name, (consistent, _key) in HASHED_SERVICES.items():
         meta = {"name": name, "labels": {PART: name}}
         ports = [{"name": "http", "port": 80, "targetPort": 8080}]
         objects.append({"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": {"selector": {"app": "nginx"}, "ports": ports}})
@@ -73,7 +63,7 @@ def take_pods(mesh: Mesh, *, yes: bool) -> None:
 
 
 def info(mesh: Mesh, service: str, **options: Any) -> dict[str, Any]:
-    key = SERVICES[service][1] if service in SERVICES else KEY
+    key = HASHED_SERVICES[service][1] if service in HASHED_SERVICES else KEY
     (entry,) = run_info(mesh.kubeconfig, namespace=mesh.namespace, service=service, key=key, client={"max": 2}, **options)
     return entry
 
@@ -84,7 +74,7 @@ def settled(mesh: Mesh, pods: int) -> None:
     def seen() -> bool:
         entries = run_info(mesh.kubeconfig, namespace=mesh.namespace, client={"max": 2})
         known = [proxy["in_sync"] and len(proxy["hosts"]) == pods for entry in entries for proxy in entry["proxies"]]
-        return len(known) == 2 * (len(SERVICES) + 1) and all(known)
+        return len(known) == 2 * (len(HASHED_SERVICES) + 1) and all(known)
 
     mesh.wait_until(f"{pods} pods in both clients' Envoys", seen)
 
@@ -99,7 +89,7 @@ def scale(mesh: Mesh, pods: int) -> None:
 def landed(mesh: Mesh, service: str) -> dict[str, str]:
     """The pod of each session by live requests from both clients, after making sure that the check predicted each of them.
     Where a busy machine made a pod miss its readiness probe meanwhile, the check measures again by its own rule."""
-    key = SERVICES[service][1] if service in SERVICES else KEY
+    key = HASHED_SERVICES[service][1] if service in HASHED_SERVICES else KEY
     load = {"sessions": SESSIONS, "requests": 2, "concurrency": 20, "max_sessions_returned": SESSIONS, "attempts": 3, "settle": 2}
     result = mesh.look(service=service, key=key, client={"max": 2}, **load)
     assert result["verdict"] == "passed", result["msg"]
