@@ -40,11 +40,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=place)
 
 
+# What depends on no other test of its file; soundness at full length is hours, which two workers share.
+ALONE = ("tests/gates/", *(("tests/integration/test_affinity_soundness.py",) if "ISTIO_SOUNDNESS_CHECKS" in os.environ else ()))
+
+
 class Groups(LoadScopeScheduling):
     """What one worker does in one go: a file, or all that needs the whole cluster. A gate is its own group."""
 
     def _split_scope(self, nodeid: str) -> str:
-        if nodeid.startswith("tests/gates/"):
+        if nodeid.startswith(ALONE):
             return nodeid
         return "the whole cluster" if nodeid.startswith(WHOLE_CLUSTER) else nodeid.split("::", maxsplit=1)[0]
 

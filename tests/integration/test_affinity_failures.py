@@ -72,16 +72,17 @@ true
 """
 
 
-# Waits until a curl of ours has written out its first block, and acts then.
-WHEN_WRITTEN = """
+# Kills the curl that has written out its first block of answers. One that reads Envoy's pages writes as much, but is done in a moment.
+KILL_WRITER = """
+written() { [ "$(grep wchar $1/io | tr -dc 0-9)" -ge 4096 ]; }
 for round in $(seq 600); do
   for process in /proc/[0-9]*; do
     read -r pid comm rest < $process/stat 2>/dev/null
-    [ "$comm" = '(curl)' ] && [ "$(grep wchar $process/io | tr -dc 0-9)" -ge 4096 ] && break 2
+    [ "$comm" = '(curl)' ] && written $process && sleep 1 && written $process && kill -9 $pid && exit 0
   done
   sleep 0.05
-done
-CURLS
+done 2>/dev/null
+exit 1
 """
 
 
@@ -127,7 +128,7 @@ def test_a_curl_that_is_killed_in_the_middle_of_a_line_names_no_pod(broken: Mesh
     broken.patch("virtualservice", "nginx-virtualservice", {"spec": {"http": [delay]}})
     broken.wait_until("answers are slow", lambda: float(in_pod(broken, "curl -s -o /dev/null -w '%{time_total}' http://nginx-service/")) > 0.05)
     start = time.monotonic()
-    meanwhile(0, lambda: in_pod(broken, WHEN_WRITTEN.replace("CURLS", KILL_CURLS)))
+    meanwhile(0, lambda: in_pod(broken, KILL_WRITER))
     result = check(broken, rate=None, concurrency=1, requests=40)
     assert time.monotonic() - start < 60
     assert 0 < result["requests"]["identified"] < result["requests"]["planned"]

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import sys
 import threading
 import time
 from collections import Counter
@@ -26,17 +27,40 @@ RULE = ("destinationrule", "nginx-destinationrule")
 WEIGHTED = "proxy.hash_policy | length > 0"
 
 
-def verdicts(results: list[dict[str, Any]]) -> Counter[str]:
+Results = list[dict[str, Any]]
+Repeat = Callable[..., Results]
+
+
+def verdicts(results: Results) -> Counter[str]:
     return Counter(str(result["verdict"]) for result in results)
 
 
+@pytest.fixture
+def repeat(capsys: pytest.CaptureFixture[str]) -> Repeat:
+    """Make a check this often; where that takes long, a word each minute on how it goes."""
+
+    def results(what: str, number: int, check: Callable[[], dict[str, Any]]) -> Results:
+        found: Results = []
+        told = time.monotonic()
+        for _number in range(number):
+            found.append(check())
+            if time.monotonic() - told > 60:
+                told = time.monotonic()
+                with capsys.disabled():
+                    # A worker's standard output is not the terminal; its standard error is.
+                    print(f"{what}: {len(found)} of {number}, {dict(verdicts(found))}", file=sys.stderr, flush=True)
+        return found
+
+    return results
+
+
 @pytest.mark.parametrize("pods", [2, 3, 6])
-def test_a_healthy_mesh_always_passes_and_one_without_the_rule_always_fails(broken: Mesh, pods: int, record_property: Any) -> None:
+def test_a_healthy_mesh_always_passes_and_one_without_the_rule_always_fails(broken: Mesh, pods: int, repeat: Repeat, record_property: Any) -> None:
     broken.scale(pods)
-    healthy = [broken.look() for _number in range(CHECKS)]
+    healthy = repeat(f"{pods} pods, healthy", CHECKS, broken.look)
     broken.delete(*RULE)
     broken.wait_for("proxy.lb_policy == 'LEAST_REQUEST'")
-    ruleless = [broken.look() for _number in range(CHECKS)]
+    ruleless = repeat(f"{pods} pods, without the rule", CHECKS, broken.look)
     record_property("verdicts", f"{pods} pods: healthy {dict(verdicts(healthy))}, without the rule {dict(verdicts(ruleless))}")
     assert verdicts(healthy) == {"passed": CHECKS}, [result["msg"] for result in healthy if result["verdict"] != "passed"]
     assert verdicts(ruleless) == {"failed": CHECKS}, [result["msg"] for result in ruleless if result["verdict"] != "failed"]
@@ -74,17 +98,20 @@ def quiet(mesh: Mesh) -> None:
 
 @pytest.mark.parametrize("event", EVENTS)
 def test_what_happens_at_a_random_moment_is_never_passed_over_nor_taken_for_a_failure(
-    broken: Mesh, event: Callable[[Mesh], None], record_property: Any
+    broken: Mesh, event: Callable[[Mesh], None], repeat: Repeat, record_property: Any
 ) -> None:
     chance = random.Random(event.__name__)
-    results = []
-    for _number in range(OF_EACH_EVENT):
+
+    def check() -> dict[str, Any]:
         quiet(broken)
         moment = threading.Timer(chance.uniform(0, 6), event, (broken,))
         moment.start()
         # Some eight seconds, so that most of a rollout fits in.
-        results.append(broken.look(rate=100))
+        result = broken.look(rate=100)
         moment.join()
+        return result
+
+    results = repeat(event.__name__, OF_EACH_EVENT, check)
     record_property("verdicts", f"{event.__name__}: {dict(verdicts(results))}")
     for result in results:
         moved = [session for session in result["sessions"] if session["moved"]]
@@ -112,17 +139,17 @@ def churn(broken: Mesh) -> Iterator[None]:
     thread.join()
 
 
-def test_no_rule_is_failed_under_constant_churn_too(broken: Mesh, churn: None, record_property: Any) -> None:
+def test_no_rule_is_failed_under_constant_churn_too(broken: Mesh, churn: None, repeat: Repeat, record_property: Any) -> None:
     broken.delete(*RULE)
     broken.wait_for("proxy.lb_policy == 'LEAST_REQUEST'")
     time.sleep(3)
-    results = [broken.look() for _number in range(OF_OTHERS)]
+    results = repeat("no rule, pods come and go", OF_OTHERS, broken.look)
     record_property("verdicts", f"no rule, pods come and go: {dict(verdicts(results))}")
     assert verdicts(results) == {"failed": OF_OTHERS}, [result["msg"] for result in results]
 
 
 @pytest.mark.parametrize(("weights", "profile"), [((90, 10), "default"), ((99, 1), "deep")])
-def test_a_weighted_split_is_always_caught(broken: Mesh, weights: tuple[int, int], profile: str, record_property: Any) -> None:
+def test_a_weighted_split_is_always_caught(broken: Mesh, weights: tuple[int, int], profile: str, repeat: Repeat, record_property: Any) -> None:
     """Two subsets of the same pods: by the pod template's hash, one Deployment each."""
     deployment = json.loads(broken.kubectl("-n", broken.namespace, "get", "deployment", "nginx-deployment", "-o", "json").stdout)
     canary = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "nginx-canary"}, "spec": deployment["spec"]}
@@ -140,7 +167,7 @@ def test_a_weighted_split_is_always_caught(broken: Mesh, weights: tuple[int, int
         broken.patch("virtualservice", "nginx-virtualservice", {"spec": {"http": [{"route": route}]}})
         broken.wait_for(WEIGHTED)
         time.sleep(3)
-        results = [broken.look(profile=profile) for _number in range(OF_OTHERS)]
+        results = repeat(f"weights {weights}", OF_OTHERS, lambda: broken.look(profile=profile))
         record_property("verdicts", f"weights {weights}, profile {profile}: {dict(verdicts(results))}")
         assert verdicts(results) == {"failed": OF_OTHERS}, [result["msg"] for result in results]
     finally:
@@ -167,15 +194,15 @@ def two_zones(broken: Mesh) -> Iterator[Mesh]:
 # The lab of `make test` has one node, and so one zone; `make soundness` starts a second one.
 if "ISTIO_SOUNDNESS_CHECKS" in os.environ:
 
-    def test_a_locality_split_is_never_passed(two_zones: Mesh, record_property: Any) -> None:
+    def test_a_locality_split_is_never_passed(two_zones: Mesh, repeat: Repeat, record_property: Any) -> None:
         mesh = two_zones
-        agreeing = [mesh.look() for _number in range(OF_OTHERS)]
+        agreeing = repeat("two zones, no split", OF_OTHERS, mesh.look)
         mesh.patch("service", "nginx-service", {"spec": {"trafficDistribution": "PreferSameZone"}})
         mesh.wait_for("not proxy.in_sync")
-        both = Counter(mesh.look()["verdict"] for _number in range(OF_OTHERS))
-        alone = Counter(mesh.look(client={"pod": "test-pod"})["verdict"] for _number in range(OF_OTHERS))
-        record_property("verdicts", f"no split {Counter(found['verdict'] for found in agreeing)}, two clients {both}, one client {alone}")
-        assert {found["verdict"] for found in agreeing} == {"passed"}, [found["msg"] for found in agreeing]
+        both = verdicts(repeat("two zones, split", OF_OTHERS, mesh.look))
+        alone = verdicts(repeat("two zones, one client", OF_OTHERS, lambda: mesh.look(client={"pod": "test-pod"})))
+        record_property("verdicts", f"no split {dict(verdicts(agreeing))}, two clients {dict(both)}, one client {dict(alone)}")
+        assert verdicts(agreeing) == {"passed": OF_OTHERS}, [found["msg"] for found in agreeing]
         assert both == {"failed": OF_OTHERS}
         assert alone == {"not_proven": OF_OTHERS}
 
