@@ -47,12 +47,12 @@ def main() -> None:
         hosts = fleet(given.kubeconfig, given.hosts, Path(folder))
         alive = {name: variables for name, variables in hosts.items() if not name.startswith("dead")}
         try:
-            play(Path(folder), alive, "benchmarks/fleet.yml", 4, {"fleet_state": "present"}).check_returncode()
+            samples(Path(folder), alive, "present")
             few = verified("few", Path(folder), dict(list(alive.items())[:FEW]), given.hosts)
             forks = verified("forks", Path(folder), hosts, given.hosts)
             one = verified("one by one", Path(folder), hosts, 1)
         finally:
-            play(Path(folder), alive, "benchmarks/fleet.yml", 4, {"fleet_state": "absent"})
+            samples(Path(folder), alive, "absent")
     print(f"{'':12}{'green':>8}{'hosts':>8}{'s':>9}{'own MB':>9}{'all MB':>9}")
     for lap in (few, forks, one):
         print(f"{lap.name:12}{lap.green:>8}{lap.hosts:>8}{lap.seconds:>9.1f}{lap.own:>9.0f}{lap.all:>9.0f}")
@@ -83,8 +83,18 @@ def host(kubeconfig: Path, namespace: str) -> dict[str, Any]:
     }
 
 
-def play(folder: Path, hosts: dict[str, dict[str, Any]], playbook: str, forks: int, more: dict[str, Any]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(words(folder, hosts, playbook, forks, more), cwd=ROOT, capture_output=True, text=True, check=False)
+def samples(folder: Path, hosts: dict[str, dict[str, Any]], state: str) -> None:
+    """Make or remove the samples, four at a time."""
+    played = subprocess.run(
+        words(folder, hosts, "benchmarks/fleet.yml", 4, {"fleet_state": state}), cwd=ROOT, env=environment(), capture_output=True, text=True, check=False
+    )
+    if played.returncode:
+        sys.exit(f"The samples are not {state}:\n{played.stdout}{played.stderr}")
+
+
+def environment() -> dict[str, str]:
+    """The collection is this checkout's, whatever folder a playbook is in."""
+    return os.environ | {"ANSIBLE_COLLECTIONS_PATH": str(ROOT / "collections")}
 
 
 def words(folder: Path, hosts: dict[str, dict[str, Any]], playbook: str, forks: int, more: dict[str, Any]) -> list[str]:
@@ -97,7 +107,7 @@ def verified(name: str, folder: Path, hosts: dict[str, dict[str, Any]], forks: i
     reports = folder / name.replace(" ", "-")
     command = words(folder, hosts, "verify.yml", forks, {"istio_affinity_report_dir": str(reports)})
     start = time.monotonic()
-    with (folder / "log").open("w") as log, subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log) as process:
+    with (folder / "log").open("w") as log, subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=log, stderr=log) as process:
         own, everybody = watched(process)
     seconds = time.monotonic() - start
     told = [json.loads((reports / entry / "latest/report.json").read_text())["status"] for entry in hosts]
