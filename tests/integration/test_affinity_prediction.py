@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from affinity_support import HASHED_SERVICES, KEY, Mesh, probe_pod
+from affinity_support import HASHED_SERVICES, KEY, Mesh, curl_pod, probe_pod
 from inprocess import run_info
 
 from harness import WORKER
@@ -62,6 +62,31 @@ def take_pods(mesh: Mesh, *, yes: bool) -> None:
     mesh.kubectl("label", "nodes", *nodes_of(mesh), "--overwrite", f"{TAKES_PODS}=true" if yes else f"{TAKES_PODS}-")
 
 
+def take_no_pods(mesh: Mesh) -> None:
+    """Until the scheduler refuses a pod of its own kind: it learns of a label a moment late, and would place one more pod till then."""
+    take_pods(mesh, yes=False)
+    pod = curl_pod("placed-nowhere")
+    pod["spec"]["nodeSelector"] = {TAKES_PODS: "true"}
+
+    def remove() -> None:
+        mesh.kubectl("-n", mesh.namespace, "delete", "pod", "placed-nowhere", "--ignore-not-found", "--now")
+
+    def refused() -> bool:
+        remove()
+        mesh.apply(pod)
+        mesh.wait_until("the scheduler's word on a pod", lambda: scheduled(mesh, "placed-nowhere") != "")
+        return scheduled(mesh, "placed-nowhere") == "False"
+
+    mesh.wait_until("the scheduler refuses a pod", refused)
+    remove()
+
+
+def scheduled(mesh: Mesh, pod: str) -> str:
+    """True, False, or nothing as long as the scheduler did not look at it."""
+    path = 'jsonpath={.status.conditions[?(@.type=="PodScheduled")].status}'
+    return mesh.kubectl("-n", mesh.namespace, "get", "pod", pod, "-o", path).stdout
+
+
 def info(mesh: Mesh, service: str, **options: Any) -> dict[str, Any]:
     key = HASHED_SERVICES[service][1] if service in HASHED_SERVICES else KEY
     (entry,) = run_info(mesh.kubeconfig, namespace=mesh.namespace, service=service, key=key, client={"max": 2}, **options)
@@ -80,6 +105,7 @@ def settled(mesh: Mesh, pods: int) -> None:
 
 
 def scale(mesh: Mesh, pods: int) -> None:
+    take_pods(mesh, yes=True)
     mesh.kubectl("-n", mesh.namespace, "scale", "deployment/nginx-deployment", f"--replicas={pods}")
     mesh.kubectl("-n", mesh.namespace, "rollout", "status", "deployment/nginx-deployment", "--timeout=120s")
     mesh.wait_until(f"{pods} pods", lambda: len(mesh.pods()) == pods)
@@ -145,12 +171,13 @@ def test_what_an_eviction_moves_is_exact_until_the_replacement_comes_and_then_wi
         victim = min(before.values())
         told = info(services, "nginx-service", session_ids=list(before), what_if={"remove_pods": [victim]})["what_if"]
         assert told["must_move"] == [session for session, pod in before.items() if pod == victim]
-        take_pods(services, yes=False)
+        take_no_pods(services)
         evict(services, victim)
         services.wait_until("the pod is gone", lambda gone=victim: gone not in {pod["metadata"]["name"] for pod in services.pods()})
         settled(services, 2)
         assert [pod["status"]["phase"] for pod in services.pods()].count("Pending") == 1
         meanwhile = landed(services, "nginx-service")
+        assert set(meanwhile.values()) == set(before.values()) - {victim}
         assert told["if_not_replaced"] == [session for session, pod in before.items() if meanwhile[session] != pod]
         take_pods(services, yes=True)
         settled(services, 3)

@@ -48,7 +48,7 @@ def repeat(capsys: pytest.CaptureFixture[str]) -> Repeat:
                 told = time.monotonic()
                 with capsys.disabled():
                     # A worker's standard output is not the terminal; its standard error is.
-                    print(f"{what}: {len(found)} of {number}, {dict(verdicts(found))}", file=sys.stderr, flush=True)
+                    sys.stderr.write(f"{what}: {len(found)} of {number}, {dict(verdicts(found))}\n")
         return found
 
     return results
