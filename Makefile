@@ -99,12 +99,12 @@ docs: venv ## Write docs/my-session-does-not-stick.md anew from the catalogue of
 soundness: venv ## Count how often the verdict is right: hundreds of checks and a million windows (hours; fewer with CHECKS= and WINDOWS=)
 	.venv/bin/python tests/soundness/simulate.py $(or $(WINDOWS),1000000)
 	lab/with-lock $(lab_playbook) -e istio_lab_state=present -e istio_lab_nodes=2
-	ISTIO_SOUNDNESS_CHECKS=$(or $(CHECKS),200) lab/with-lock .venv/bin/pytest -n 2 -p no:timeout tests/integration/test_affinity_soundness.py $(arguments)
+	ISTIO_SOUNDNESS_CHECKS=$(or $(CHECKS),200) lab/with-lock .venv/bin/pytest -n 2 --timeout=0 tests/integration/test_affinity_soundness.py $(arguments)
 
 .PHONY: prediction
 prediction: venv ## Compare predictions with what 10,000 sessions do, and drain a node, on a lab of two (fewer with SESSIONS=)
 	lab/with-lock $(lab_playbook) -e istio_lab_state=present -e istio_lab_nodes=2
-	ISTIO_LAB_NODES=2 ISTIO_PREDICTION_SESSIONS=$(or $(SESSIONS),10000) lab/with-lock .venv/bin/pytest -p no:timeout \
+	ISTIO_LAB_NODES=2 ISTIO_PREDICTION_SESSIONS=$(or $(SESSIONS),10000) lab/with-lock .venv/bin/pytest --timeout=0 \
 	  tests/integration/test_affinity_info.py tests/integration/test_affinity_prediction.py tests/integration/test_affinity_gateway.py $(arguments)
 
 .PHONY: bench
