@@ -13,12 +13,13 @@ This module util is private to the collection: it may change at any time.
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 from ansible_collections.meshops.istio.plugins.module_utils import _envoy
 from ansible_collections.meshops.istio.plugins.module_utils._exec import Exec
-from ansible_collections.meshops.istio.plugins.module_utils._model import CheckError, ProxyView, Target, Via
-from ansible_collections.meshops.istio.plugins.module_utils._survey import SIDECAR, Cluster
+from ansible_collections.meshops.istio.plugins.module_utils._model import CheckError, Membership, ProxyView, Target, Via
+from ansible_collections.meshops.istio.plugins.module_utils._survey import SIDECAR, Cluster, age_of, membership_of
 
 READ_TIMEOUT = 30
 
@@ -41,21 +42,19 @@ def find_gateway(cluster: Cluster, option: dict[str, Any], client_namespace: str
     return Via(name, port, option["host"], namespace, service)
 
 
-def read_gateways(cluster: Cluster, configuration: Any, target: Target) -> tuple[ProxyView | None, ...]:
-    """A view for each ready pod of the gateway's Service; nothing for a gateway that is only an address."""
+def read_gateways(cluster: Cluster, configuration: Any, target: Target) -> tuple[tuple[ProxyView | None, ...], Membership | None]:
+    """A view for each ready pod of the gateway's Service, and its endpoints; nothing for a gateway that is only an address."""
     via = target.via
     if via is None or via.service is None or via.namespace is None:
-        return ()
-    slices = cluster.endpoint_slices(via.namespace, via.service)
-    pods = {
-        endpoint["targetRef"]["name"]
-        for entry in slices
-        for endpoint in entry.get("endpoints") or []
-        if endpoint.get("targetRef") and (endpoint.get("conditions") or {}).get("ready") is not False
-    }
+        return (), None
+    slices, now = cluster.endpoint_slices_now(via.namespace, via.service)
+    # Not by a port: a gateway's pod is there with all of its ports or with none.
+    endpoints = replace(membership_of(slices, replace(target, port_name=None)), age=age_of(slices, now))
+    # Who wrote an endpoint by hand named no pod.
+    pods = {backend.pod for backend in endpoints.ready() if backend.uid}
     if not pods:
         raise CheckError("no_gateway", f"Service {via.namespace}/{via.service} has no ready pod. Next: kubectl -n {via.namespace} get pods.")
-    return tuple(_read(configuration, via.namespace, pod, target) for pod in sorted(pods))
+    return tuple(_read(configuration, via.namespace, pod, target) for pod in sorted(pods)), endpoints
 
 
 def _read(configuration: Any, namespace: str, pod: str, target: Target) -> ProxyView | None:

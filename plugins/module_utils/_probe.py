@@ -68,15 +68,16 @@ class Campaign:
     configuration: Any
     read_membership: Callable[[], Membership]
     read_log: Callable[[ClientPod, float], str]
-    read_gateways: Callable[[], tuple[ProxyView | None, ...]]
+    read_gateways: Callable[[], tuple[tuple[ProxyView | None, ...], Membership | None]]
 
     def look(self, session: PodSession) -> tuple[Checkpoint, dict[str, bytes]]:
         """The views of the proxies that balance: the gateway's pods if there is one on the way, else the client's own."""
         with ThreadPoolExecutor(max_workers=1) as pool:
             membership = pool.submit(self.read_membership)
             view, pages = session.view(self.target)
-            views = (self.read_gateways() or (None,)) if self.target.via else (view,)
-            return Checkpoint(views[0], membership.result(), tuple(views[1:]), time.monotonic()), pages
+            views, gateway = self.read_gateways() if self.target.via else ((view,), None)
+            first, *others = views or (None,)
+            return Checkpoint(first, membership.result(), tuple(others), time.monotonic(), gateway), pages
 
 
 def look(configuration: Any, target: Target, client: ClientPod, timeout: float = 30) -> tuple[ProxyView | None, str | None]:

@@ -158,12 +158,12 @@ def next_step(survey: Survey, window: Window, causes: Sequence[Finding] = ()) ->
     look = first_cause(causes) or f"Next: kubectl -n {target.namespace} get destinationrules,virtualservices -o yaml. "
     for entry in window.evidence:
         client = entry.client
-        if not client.sidecar:
+        if not client.sidecar and not window.via:
             lacking = f"Pod {client} has no sidecar (istio-proxy), so no rule of the mesh applies to its requests. "
             return lacking + (first_cause(causes) or "Next: label its namespace for injection and recreate the pod, or name another client. ")
         views = entry.views()
         if views and not views[-1].balances_by(key):
-            return f"The Envoy of pod {client} {halves(views[-1], key)}. {look}"
+            return f"{f'Gateway {window.via}' if window.via else f'The Envoy of pod {client}'} {halves(views[-1], key)}. {look}"
     return look
 
 

@@ -136,7 +136,7 @@ class Verdict:
 
 def judge(window: Window) -> Verdict:
     """The verdict on a finished (or broken off) window. An error before the first request is not judged here."""
-    events = membership_events(window)
+    events = [*membership_events(window), *gateway_events(window)]
     rule_events = configuration_events(window)
     fates = tuple(session_fates(window))
     eligible = eligibility(window)
@@ -148,7 +148,7 @@ def judge(window: Window) -> Verdict:
     unexplained = [fate for fate in fates if fate.explained is False]
     if unexplained:
         return replace(base, verdict=FAILED, reasons=(_moved_reason(unexplained, fates),))
-    churn = [*_explained_reason(fates), *(["the set of backends changed while it was measured"] if events else [])]
+    churn = [*_explained_reason(fates, window.via), *_churn_reasons(window)]
     other = [*rule_events, *_blind_reasons(window, eligible), *_bound_reasons(window, bound)]
     if churn or other:
         return replace(base, verdict=INCONCLUSIVE, reasons=(*churn, *other), churn_only=bool(churn) and not other)
@@ -181,11 +181,17 @@ def _moved_reason(unexplained: Sequence[SessionFate], fates: Sequence[SessionFat
     return f"{len(unexplained)} of {len(fates)} sessions landed on more than one pod; session {worst.id} landed on {pods}"
 
 
-def _explained_reason(fates: Sequence[SessionFate]) -> list[str]:
+def _explained_reason(fates: Sequence[SessionFate], via: str | None) -> list[str]:
     moved = [fate.id for fate in fates if fate.explained]
     if not moved:
         return []
-    return [f"{len(moved)} of {len(fates)} sessions moved, each with a change of the backends ({', '.join(moved[:3])}{', …' if len(moved) > 3 else ''})"]
+    what = "backends or of the gateway's pods" if via else "backends"
+    return [f"{len(moved)} of {len(fates)} sessions moved, each with a change of the {what} ({', '.join(moved[:3])}{', …' if len(moved) > 3 else ''})"]
+
+
+def _churn_reasons(window: Window) -> list[str]:
+    changed = {"backends": membership_events(window), f"pods of gateway {window.via}": gateway_events(window)}
+    return [f"the set of {what} changed while it was measured" for what, events in changed.items() if events]
 
 
 def _blind_reasons(window: Window, eligible: dict[str, bool | None]) -> list[str]:
@@ -257,13 +263,20 @@ def changes(before: Membership, after: Membership) -> int:
     return count or int(ready_addresses(before) != ready_addresses(after))
 
 
+def gateway_changes(first: Checkpoint, second: Checkpoint) -> int:
+    """How often the endpoints of the gateway on the way changed between two looks."""
+    return changes(first.gateway, second.gateway) if first.gateway and second.gateway else 0
+
+
 def ready_addresses(membership: Membership) -> frozenset[str]:
     return frozenset(backend.address for backend in membership.ready())
 
 
 def is_settled(look: Checkpoint) -> bool:
     """Whether no change from before this look can still be on its way to Envoy. One that arrives after the first look
-    would move sessions without a change in sight."""
+    would move sessions without a change in sight. Requests may meet a gateway's pod that was replaced as long."""
+    if look.gateway is not None and look.gateway.age is not None and look.gateway.age < PUSH_DELAY:
+        return False
     age = look.membership.age
     if age is None or age >= PUSH_DELAY:
         return True
@@ -288,12 +301,14 @@ class Changes:
 
 
 def changes_of(before: Membership, checkpoints: Sequence[Checkpoint], after: Membership) -> Changes:
-    """By the API server, or by this client's Envoy."""
+    """By the API server, or by this client's Envoy. A change of the gateway's pods is one too: another pod, maybe with
+    another configuration, chooses from then on."""
     members = [before, *(checkpoint.membership for checkpoint in checkpoints), after]
     counts = [changes(first, second) for first, second in itertools.pairwise(members)]
     for number, (first, second) in enumerate(itertools.pairwise(checkpoints), 1):
         if not counts[number] and first.eligible() and second.eligible():
             counts[number] = int(set(first.eligible()) != set(second.eligible()))
+        counts[number] += gateway_changes(first, second)
     return Changes(tuple(counts), tuple(checkpoint.at for checkpoint in checkpoints))
 
 
@@ -374,6 +389,20 @@ def membership_events(window: Window) -> list[str]:
     return list(dict.fromkeys(events))
 
 
+def gateway_events(window: Window) -> list[str]:
+    """What happened to the pods of the gateway on the way, in words."""
+    events: list[str] = []
+    for entry in window.evidence:
+        for first, second in itertools.pairwise(entry.checkpoints):
+            if not gateway_changes(first, second):
+                continue
+            old, new = ({backend.pod for backend in look.gateway.ready()} if look.gateway else set() for look in (first, second))
+            came = [f"pod {pod} of gateway {window.via} came" for pod in sorted(new - old)]
+            went = [f"pod {pod} of gateway {window.via} went" for pod in sorted(old - new)]
+            events.extend(came + went or [f"the endpoints of gateway {window.via} changed and changed back"])
+    return list(dict.fromkeys(events))
+
+
 def configuration_events(window: Window) -> list[str]:
     """Changes of rules, by the API server, and of Envoy's own configuration or life, by the clients."""
     before = {(rule.kind, rule.namespace, rule.name): rule for rule in window.rules_before}
@@ -382,9 +411,9 @@ def configuration_events(window: Window) -> list[str]:
     for entry in window.evidence:
         who = proxies_of(window, entry)
         looks = [checkpoint.views() for checkpoint in entry.checkpoints]
-        if len({len(views) for views in looks}) > 1:
-            events.append(f"the number of pods of {who} changed")
-        for views in itertools.zip_longest(*looks):
+        # Which view is whose is only known as long as a gateway's pods are the same.
+        replaced = any(gateway_changes(first, second) for first, second in itertools.pairwise(entry.checkpoints))
+        for views in () if replaced else itertools.zip_longest(*looks):
             uptimes = [view.uptime for view in views if view is not None and view.uptime is not None]
             if any(second < first for first, second in itertools.pairwise(uptimes)):
                 events.append(f"{who} was restarted")

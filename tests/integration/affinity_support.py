@@ -65,8 +65,11 @@ class Mesh:
         for name, wanted in self.objects.items():
             if name not in there:
                 self.kubectl("create", "-f", "-", stdin=json.dumps(wanted))
-            elif name != CLIENT and _content(there[name]) != _content(wanted):
-                self.kubectl("replace", "-f", "-", stdin=json.dumps(wanted))
+            elif name != CLIENT and there[name][_part(wanted)] != wanted[_part(wanted)]:
+                # A patch, as the object's controller may write to it meanwhile, which a replacement takes for a conflict.
+                part = _part(wanted)
+                patch = [{"op": "replace", "path": f"/{part}", "value": wanted[part]}]
+                self.kubectl("-n", self.namespace, "patch", *name.split("/"), "--type=json", "-p", json.dumps(patch))
         self.wait_until("three pods, and no more, and the test pod, all ready", self._is_ready)
         self.wait_for("proxy.in_sync")
 
@@ -155,8 +158,8 @@ class Mesh:
             time.sleep(0.3)
 
 
-def _content(found: dict[str, Any]) -> Any:
-    return found["spec"] if "spec" in found else found["data"]
+def _part(found: dict[str, Any]) -> str:
+    return "spec" if "spec" in found else "data"
 
 
 def _conditions(found: dict[str, Any]) -> dict[str, bool]:

@@ -112,13 +112,22 @@ def scale(mesh: Mesh, pods: int) -> None:
     settled(mesh, pods)
 
 
-def landed(mesh: Mesh, service: str) -> dict[str, str]:
+def landed(mesh: Mesh, service: str, pods: int) -> dict[str, str]:
     """The pod of each session by live requests from both clients, after making sure that the check predicted each of them.
-    Where a busy machine made a pod miss its readiness probe meanwhile, the check measures again by its own rule."""
+    Where a busy machine made a pod miss its readiness probe meanwhile, the check measures again by its own rule; where it
+    passed while one was away, that is another set of pods than was asked for."""
     key = HASHED_SERVICES[service][1] if service in HASHED_SERVICES else KEY
     load = {"sessions": SESSIONS, "requests": 2, "concurrency": 20, "max_sessions_returned": SESSIONS, "attempts": 3, "settle": 2}
-    result = mesh.look(service=service, key=key, client={"max": 2}, **load)
-    assert result["verdict"] == "passed", result["msg"]
+    result: dict[str, Any] = {}
+
+    def measured() -> bool:
+        nonlocal result
+        settled(mesh, pods)
+        result = mesh.look(service=service, key=key, client={"max": 2}, **load)
+        assert result["verdict"] == "passed", result["msg"]
+        return len(result["backends"]) == pods
+
+    mesh.wait_until(f"a look at {pods} pods", measured)
     prediction = result["prediction"]
     assert (prediction["available"], prediction["matched"], prediction["total"]) == (True, SESSIONS, SESSIONS), prediction
     assert all(set(session["by_client"]) == {f"{mesh.namespace}/far-client", f"{mesh.namespace}/test-pod"} for session in result["sessions"])
@@ -130,7 +139,7 @@ def test_each_session_lands_where_the_info_module_says(services: Mesh, pods: int
     """For every size of ring and table, and, where the most are compared and at the most pods, by every kind of key."""
     scale(services, pods)
     for service in (*SIZES, *BY_KEY) if SESSIONS > FEW or pods == MOST_PODS else SIZES:
-        met = landed(services, service)
+        met = landed(services, service, pods)
         said = info(services, service, session_ids=list(met))
         assert {session["id"]: session["predicted"] for session in said["sessions"]} == met, f"{service} with {pods} pods"
         assert len(set(met.values())) == pods
@@ -139,7 +148,7 @@ def test_each_session_lands_where_the_info_module_says(services: Mesh, pods: int
 def test_what_a_scale_down_moves_is_known_by_name(services: Mesh) -> None:
     """The victims are fixed by their deletion cost, and nothing takes their place. Afterwards all land where they must again."""
     scale(services, MOST_PODS)
-    before = {service: landed(services, service) for service in ("nginx-service", "maglev")}
+    before = {service: landed(services, service, MOST_PODS) for service in ("nginx-service", "maglev")}
     victims = sorted({pod["metadata"]["name"] for pod in services.pods()})[:4]
     plan = {"remove_pods": victims, "replicas": MOST_PODS - len(victims)}
     told = {service: info(services, service, session_ids=list(met), what_if=plan)["what_if"] for service, met in before.items()}
@@ -147,7 +156,7 @@ def test_what_a_scale_down_moves_is_known_by_name(services: Mesh) -> None:
     scale(services, plan["replicas"])
     assert not {pod["metadata"]["name"] for pod in services.pods()} & set(victims)
     for service, met in before.items():
-        after = landed(services, service)
+        after = landed(services, service, plan["replicas"])
         moved = [session for session, pod in met.items() if after[session] != pod]
         share = round(len(moved) / len(met), 4)
         assert told[service]["must_move"] == [session for session, pod in met.items() if pod in victims]
@@ -166,7 +175,7 @@ def test_what_an_eviction_moves_is_exact_until_the_replacement_comes_and_then_wi
     """One range in a hundred may miss by chance, so of three times two must hold: that fails a sound module once in three thousand runs."""
     scale(services, 3)
     within = 0
-    before = landed(services, "nginx-service")
+    before = landed(services, "nginx-service", 3)
     for _time in range(3):
         victim = min(before.values())
         told = info(services, "nginx-service", session_ids=list(before), what_if={"remove_pods": [victim]})["what_if"]
@@ -174,14 +183,12 @@ def test_what_an_eviction_moves_is_exact_until_the_replacement_comes_and_then_wi
         take_no_pods(services)
         evict(services, victim)
         services.wait_until("the pod is gone", lambda gone=victim: gone not in {pod["metadata"]["name"] for pod in services.pods()})
-        settled(services, 2)
+        meanwhile = landed(services, "nginx-service", 2)
         assert [pod["status"]["phase"] for pod in services.pods()].count("Pending") == 1
-        meanwhile = landed(services, "nginx-service")
         assert set(meanwhile.values()) == set(before.values()) - {victim}
         assert told["if_not_replaced"] == [session for session, pod in before.items() if meanwhile[session] != pod]
         take_pods(services, yes=True)
-        settled(services, 3)
-        after = landed(services, "nginx-service")
+        after = landed(services, "nginx-service", 3)
         moved = {session for session, pod in before.items() if after[session] != pod}
         assert set(told["must_move"]) <= moved
         within += told["expected_share"]["low"] <= round(len(moved) / len(before), 4) <= told["expected_share"]["high"]
@@ -213,17 +220,16 @@ if os.environ.get("ISTIO_LAB_NODES") == "2":
             scale(services, 4)
             gone = {pod["metadata"]["name"] for pod in services.pods() if pod["spec"]["nodeName"] == node}
             assert 1 <= len(gone) <= 3
-            before = landed(services, "nginx-service")
+            before = landed(services, "nginx-service", 4)
             told = info(services, "nginx-service", session_ids=list(before), what_if={"drain_node": node})["what_if"]
             assert told["must_move"] == [session for session, pod in before.items() if pod in gone]
             services.kubectl("-n", services.namespace, "label", "pod", *sorted(gone), "prediction-drain=true")
             try:
                 services.kubectl("drain", node, "--pod-selector=prediction-drain=true", "--delete-emptydir-data", "--timeout=60s")
                 services.wait_until("four pods", lambda: len(services.pods()) == 4)
-                settled(services, 4)
             finally:
                 services.kubectl("uncordon", node)
-            after = landed(services, "nginx-service")
+            after = landed(services, "nginx-service", 4)
             moved = {session for session, pod in before.items() if after[session] != pod}
             assert set(told["must_move"]) <= moved
             within += told["expected_share"]["low"] <= round(len(moved) / len(before), 4) <= told["expected_share"]["high"]

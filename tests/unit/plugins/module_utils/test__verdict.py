@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ansible_collections.meshops.istio.plugins.module_utils._model import CheckError, Key
+from ansible_collections.meshops.istio.plugins.module_utils._model import Backend, CheckError, Checkpoint, Key, Membership
 from ansible_collections.meshops.istio.plugins.module_utils._tally import Run, Trace
 from ansible_collections.meshops.istio.plugins.module_utils._verdict import (
     Changes,
@@ -358,6 +359,57 @@ def test_a_client_that_stays_where_its_address_does_not_lead_proves_nothing() ->
     found = verdict_on(replace(OWN, balancer=Balancer(lambda sessions, hosts, _chance: [hosts[0]] * len(sessions))))
     assert found.verdict == "not_proven"
     assert not found.prediction.available
+
+
+def _gateway(pods: tuple[str, ...], generation: int) -> Membership:
+    return Membership({"gateway": generation}, tuple(Backend(pod, f"uid-{pod}", f"{pod}:80", None, None, True) for pod in pods), 100.0)
+
+
+def _through(seen: Window, at: Callable[[int], Membership]) -> Window:
+    """The window through a gateway, whose endpoints are given for each look."""
+    entry = seen.evidence[0]
+    looks = tuple(replace(look, gateway=at(number)) for number, look in enumerate(entry.checkpoints))
+    return replace(seen, via="gateway.istio-ingress", evidence=(replace(entry, checkpoints=looks),))
+
+
+def _turning(turn: int) -> Window:
+    """A window in which every session moves once to a neighbour, in one round, as by a gateway's pod with another configuration."""
+    rounds = itertools.count()
+
+    def balance(sessions: tuple[str, ...], hosts: tuple[str, ...], chance: random.Random) -> list[str]:
+        pods = list(ring.keyed(sessions, hosts, chance))
+        return pods if next(rounds) < turn else [hosts[hosts.index(pod) - 1] for pod in pods]
+
+    return window(Truth(balancer=Balancer(balance)))
+
+
+def test_a_move_at_which_a_pod_of_the_gateway_was_replaced_is_explained() -> None:
+    found = judge(_through(_turning(10), lambda number: _gateway(("old",), 1) if number < 2 else _gateway(("new",), 2)))
+    assert found.verdict == "inconclusive", found.reasons
+    assert "each with a change of the backends or of the gateway's pods" in found.reasons[0]
+    assert found.reasons[1:] == ("the set of pods of gateway gateway.istio-ingress changed while it was measured",)
+    assert found.events == ("pod new of gateway gateway.istio-ingress came", "pod old of gateway gateway.istio-ingress went")
+    assert found.churn_only
+
+
+def test_a_pod_of_the_gateway_that_was_away_for_a_moment_shows() -> None:
+    found = judge(_through(window(Truth()), lambda number: _gateway(("one",), 1 if number < 2 else 3)))
+    assert found.verdict == "inconclusive"
+    assert found.events == ("the endpoints of gateway gateway.istio-ingress changed and changed back",)
+
+
+def test_a_gateway_that_stays_explains_nothing() -> None:
+    assert judge(_through(_turning(10), lambda _number: _gateway(("one", "two"), 1))).verdict == "failed"
+
+
+def test_a_gateway_whose_pods_come_and_go_does_not_excuse_that_no_rule_is_there() -> None:
+    assert judge(_through(window(Truth(balancer=at_random)), lambda number: _gateway((f"pod-{number}",), number))).verdict == "failed"
+
+
+@pytest.mark.parametrize(("age", "settled"), [(None, True), (5.0, True), (4.0, False)])
+def test_a_pod_of_the_gateway_that_was_just_replaced_is_waited_for(age: float | None, settled: bool) -> None:
+    look: Checkpoint = window(Truth()).evidence[0].checkpoints[0]
+    assert is_settled(replace(look, gateway=replace(_gateway(("one",), 1), age=age))) is settled
 
 
 def _unbelieved() -> Window:
