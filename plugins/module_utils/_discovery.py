@@ -33,6 +33,7 @@ from ansible_collections.meshops.istio.plugins.module_utils._survey import (
     membership_of,
     pick_clients,
     speaks_http,
+    with_zones,
 )
 
 # Enough to hide the waiting, few enough not to be a burden to the API server.
@@ -194,7 +195,9 @@ def _clients(lists: Lists, choice: ClientChoice | None) -> tuple[ClientPod, ...]
             lists.unread.append(error.msg)
             continue
         by_namespace.setdefault(client.namespace, []).append(client)
-    return tuple(client for _namespace, found in sorted(by_namespace.items()) for client in pick_clients(found, choice.max if choice else None))
+    most = choice.max if choice else None
+    zoned = (found if most else with_zones(lists.cluster, found, {}) for _namespace, found in sorted(by_namespace.items()))
+    return tuple(client for found in zoned for client in pick_clients(found, most))
 
 
 def _filters_of(cluster: Cluster, client: ClientPod, filters: Iterable[JsonDict]) -> tuple[str, ...]:

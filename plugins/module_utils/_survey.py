@@ -13,7 +13,7 @@ import contextlib
 import json
 import re
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -174,8 +174,8 @@ def _api_error(error: Any, what: str) -> CheckError:
 
 def take_survey(cluster: Cluster, target: Target, choice: ClientChoice) -> Survey:
     """Everything that is read before the first request. Raises L(CheckError)."""
-    clients = choose_clients(cluster, choice)
     membership = read_membership(cluster, target)
+    clients = choose_clients(cluster, choice, {backend.node: backend.zone for backend in membership.backends})
     rules, unread = read_rules(cluster, target, choice.namespace)
     return Survey(target, clients, membership, rules, unread, {"kubernetes": cluster.version()})
 
@@ -223,8 +223,9 @@ def listener_of(service: JsonDict, port: JsonDict) -> str | None:
     return f"{address}_{port['port']}" if address not in (None, "", "None") and not speaks_http(port) else None
 
 
-def choose_clients(cluster: Cluster, choice: ClientChoice) -> tuple[ClientPod, ...]:
-    """The named pod, or the ready pods of the selector, one for each zone unless C(max) asks for more or fewer."""
+def choose_clients(cluster: Cluster, choice: ClientChoice, zones: Mapping[str | None, str | None] | None = None) -> tuple[ClientPod, ...]:
+    """The named pod, or the ready pods of the selector, one for each zone unless C(max) asks for more or fewer; C(zones)
+    are those of nodes, as far as they are known already."""
     if choice.pod is not None:
         pod = cluster.pod(choice.namespace, choice.pod)
         if pod is None:
@@ -237,7 +238,32 @@ def choose_clients(cluster: Cluster, choice: ClientChoice) -> tuple[ClientPod, .
             f"No ready Pod in namespace {choice.namespace} carries the label {choice.selector}. "
             f"Next: kubectl -n {choice.namespace} get pods -l {choice.selector}, or name a pod in the option client.",
         )
-    return pick_clients([client_pod(pod, choice.container) for pod in running], choice.max)
+    found = [client_pod(pod, choice.container) for pod in running]
+    return pick_clients(found if choice.max else with_zones(cluster, found, zones or {}), choice.max)
+
+
+def with_zones(cluster: Cluster, clients: Iterable[ClientPod], zones: Mapping[str | None, str | None]) -> list[ClientPod]:
+    """The clients, each in the zone of its node where its pod names none: only a newer Kubernetes copies the node's label to
+    pods, and only to those that its scheduler places. Where nodes may not be read either, the zone stays unknown."""
+    known: dict[str | None, str | None] = {node: zone for node, zone in zones.items() if zone}
+    found = []
+    for client in clients:
+        if client.zone is None and client.node and client.node not in known:
+            known[client.node] = zone_of_node(cluster, client.node)
+        found.append(replace(client, zone=client.zone or known.get(client.node)))
+    return found
+
+
+def zone_of_node(cluster: Cluster, name: str) -> str | None:
+    try:
+        node = cluster.node(name)
+    except CheckError:
+        return None
+    return _zone(node["metadata"]) if node else None
+
+
+def _zone(meta: JsonDict) -> str | None:
+    return (meta.get("labels") or {}).get("topology.kubernetes.io/zone")
 
 
 def pick_clients(found: Iterable[ClientPod], most: int | None) -> tuple[ClientPod, ...]:
@@ -264,7 +290,7 @@ def client_pod(pod: JsonDict, container: str | None) -> ClientPod:
         pod=meta["name"],
         uid=meta["uid"],
         node=spec.get("nodeName"),
-        zone=(meta.get("labels") or {}).get("topology.kubernetes.io/zone"),
+        zone=_zone(meta),
         container=choose_container(pod, label, container),
         sidecar=has_sidecar(spec),
         restarts=sum(int(entry.get("restartCount", 0)) for entry in statuses),

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from affinity_support import Mesh, curl_pod
+from affinity_support import Mesh, probe_pod
 from soundness.simulate import one_window
 
 CHECKS = int(os.environ.get("ISTIO_SOUNDNESS_CHECKS", "1"))
@@ -177,11 +177,8 @@ def test_a_weighted_split_is_always_caught(broken: Mesh, weights: tuple[int, int
 @pytest.fixture
 def two_zones(broken: Mesh) -> Iterator[Mesh]:
     """Four pods over two zones, and a client in each zone."""
-    client = curl_pod("test-pod-b")
-    client["metadata"]["labels"] = {"meshops.istio/probe": "true"}
-    client["metadata"]["annotations"] = {"kubectl.kubernetes.io/default-container": "curl"}
-    client["spec"]["nodeName"] = "node-2"
-    broken.apply(client)
+    here = json.loads(broken.kubectl("-n", broken.namespace, "get", "pod", "test-pod", "-o", "json").stdout)["spec"]["nodeName"]
+    broken.apply(probe_pod("test-pod-b", {"node-1": "node-2", "node-2": "node-1"}[here]))
     broken.kubectl("-n", broken.namespace, "wait", "pod/test-pod-b", "--for=condition=Ready", "--timeout=90s")
     # Anew, so that they are spread over both nodes.
     broken.scale(1)
@@ -199,12 +196,14 @@ if "ISTIO_SOUNDNESS_CHECKS" in os.environ:
         agreeing = repeat("two zones, no split", OF_OTHERS, mesh.look)
         mesh.patch("service", "nginx-service", {"spec": {"trafficDistribution": "PreferSameZone"}})
         mesh.wait_for("not proxy.in_sync")
-        both = verdicts(repeat("two zones, split", OF_OTHERS, mesh.look))
-        alone = verdicts(repeat("two zones, one client", OF_OTHERS, lambda: mesh.look(client={"pod": "test-pod"})))
-        record_property("verdicts", f"no split {dict(verdicts(agreeing))}, two clients {dict(both)}, one client {dict(alone)}")
+        split = repeat("two zones, split", OF_OTHERS, mesh.look)
+        alone = repeat("two zones, one client", OF_OTHERS, lambda: mesh.look(client={"pod": "test-pod"}))
+        told = {name: dict(verdicts(found)) for name, found in (("no split", agreeing), ("two clients", split), ("one client", alone))}
+        record_property("verdicts", f"two zones: {told}")
         assert verdicts(agreeing) == {"passed": OF_OTHERS}, [found["msg"] for found in agreeing]
-        assert both == {"failed": OF_OTHERS}
-        assert alone == {"not_proven": OF_OTHERS}
+        assert verdicts(split) == {"failed": OF_OTHERS}, [found["msg"] for found in split]
+        assert verdicts(alone) == {"not_proven": OF_OTHERS}, [found["msg"] for found in alone]
+        assert all(len(found["clients"]) == 2 for found in (*agreeing, *split))
 
 
 def test_generated_windows_of_known_truth() -> None:

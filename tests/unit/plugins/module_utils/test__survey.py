@@ -4,11 +4,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from ansible_collections.meshops.istio.plugins.module_utils._survey import age_of
+from ansible_collections.meshops.istio.plugins.module_utils._model import CheckError, ClientPod
+from ansible_collections.meshops.istio.plugins.module_utils._survey import Cluster, age_of, pick_clients, with_zones
 
 # The form in which the lab's API server gives both.
 NOW = "Tue, 24 Nov 2026 23:51:56 GMT"
@@ -32,3 +33,30 @@ def written(*times: str) -> dict[str, Any]:
 )
 def test_the_age_of_the_last_change_is_by_the_api_servers_clock(slices: list[dict[str, Any]], now: str | None, age: float | None) -> None:
     assert age_of(slices, now) == age
+
+
+class Nodes:
+    """Of a cluster, its nodes: by their names their zones, and how often each was read. Nobody may read the one called secret."""
+
+    def __init__(self, **zones: str) -> None:
+        self.zones = zones
+        self.read: list[str] = []
+
+    def node(self, name: str) -> dict[str, Any] | None:
+        self.read.append(name)
+        if name == "secret":
+            raise CheckError("forbidden", "This account may not get node secret.")
+        return {"metadata": {"labels": {"topology.kubernetes.io/zone": self.zones[name]}}} if name in self.zones else None
+
+
+def client(pod: str, node: str | None, zone: str | None = None) -> ClientPod:
+    return ClientPod("sample", pod, f"uid-{pod}", node, zone, "curl", True)
+
+
+def test_a_client_without_a_zone_is_in_that_of_its_node() -> None:
+    nodes = Nodes(second="b", third="c")
+    clients = [client("labelled", "first", "a"), client("one", "second"), client("two", "second"), client("beside-a-backend", "first")]
+    found = with_zones(cast(Cluster, nodes), [*clients, client("hidden", "secret"), client("gone", "left")], {"first": "a", "third": None, None: None})
+    assert [entry.zone for entry in found] == ["a", "b", "b", "a", None, None]
+    assert nodes.read == ["second", "secret", "left"]
+    assert [entry.pod for entry in pick_clients(found, None)] == ["beside-a-backend", "gone", "one"]
