@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,15 +16,6 @@ import yaml
 from affinity_support import NAMESPACE, Mesh
 
 from harness import BIN, LAB_CACHE, ROOT, WHOLE_CLUSTER, WORKER, Ran, clean_environment, locked, run
-
-# Written, and run in parts only: `make test` takes a file in when it was seen green as a whole on a quiet machine. `make test-full` runs all.
-NOT_YET = [
-    "test_lab_site.py",
-    "test_rbac.py",
-    "test_schedule.py",
-    "test_verify.py",
-]
-collect_ignore = [] if os.environ.get("ISTIO_TESTS") == "all" else NOT_YET
 
 INVENTORY = ROOT / "inventory/lab.yml"
 CALLBACKS = Path(__file__).parent / "callback_plugins"
