@@ -284,10 +284,13 @@ def test_cron_runs_and_tells(scheduled: Hosts):
 def test_stops_before_any_change(scheduled: Hosts):
     scheduled.box.write("/etc/cron.d/somebodys", "# theirs\n")
     scheduled.box.write("/etc/private.yml", "{}", "0600")
+    hidden = "/tmp/hidden.yml"  # noqa: S108 - where nothing of a schedule may be
+    scheduled.box.write(hidden, "{}")
     cases = {
         "name": ({"istio_schedule_name": "Bad Name"}, "istio_schedule_name is 'Bad Name'"),
         "inventory": ({"istio_schedule_inventory": ""}, "istio_schedule_inventory is ''; it must be the absolute path"),
         "noinventory": ({"istio_schedule_inventory": "/etc/nowhere.yml"}, "there is no /etc/nowhere.yml."),
+        "hidden": ({"istio_schedule_inventory": hidden}, f"{hidden}: the service has a temporary folder of its own"),
         "noprogram": ({"istio_schedule_ansible_playbook": "none"}, "there is no program none."),
         "nopython": ({"istio_schedule_python": "/usr/bin/true-not"}, "/usr/bin/true-not is no Python of 3.9 or newer."),
         "calendar": ({"istio_schedule_calendar": "sometimes"}, "systemd can't read 'sometimes'"),

@@ -115,7 +115,7 @@ def volume(kubectl: Kubectl) -> Iterator[Path]:
 def inside(artifact: Path, mesh: Mesh, ansible: Ansible, kubectl: Kubectl, place: None, volume: Path) -> Iterator[Inside]:
     mesh.apply(*(item for name, header in SERVICES.items() for item in service_objects(name, header)))
     for name in SERVICES:
-        words = (f"meshops.istio/probe=/verify/{name}", "meshops.istio/probe-key=header:user-session")
+        words = (f"meshops.istio/probe=/job/{name}", "meshops.istio/probe-key=header:user-session")
         kubectl("-n", mesh.namespace, "annotate", "service", name, *words)
     variables = {
         "istio_schedule_kind": "kubernetes",
