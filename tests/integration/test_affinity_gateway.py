@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -171,6 +172,22 @@ def test_without_the_rule_it_fails_through_the_gateway_too(broken: Mesh, gateway
     broken.wait_for("proxy.lb_policy == 'LEAST_REQUEST'")
     result = broken.look(via=gateway, client=outsider)
     assert result["verdict"] == "failed"
+    # The outsider has no sidecar and needs none.
+    assert "Gateway istio-ingressgateway.istio-ingress balances by LEAST_REQUEST" in result["msg"]
+    assert "sidecar" not in result["msg"]
+
+
+def test_a_pod_of_the_gateway_that_goes_meanwhile_is_seen(mesh: Mesh, gateway: dict[str, Any], outsider: dict[str, str]) -> None:
+    place = ("-n", gateway["namespace"])
+    gone = mesh.kubectl(*place, "get", "pods", "-l", "istio=ingressgateway", "-o", "jsonpath={.items[0].metadata.name}").stdout
+    moment = threading.Timer(2, mesh.kubectl, (*place, "delete", "pod", gone, "--wait=false"))
+    moment.start()
+    # Some eight seconds.
+    result = mesh.look(via=gateway, client=outsider, rate=100)
+    moment.join()
+    mesh.kubectl(*place, "rollout", "status", "deployment/istio-ingressgateway", "--timeout=120s")
+    assert result["verdict"] == "inconclusive", result["msg"]
+    assert f"pod {gone} of gateway istio-ingressgateway.istio-ingress went" in result["membership"]["events"], result["membership"]
 
 
 def test_every_ready_pod_of_the_gateway_is_read(mesh: Mesh, lab: Path, gateway: dict[str, Any], outsider: dict[str, str]) -> None:
