@@ -70,7 +70,7 @@ def _trixie(artifact: Path, folder: Path) -> Release:
     chroot = ("unshare", "--mount", "--propagation=private", "sh", "-euc", CHROOT, "sh", job_root(artifact), folder / "over", seen)
     # The working folder is left behind with the old root.
     inside = (*chroot, "sh", "-euc", 'cd "$1"; shift; exec "$@"', "sh", folder)
-    return Release("2.21", inside, "/usr/local/bin:/usr/bin:/bin", ("/usr/share/ansible/collections",))
+    return Release("2.21", inside, "/usr/local/bin:/usr/bin:/bin:/usr/sbin", ("/usr/share/ansible/collections",))
 
 
 RELEASES: dict[str, Callable[[Path, Path], Release]] = {
