@@ -1,6 +1,7 @@
 # SPDX-FileCopyrightText: 2026 meshops.istio contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""verify on the oldest and the newest ansible-core that it is to run on and on one between, each with nothing that kubernetes.core does not need.
+"""verify on the oldest and the newest ansible-core that it is to run on and on one between, each with nothing that kubernetes.core does not need;
+on those of Python's package index site too.
 
 Part of `make test-full`: two environments are downloaded, and the third is the root of the image of scheduled jobs. It runs on the sample that site.yml
 left on the lab.
@@ -98,3 +99,8 @@ def test_verify(core: str, staged: Path, artifact: Path, tmp_path: Path) -> None
         ran = release("ansible-playbook", *words, **where).expect(rc)
         report = json.loads((tmp_path / "reports/lab/latest/report.json").read_text())
         assert [(one["service"], one["verdict"], one["status"]) for one in report["services"]] == [("nginx-service", *expected)], ran
+    # The image of scheduled jobs has no helm.
+    if not release.command:
+        ran = release("ansible-playbook", "--inventory", ROOT / "inventory/lab.yml", "meshops.istio.site", **where).expect(0)
+        assert "passed: 20 of 20 sessions" in ran.stdout
+        assert "changed=0" in ran.stdout
