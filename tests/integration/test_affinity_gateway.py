@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 from affinity_support import HASHED_SERVICES, Mesh, curl_pod, probe_pod
+from verify_support import seconds
 
 if TYPE_CHECKING:
     from integration.conftest import Ansible
@@ -180,11 +181,16 @@ def test_without_the_rule_it_fails_through_the_gateway_too(broken: Mesh, gateway
 def test_a_pod_of_the_gateway_that_goes_meanwhile_is_seen(mesh: Mesh, gateway: dict[str, Any], outsider: dict[str, str]) -> None:
     place = ("-n", gateway["namespace"])
     gone = mesh.kubectl(*place, "get", "pods", "-l", "istio=ingressgateway", "-o", "jsonpath={.items[0].metadata.name}").stdout
-    moment = threading.Timer(2, mesh.kubectl, (*place, "delete", "pod", gone, "--wait=false"))
-    moment.start()
-    # Some eight seconds.
-    result = mesh.look(via=gateway, client=outsider, rate=100)
-    moment.join()
+
+    def delete() -> None:
+        mesh.wait_until("the first requests", lambda: bool(seconds(mesh, "/meanwhile")))
+        mesh.kubectl(*place, "delete", "pod", gone, "--wait=false")
+
+    thread = threading.Thread(target=delete)
+    thread.start()
+    # Some fifteen seconds.
+    result = mesh.look(via=gateway, client=outsider, path="/meanwhile", rate=50)
+    thread.join()
     mesh.kubectl(*place, "rollout", "status", "deployment/istio-ingressgateway", "--timeout=120s")
     assert result["verdict"] == "inconclusive", result["msg"]
     assert f"pod {gone} of gateway istio-ingressgateway.istio-ingress went" in result["membership"]["events"], result["membership"]
