@@ -187,17 +187,17 @@ def _clients(lists: Lists, choice: ClientChoice | None) -> tuple[ClientPod, ...]
             return ()
     selector = choice.selector if choice else ""
     ready = [pod for pod in lists.items("pods", selector=selector) or [] if is_ready(pod)]
-    by_namespace: dict[str, list[ClientPod]] = {}
+    clients: list[ClientPod] = []
     for pod in ready:
         try:
-            client = client_pod(pod, choice.container if choice else None)
+            clients.append(client_pod(pod, choice.container if choice else None))
         except CheckError as error:
             lists.unread.append(error.msg)
-            continue
-        by_namespace.setdefault(client.namespace, []).append(client)
     most = choice.max if choice else None
-    zoned = (found if most else with_zones(lists.cluster, found, {}) for _namespace, found in sorted(by_namespace.items()))
-    return tuple(client for found in zoned for client in pick_clients(found, most))
+    by_namespace: dict[str, list[ClientPod]] = {}
+    for client in clients if most else with_zones(lists.cluster, clients, {}):
+        by_namespace.setdefault(client.namespace, []).append(client)
+    return tuple(client for _namespace, found in sorted(by_namespace.items()) for client in pick_clients(found, most))
 
 
 def _filters_of(cluster: Cluster, client: ClientPod, filters: Iterable[JsonDict]) -> tuple[str, ...]:

@@ -18,8 +18,8 @@ from typing import Any
 
 from ansible_collections.meshops.istio.plugins.module_utils import _envoy
 from ansible_collections.meshops.istio.plugins.module_utils._exec import Exec
-from ansible_collections.meshops.istio.plugins.module_utils._model import CheckError, Membership, ProxyView, Target, Via
-from ansible_collections.meshops.istio.plugins.module_utils._survey import SIDECAR, Cluster, age_of, membership_of
+from ansible_collections.meshops.istio.plugins.module_utils._model import NOWHERE, CheckError, Membership, ProxyView, Target, Via
+from ansible_collections.meshops.istio.plugins.module_utils._survey import SIDECAR, Cluster, read_membership
 
 READ_TIMEOUT = 30
 
@@ -42,14 +42,13 @@ def find_gateway(cluster: Cluster, option: dict[str, Any], client_namespace: str
     return Via(name, port, option["host"], namespace, service)
 
 
-def read_gateways(cluster: Cluster, configuration: Any, target: Target) -> tuple[tuple[ProxyView | None, ...], Membership | None]:
-    """A view for each ready pod of the gateway's Service, and its endpoints; nothing for a gateway that is only an address."""
+def read_gateways(cluster: Cluster, configuration: Any, target: Target) -> tuple[tuple[ProxyView | None, ...], Membership]:
+    """A view for each ready pod of the gateway's Service, and its endpoints; of a gateway that is only an address, one that is not known."""
     via = target.via
     if via is None or via.service is None or via.namespace is None:
-        return (), None
-    slices, now = cluster.endpoint_slices_now(via.namespace, via.service)
+        return (None,), NOWHERE
     # Not by a port: a gateway's pod is there with all of its ports or with none.
-    endpoints = replace(membership_of(slices, replace(target, port_name=None)), age=age_of(slices, now))
+    endpoints = read_membership(cluster, replace(target, namespace=via.namespace, service=via.service, port_name=None))
     # Who wrote an endpoint by hand named no pod.
     pods = {backend.pod for backend in endpoints.ready() if backend.uid}
     if not pods:

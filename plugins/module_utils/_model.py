@@ -106,6 +106,9 @@ class Membership:
         return tuple(backend for backend in self.backends if backend.ready)
 
 
+NOWHERE = Membership({}, ())
+
+
 @dataclass(frozen=True)
 class ObjectVersion:
     """The state of one object of configuration: a change of the spec raises C(generation)."""
@@ -286,13 +289,13 @@ class Checkpoint:
     """What the proxies that balance one client's requests know, and the endpoints, read together; taken before, between
     and after the segments of a run. C(view) is the client's own Envoy's or the first gateway's, C(others) are those of
     more gateway pods. C(at) is when it was taken, in seconds on a clock that only rises. C(gateway) are the endpoints of
-    the gateway's Service, where there is one on the way."""
+    the gateway's Service, L(NOWHERE) where none is on the way."""
 
     view: ProxyView | None
     membership: Membership
     others: tuple[ProxyView | None, ...] = ()
     at: float = 0.0
-    gateway: Membership | None = None
+    gateway: Membership = NOWHERE
 
     def views(self) -> tuple[ProxyView | None, ...]:
         return (self.view, *self.others)

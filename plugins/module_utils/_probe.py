@@ -20,6 +20,7 @@ from ansible_collections.meshops.istio.plugins.module_utils import _curl, _envoy
 from ansible_collections.meshops.istio.plugins.module_utils._brake import Brake
 from ansible_collections.meshops.istio.plugins.module_utils._identity import Method
 from ansible_collections.meshops.istio.plugins.module_utils._model import (
+    NOWHERE,
     CheckError,
     Checkpoint,
     ClientPod,
@@ -68,15 +69,14 @@ class Campaign:
     configuration: Any
     read_membership: Callable[[], Membership]
     read_log: Callable[[ClientPod, float], str]
-    read_gateways: Callable[[], tuple[tuple[ProxyView | None, ...], Membership | None]]
+    read_gateways: Callable[[], tuple[tuple[ProxyView | None, ...], Membership]]
 
     def look(self, session: PodSession) -> tuple[Checkpoint, dict[str, bytes]]:
         """The views of the proxies that balance: the gateway's pods if there is one on the way, else the client's own."""
         with ThreadPoolExecutor(max_workers=1) as pool:
             membership = pool.submit(self.read_membership)
             view, pages = session.view(self.target)
-            views, gateway = self.read_gateways() if self.target.via else ((view,), None)
-            first, *others = views or (None,)
+            (first, *others), gateway = self.read_gateways() if self.target.via else ((view,), NOWHERE)
             return Checkpoint(first, membership.result(), tuple(others), time.monotonic(), gateway), pages
 
 

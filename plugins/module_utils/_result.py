@@ -163,7 +163,8 @@ def next_step(survey: Survey, window: Window, causes: Sequence[Finding] = ()) ->
             return lacking + (first_cause(causes) or "Next: label its namespace for injection and recreate the pod, or name another client. ")
         views = entry.views()
         if views and not views[-1].balances_by(key):
-            return f"{f'Gateway {window.via}' if window.via else f'The Envoy of pod {client}'} {halves(views[-1], key)}. {look}"
+            who = f"Gateway {window.via}" if window.via else f"The Envoy of pod {client}"
+            return f"{who} {halves(views[-1], key)}. {look}"
     return look
 
 

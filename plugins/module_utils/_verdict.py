@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field, replace
 
 from ansible_collections.meshops.istio.plugins.module_utils._identity import Identification
@@ -136,7 +136,8 @@ class Verdict:
 
 def judge(window: Window) -> Verdict:
     """The verdict on a finished (or broken off) window. An error before the first request is not judged here."""
-    events = [*membership_events(window), *gateway_events(window)]
+    of_backends, of_gateway = membership_events(window), gateway_events(window)
+    events = (*of_backends, *of_gateway)
     rule_events = configuration_events(window)
     fates = tuple(session_fates(window))
     eligible = eligibility(window)
@@ -148,7 +149,7 @@ def judge(window: Window) -> Verdict:
     unexplained = [fate for fate in fates if fate.explained is False]
     if unexplained:
         return replace(base, verdict=FAILED, reasons=(_moved_reason(unexplained, fates),))
-    churn = [*_explained_reason(fates, window.via), *_churn_reasons(window)]
+    churn = [*_explained_reason(fates, window.via), *_churn_reasons(window.via, of_backends, of_gateway)]
     other = [*rule_events, *_blind_reasons(window, eligible), *_bound_reasons(window, bound)]
     if churn or other:
         return replace(base, verdict=INCONCLUSIVE, reasons=(*churn, *other), churn_only=bool(churn) and not other)
@@ -189,8 +190,8 @@ def _explained_reason(fates: Sequence[SessionFate], via: str | None) -> list[str
     return [f"{len(moved)} of {len(fates)} sessions moved, each with a change of the {what} ({', '.join(moved[:3])}{', …' if len(moved) > 3 else ''})"]
 
 
-def _churn_reasons(window: Window) -> list[str]:
-    changed = {"backends": membership_events(window), f"pods of gateway {window.via}": gateway_events(window)}
+def _churn_reasons(via: str | None, of_backends: Sequence[str], of_gateway: Sequence[str]) -> list[str]:
+    changed = {"backends": of_backends, f"pods of gateway {via}": of_gateway}
     return [f"the set of {what} changed while it was measured" for what, events in changed.items() if events]
 
 
@@ -265,7 +266,7 @@ def changes(before: Membership, after: Membership) -> int:
 
 def gateway_changes(first: Checkpoint, second: Checkpoint) -> int:
     """How often the endpoints of the gateway on the way changed between two looks."""
-    return changes(first.gateway, second.gateway) if first.gateway and second.gateway else 0
+    return changes(first.gateway, second.gateway)
 
 
 def ready_addresses(membership: Membership) -> frozenset[str]:
@@ -275,7 +276,7 @@ def ready_addresses(membership: Membership) -> frozenset[str]:
 def is_settled(look: Checkpoint) -> bool:
     """Whether no change from before this look can still be on its way to Envoy. One that arrives after the first look
     would move sessions without a change in sight. Requests may meet a gateway's pod that was replaced as long."""
-    if look.gateway is not None and look.gateway.age is not None and look.gateway.age < PUSH_DELAY:
+    if look.gateway.age is not None and look.gateway.age < PUSH_DELAY:
         return False
     age = look.membership.age
     if age is None or age >= PUSH_DELAY:
@@ -376,8 +377,7 @@ def membership_events(window: Window) -> list[str]:
     events: list[str] = []
     for before, after in itertools.pairwise(window.memberships()):
         old, new = ({b.pod: b for b in m.backends} for m in (before, after))
-        events.extend(f"pod {pod} came" for pod in sorted(new.keys() - old.keys()))
-        events.extend(f"pod {pod} went" for pod in sorted(old.keys() - new.keys()))
+        events.extend(came_and_went(old.keys(), new.keys()))
         both = sorted(old.keys() & new.keys())
         events.extend(f"pod {pod} became {'ready' if new[pod].ready else 'not ready'}" for pod in both if old[pod].ready != new[pod].ready)
     if not events and changes(window.before, window.after):
@@ -389,6 +389,10 @@ def membership_events(window: Window) -> list[str]:
     return list(dict.fromkeys(events))
 
 
+def came_and_went(old: Set[str], new: Set[str], whose: str = "") -> list[str]:
+    return [*(f"pod {pod}{whose} came" for pod in sorted(new - old)), *(f"pod {pod}{whose} went" for pod in sorted(old - new))]
+
+
 def gateway_events(window: Window) -> list[str]:
     """What happened to the pods of the gateway on the way, in words."""
     events: list[str] = []
@@ -396,10 +400,8 @@ def gateway_events(window: Window) -> list[str]:
         for first, second in itertools.pairwise(entry.checkpoints):
             if not gateway_changes(first, second):
                 continue
-            old, new = ({backend.pod for backend in look.gateway.ready()} if look.gateway else set() for look in (first, second))
-            came = [f"pod {pod} of gateway {window.via} came" for pod in sorted(new - old)]
-            went = [f"pod {pod} of gateway {window.via} went" for pod in sorted(old - new)]
-            events.extend(came + went or [f"the endpoints of gateway {window.via} changed and changed back"])
+            old, new = ({backend.pod for backend in look.gateway.ready()} for look in (first, second))
+            events.extend(came_and_went(old, new, f" of gateway {window.via}") or [f"the endpoints of gateway {window.via} changed and changed back"])
     return list(dict.fromkeys(events))
 
 

@@ -717,7 +717,7 @@ def may_be_own(key: Key, target: Target) -> bool:
 def first_view(connection: Connection, cluster: Cluster, survey: Survey) -> ProxyView | None:
     """The view of a proxy that balances, to take the key from."""
     if survey.target.via:
-        return next(iter(read_gateways(cluster, connection.configuration, survey.target)[0]), None)
+        return read_gateways(cluster, connection.configuration, survey.target)[0][0]
     return look(connection.configuration, survey.target, survey.clients[0])[0]
 
 

@@ -63,11 +63,11 @@ class Mesh:
         """As it was made, whatever a test did to it."""
         there = self._there()
         for name, wanted in self.objects.items():
+            part = "spec" if "spec" in wanted else "data"
             if name not in there:
                 self.kubectl("create", "-f", "-", stdin=json.dumps(wanted))
-            elif name != CLIENT and there[name][_part(wanted)] != wanted[_part(wanted)]:
+            elif name != CLIENT and there[name][part] != wanted[part]:
                 # A patch, as the object's controller may write to it meanwhile, which a replacement takes for a conflict.
-                part = _part(wanted)
                 patch = [{"op": "replace", "path": f"/{part}", "value": wanted[part]}]
                 self.kubectl("-n", self.namespace, "patch", *name.split("/"), "--type=json", "-p", json.dumps(patch))
         self.wait_until("three pods, and no more, and the test pod, all ready", self._is_ready)
@@ -144,6 +144,10 @@ class Mesh:
     def pods(self, selector: str = "app=nginx") -> list[dict[str, Any]]:
         return list(json.loads(self.kubectl("-n", self.namespace, "get", "pods", "-l", selector, "-o", "json").stdout)["items"])
 
+    def node_of_client(self) -> str:
+        """The node that the test pod is on."""
+        return self.kubectl("-n", self.namespace, "get", CLIENT, "-o", "jsonpath={.spec.nodeName}").stdout
+
     def requests_seen(self) -> int:
         """How many requests the test pod's Envoy has sent to the service, by its own counters."""
         shown = self.kubectl("-n", self.namespace, "exec", "test-pod", "-c", "curl", "--", "curl", "-s", "localhost:15000/clusters").stdout
@@ -156,10 +160,6 @@ class Mesh:
         while not condition():
             assert time.monotonic() < deadline, f"not within {timeout:.0f} s: {what}"
             time.sleep(0.3)
-
-
-def _part(found: dict[str, Any]) -> str:
-    return "spec" if "spec" in found else "data"
 
 
 def _conditions(found: dict[str, Any]) -> dict[str, bool]:

@@ -174,7 +174,7 @@ def expected(name: str, zones: int) -> tuple[str, str]:
 def two_clients(mesh: Mesh) -> Iterator[int]:
     """A second client, on another node if there is one; the number of nodes, each of which is a zone."""
     nodes = [node["metadata"]["name"] for node in json.loads(mesh.kubectl("get", "nodes", "-o", "json").stdout)["items"]]
-    here = json.loads(mesh.kubectl("-n", mesh.namespace, "get", "pod", "test-pod", "-o", "json").stdout)["spec"]["nodeName"]
+    here = mesh.node_of_client()
     elsewhere = next((node for node in nodes if node != here), here)
     mesh.apply(probe_pod("far-client", elsewhere))
     mesh.kubectl("-n", mesh.namespace, "wait", "--for=condition=Ready", "pod/far-client", "--timeout=90s")

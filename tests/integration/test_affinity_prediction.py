@@ -35,7 +35,7 @@ TAKES_PODS = f"meshops.istio/prediction{WORKER and '-'}{WORKER}"
 def services(mesh: Mesh) -> Iterator[Mesh]:
     """The services, and a second client on another node if there is one; afterwards three pods as before."""
     nodes = nodes_of(mesh)
-    here = json.loads(mesh.kubectl("-n", mesh.namespace, "get", "pod", "test-pod", "-o", "json").stdout)["spec"]["nodeName"]
+    here = mesh.node_of_client()
     objects = []
     for name, (consistent, _key) in HASHED_SERVICES.items():
         meta = {"name": name, "labels": {PART: name}}

@@ -177,7 +177,7 @@ def test_a_weighted_split_is_always_caught(broken: Mesh, weights: tuple[int, int
 @pytest.fixture
 def two_zones(broken: Mesh) -> Iterator[Mesh]:
     """Four pods over two zones, and a client in each zone."""
-    here = json.loads(broken.kubectl("-n", broken.namespace, "get", "pod", "test-pod", "-o", "json").stdout)["spec"]["nodeName"]
+    here = broken.node_of_client()
     broken.apply(probe_pod("test-pod-b", {"node-1": "node-2", "node-2": "node-1"}[here]))
     broken.kubectl("-n", broken.namespace, "wait", "pod/test-pod-b", "--for=condition=Ready", "--timeout=90s")
     # Anew, so that they are spread over both nodes.
