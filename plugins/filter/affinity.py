@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ansible.errors import AnsibleFilterError
 from ansible.module_utils.common.validation import check_type_dict
 from ansible.module_utils.parsing.convert_bool import boolean
+
+from ansible_collections.meshops.istio.plugins.plugin_utils._lists import dicts
 
 Options = dict[str, Any]
 
@@ -33,8 +34,8 @@ KEYS = ("header", "cookie", "query")
 
 def affinity_targets(listed: Any, services: Any = ()) -> list[Options]:
     """What opted in, by name. What the inventory says of a service counts before what its annotations say."""
-    given = [entry for entry in mappings(listed, "affinity_targets") if entry.get("namespace") and entry.get("service")]
-    annotated = {name_of(target): target for target in map(annotated_target, mappings(services, "affinity_targets")) if target}
+    given = [entry for entry in dicts(listed, "affinity_targets") if entry.get("namespace") and entry.get("service")]
+    annotated = {name_of(target): target for target in map(annotated_target, dicts(services, "affinity_targets")) if target}
     merged = [merged_target(entry, annotated.get(name_of(entry), {})) for entry in given]
     names = {name_of(entry) for entry in given}
     return sorted([*merged, *(target for name, target in annotated.items() if name not in names)], key=name_of)
@@ -42,8 +43,8 @@ def affinity_targets(listed: Any, services: Any = ()) -> list[Options]:
 
 def affinity_plan(targets: Any, found: Any, looked: bool = True, namespaces: Sequence[str] = ()) -> list[Options]:
     """What a run is to do: C(entry) as it would be reported if it ended here, and the C(target), which is empty where no service opted in."""
-    seen = mappings(found, "affinity_plan")
-    asked = mappings(targets, "affinity_plan")
+    seen = dicts(found, "affinity_plan")
+    asked = dicts(targets, "affinity_plan")
     names = {name_of(target) for target in asked}
     planned = [planned_target(target, seen, looked and target["namespace"] in (namespaces or [target["namespace"]])) for target in asked]
     return planned + [only_looked_at(service, seen) for service in seen if name_of(service) not in names]
@@ -51,14 +52,14 @@ def affinity_plan(targets: Any, found: Any, looked: bool = True, namespaces: Seq
 
 def affinity_entries(plan: Any, checked: Any, reason: str = "the run ended before") -> list[Options]:
     """The plan's entries with the outcome of each check; one that was to be probed and was not says so, as nobody is to take it for looked at."""
-    outcomes = {identity_of(entry): entry for entry in mappings(checked, "affinity_entries")}
-    entries = [item["entry"] for item in mappings(plan, "affinity_entries")]
+    outcomes = {identity_of(entry): entry for entry in dicts(checked, "affinity_entries")}
+    entries = [item["entry"] for item in dicts(plan, "affinity_entries")]
     return [outcomes.get(identity_of(entry), not_probed(entry, reason)) if entry["live"] else entry for entry in entries]
 
 
 def affinity_how_to_opt_in(plan: Any) -> list[str]:
     """Lines with the annotations, and with the inventory, that would have the services probed that nobody opted in; none if there are none."""
-    services = [item["entry"]["static"] for item in mappings(plan, "affinity_how_to_opt_in") if not item["target"]]
+    services = [item["entry"]["static"] for item in dicts(plan, "affinity_how_to_opt_in") if not item["target"]]
     if not services:
         return []
     return [
@@ -190,13 +191,6 @@ def inventory_line_of(service: Mapping[str, Any]) -> str:
 
 
 # -- small words --
-
-
-def mappings(value: Any, name: str) -> list[Options]:
-    """What is no mapping in a list is for the argument specs to refuse."""
-    if isinstance(value, (str, Mapping)) or not isinstance(value, Iterable):
-        raise AnsibleFilterError(f"{name} needs lists of services, not {type(value).__name__}. See: ansible-doc -t filter meshops.istio.{name}")
-    return [dict(item) for item in value if isinstance(item, Mapping)]
 
 
 def is_yes(value: Any) -> bool:

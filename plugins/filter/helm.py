@@ -7,10 +7,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ansible.errors import AnsibleFilterError
+from ansible_collections.meshops.istio.plugins.plugin_utils._lists import dicts
 
 Revision = dict[str, Any]
 
@@ -24,7 +24,7 @@ def helm_history(records: Any, releases: Any, note: str = "") -> dict[str, Any]:
 
     helm refuses to go on after an attempt that failed or whose helm died, or takes it for done.
     """
-    secrets, asked = listed(records), listed(releases)
+    secrets, asked = dicts(records, "helm_history"), dicts(releases, "helm_history")
     revisions = {release["name"]: revisions_of(release, secrets, note) for release in asked}
     deployed = {name: [revision for revision in found if revision["status"] == DEPLOYED] for name, found in revisions.items()}
     return {
@@ -68,10 +68,3 @@ def noted(text: str | None) -> Any:
         return json.loads(text or "{}")
     except ValueError:
         return {}
-
-
-def listed(value: Any) -> list[Mapping[str, Any]]:
-    items = None if isinstance(value, (str, Mapping)) or not isinstance(value, Iterable) else list(value)
-    if items is None or not all(isinstance(item, Mapping) for item in items):
-        raise AnsibleFilterError("helm_history needs lists of Secrets and of releases. See: ansible-doc -t filter meshops.istio.helm_history")
-    return items

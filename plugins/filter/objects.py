@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
 from ansible.utils.vars import merge_hash
+
+from ansible_collections.meshops.istio.plugins.plugin_utils._lists import dicts
 
 Object = Mapping[str, Any]
 
@@ -33,7 +35,7 @@ RESTARTED = "kubectl.kubernetes.io/restartedAt"
 
 def objects_desired(definitions: Any, live: Any) -> list[Object]:
     """Each definition with what the cluster and other tools own in the object that is there; as it is where none is."""
-    wanted, there = listed(definitions, "objects_desired"), listed(live, "objects_desired")
+    wanted, there = dicts(definitions, "objects_desired"), dicts(live, "objects_desired")
     if len(wanted) != len(there):
         raise AnsibleFilterError(f"objects_desired needs as many objects as definitions, not {len(there)} for {len(wanted)}; of one that is missing {{}}.")
     return [replacement(want, current) if current else want for want, current in zip(wanted, there, strict=True)]
@@ -44,7 +46,7 @@ def objects_digests(objects: Any, waited: bool = False) -> list[list[str]]:
 
     C(waited) says that the pods of its Deployments were waited for since, so that an older status means nothing.
     """
-    there = [live for live in listed(objects, "objects_digests") if live]
+    there = [live for live in dicts(objects, "objects_digests") if live]
     scaled = {live["spec"]["scaleTargetRef"]["name"] for live in there if live["kind"] == "HorizontalPodAutoscaler"}
     return [[*identity(live), digest([live["metadata"]["uid"], live["metadata"].get("labels", {}), owned(live, scaled, waited)])] for live in there]
 
@@ -166,10 +168,3 @@ def plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {name: plain(item) for name, item in value.items()}
     return [plain(item) for item in value] if isinstance(value, list) else value
-
-
-def listed(value: Any, name: str) -> list[Object]:
-    items = None if isinstance(value, (str, Mapping)) or not isinstance(value, Iterable) else list(value)
-    if items is None or not all(isinstance(item, Mapping) for item in items):
-        raise AnsibleFilterError(f"{name} needs lists of Kubernetes objects. See: ansible-doc -t filter meshops.istio.{name}")
-    return items

@@ -78,14 +78,14 @@ def test_the_inventory_counts_before_annotations():
     assert affinity_targets([listed], [marked]) == [CART | {"path": "/ready", "key": HEADER}]
 
 
-def test_targets_are_sorted_and_what_is_no_target_is_left_out():
-    listed = [{"namespace": "b", "service": "z"}, "nonsense", {"namespace": "b"}, {"namespace": "b", "service": "a"}]
+def test_targets_are_sorted_and_what_names_no_service_is_left_out():
+    listed = [{"namespace": "b", "service": "z"}, {"namespace": "b"}, {"namespace": "b", "service": "a"}]
     assert [target["service"] for target in affinity_targets(listed, [_service("cart", probe="/")])] == ["a", "z", "cart"]
 
 
-@pytest.mark.parametrize("value", ["shop/cart", {"shop": "cart"}, None])
-def test_what_is_no_list_is_refused(value: Any):
-    with pytest.raises(AnsibleFilterError, match=r"affinity_targets needs lists of services, not .*ansible-doc"):
+@pytest.mark.parametrize("value", ["shop/cart", ["shop/cart"], {"shop": "cart"}, None])
+def test_what_is_no_list_of_dicts_is_refused(value: Any):
+    with pytest.raises(AnsibleFilterError, match=r"affinity_targets needs lists of dicts. .*ansible-doc"):
         affinity_targets(value)
 
 
