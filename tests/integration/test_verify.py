@@ -202,8 +202,9 @@ def test_rollouts_make_nothing_red_and_a_rule_that_is_gone_is_red_by_the_next_ru
 
 
 def test_what_is_wrong_with_an_annotation_is_said_and_check_mode_sends_nothing(services: Mesh, estate: Estate) -> None:
+    """Whoever may annotate a Service may not have Ansible evaluate anything."""
     mesh = services
-    mesh.kubectl("-n", mesh.namespace, "annotate", "service", "search", "meshops.istio/probe=annotated", "meshops.istio/probe-key=user-session")
+    mesh.kubectl("-n", mesh.namespace, "annotate", "service", "search", "meshops.istio/probe={{ 6 * 7 }}", "meshops.istio/probe-key=user-session")
     before = sum(seconds(mesh, "/verify/"))
     try:
         planned = estate.verify({"lab": {}}, check=True, istio_affinity_namespaces=[mesh.namespace]).expect(0)
@@ -211,7 +212,7 @@ def test_what_is_wrong_with_an_annotation_is_said_and_check_mode_sends_nothing(s
         mesh.kubectl("-n", mesh.namespace, "annotate", "service", "search", "meshops.istio/probe-", "meshops.istio/probe-key-")
     said = "\n".join(outcome(planned, "lab")["table"])
     assert f"128 requests would go to {mesh.namespace}/cart:80" in said
-    assert "meshops.istio/probe is 'annotated'; it must be a path" in said
+    assert "meshops.istio/probe is '{{ 6 * 7 }}'; it must be a path" in said
     assert "meshops.istio/probe-key is 'user-session'; it must be header:<name>" in said
     assert sum(seconds(mesh, "/verify/")) == before
     assert not (estate.folder / "reports").exists()
