@@ -248,6 +248,17 @@ def test_an_answer_that_envoy_gave_itself_does_not_show_where_a_session_landed(b
     assert result["requests"]["identified"] == 0
 
 
+def all_answer(mesh: Mesh, status: str) -> bool:
+    """Whether every pod answers so on every connection: a connection from before a policy was set or deleted keeps to
+    what was until Envoy has drained it, some 45 seconds later (ProxyConfig, drainDuration)."""
+    many = "for n in 1 2 3 4 5 6 7 8 9 10 11 12; do curl -s -o /dev/null -w '%{http_code} ' http://nginx-service/; done"
+    draining = "pilot-agent request GET 'stats?filter=^listener_manager.total_filter_chains_draining$'"
+    return set(in_pod(mesh, many).split()) == {status} and all(
+        mesh.kubectl("-n", mesh.namespace, "exec", pod["metadata"]["name"], "-c", "istio-proxy", "--", "sh", "-c", draining).stdout.split()[-1] == "0"
+        for pod in mesh.pods()
+    )
+
+
 def test_a_refusal_by_policy_is_not_sticky(broken: Mesh, lab: Path) -> None:
     denial = {
         "apiVersion": "security.istio.io/v1",
@@ -255,15 +266,13 @@ def test_a_refusal_by_policy_is_not_sticky(broken: Mesh, lab: Path) -> None:
         "metadata": {"name": "deny"},
         "spec": {"selector": {"matchLabels": {"app": "nginx"}}, "action": "DENY", "rules": [{}]},
     }
-    # All pods get a policy at about the same time, not at the same time.
-    many = "for n in 1 2 3 4 5 6 7 8 9 10 11 12; do curl -s -o /dev/null -w '%{http_code} ' http://nginx-service/; done"
     broken.apply(denial)
     try:
-        broken.wait_until("the policy is in force in every pod", lambda: set(in_pod(broken, many).split()) == {"403"})
+        broken.wait_until("the policy is in force in every pod", lambda: all_answer(broken, "403"), timeout=150)
         result = check(broken, rate=None)
     finally:
         broken.delete("authorizationpolicy", "deny")
-        broken.wait_until("the policy is gone from every pod", lambda: set(in_pod(broken, many).split()) == {"200"})
+        broken.wait_until("the policy is gone from every pod", lambda: all_answer(broken, "200"), timeout=150)
     assert result["verdict"] == "inconclusive", result["msg"]
     assert result["requests"]["by_status"].keys() == {"403"}
 
