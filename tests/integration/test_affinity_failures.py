@@ -252,9 +252,9 @@ def all_answer(mesh: Mesh, status: str) -> bool:
     """Whether every pod answers so on every connection: a connection from before a policy was set or deleted keeps to
     what was until Envoy has drained it, some 45 seconds later (ProxyConfig, drainDuration)."""
     many = "for n in 1 2 3 4 5 6 7 8 9 10 11 12; do curl -s -o /dev/null -w '%{http_code} ' http://nginx-service/; done"
-    draining = "pilot-agent request GET 'stats?filter=^listener_manager.total_filter_chains_draining$'"
+    draining = ("pilot-agent", "request", "GET", "stats?filter=^listener_manager.total_filter_chains_draining$")
     return set(in_pod(mesh, many).split()) == {status} and all(
-        mesh.kubectl("-n", mesh.namespace, "exec", pod["metadata"]["name"], "-c", "istio-proxy", "--", "sh", "-c", draining).stdout.split()[-1] == "0"
+        mesh.kubectl("-n", mesh.namespace, "exec", pod["metadata"]["name"], "-c", "istio-proxy", "--", *draining).stdout.split()[-1] == "0"
         for pod in mesh.pods()
     )
 
