@@ -10,20 +10,22 @@ module: istio_affinity_check
 short_description: Prove that every session sticks to one pod behind Istio
 version_added: 1.0.0
 description:
-  - Sends requests with many session IDs from a client pod inside the mesh to a service and fails if any session ID
+  - Sends requests with many session IDs from a client pod inside the mesh to a service, and fails if any session ID
     lands on more than one pod.
-  - It also fails if affinity could not be proven, for example as backends came and went during the measurement, or as
-    requests without a session ID did not spread either. The return value RV(verdict) tells these cases apart.
-  - One exec in each client pod runs C(curl) for all requests. Nothing is installed and no object is changed.
-  - A verdict holds for the client pods, the port and the path that were probed, while the set of backends stays as it is.
-    Istio promises no more, as consistent hashing moves some sessions whenever a backend comes or goes.
+  - Also fails if affinity could not be proven, for example because the backends changed during the measurement, or
+    because requests without a session ID did not spread either. The return value RV(verdict) tells these cases apart.
+  - Runs C(curl) in each client pod, with one exec for all requests. Nothing is installed and no object is changed.
+  - A verdict holds for the client pods, the port and the path that were probed, for as long as the set of backends does
+    not change. Istio guarantees no more than that, because consistent hashing moves some sessions whenever a backend is
+    added or removed.
 requirements:
   - kubernetes >= 24.2.0
   - A client pod with a shell and C(curl) 7.84.0 or newer.
-  - The permission to get pods and services, to list endpointslices, and to get and create pods/exec for the client
-    pods. With list on destinationrules, virtualservices, sidecars and envoyfilters, a rule that changed during the
-    measurement is noticed by its generation too, and with list on all of these and on serviceentries in all
-    namespaces, and get on namespaces, RV(findings) can name every cause.
+  - Permission to get pods and services, to list endpointslices, and to get and create pods/exec for the client pods.
+  - Optional permission to list destinationrules, virtualservices, sidecars and envoyfilters, to detect a rule that
+    changes during the measurement by its generation too.
+  - Optional permission to list all of these and serviceentries in all namespaces, and to get namespaces. With it,
+    RV(findings) can name every cause.
 extends_documentation_fragment:
   - kubernetes.core.k8s_auth_options
   - meshops.istio.attributes
@@ -32,92 +34,92 @@ attributes:
   check_mode:
     support: full
     details:
-      - Reads and plans, but sends no request. RV(verdict) is then V(null) and RV(requests) has the planned number.
-      - A service that does not exist yet is no failure in check mode, so that a play that would create it can go on.
+      - Reads and plans, but sends no request. RV(verdict) is V(null) and RV(requests) has the planned number.
+      - A service that does not exist does not fail the task in check mode, because an earlier task of the play may create it.
 options:
   path:
-    description: The path to request, with its query string if any, percent-encoded.
+    description: The path to request, percent-encoded, with an optional query string.
     type: str
     default: /
   method:
-    description: The request method. Methods that may change something in the application are not offered.
+    description: The request method. Only methods that do not change the application's state are offered.
     type: str
     choices: [GET, HEAD, OPTIONS]
     default: GET
   headers:
-    description: More headers to send with each request, for example an authorization.
+    description: Additional headers to send with each request, for example C(Authorization).
     type: dict
   profile:
     description:
-      - How much to send where O(sessions), O(session_ids) and O(requests) do not say it.
+      - How much to send unless O(sessions), O(session_ids) and O(requests) set it.
       - V(quick) sends 3 requests for each session, V(default) 20 and V(deep) 50.
-      - V(quick) and V(default) use 20 sessions or 12 for each ready backend, V(deep) at least 60; never more than 120.
+      - V(quick) and V(default) use 20 sessions or 12 for each ready backend, V(deep) at least 60. None uses more than 120.
     type: str
     choices: [quick, default, deep]
     default: default
   sessions:
     description:
-      - How many session IDs to generate, called V(meshops-check-1) and so on.
-      - The spread over the pods is always measured with at least 20; the module adds what is missing.
-      - On a port that Envoy takes for TCP, with O(key.type=source_ip), each client pod is one session by its own address. It sends
-        the requests of all of them.
+      - The number of session IDs to generate. They are named V(meshops-check-1) and so on.
+      - The spread over the pods is always measured with at least 20 sessions. The module adds the missing ones.
+      - On a port that Envoy treats as TCP, with O(key.type=source_ip), each client pod is one session by its own address, and
+        sends the requests of all sessions.
     type: int
   session_ids:
     description:
-      - The session IDs to send, as they are. With O(key.type=source_ip) they are addresses, sent as C(X-Forwarded-For); they are
-        refused on a port that Envoy takes for TCP, where no header is read.
+      - The session IDs to send, unchanged. With O(key.type=source_ip) they are addresses, sent as C(X-Forwarded-For). A port that
+        Envoy treats as TCP refuses them, because Envoy reads no headers there.
       - Set C(no_log) on the task if they are tokens of real users.
     type: list
     elements: str
   requests:
-    description: How many requests to send for each session ID, at least 2.
+    description: The number of requests to send for each session ID, at least 2.
     type: int
   concurrency:
-    description: How many requests are in flight at once, from each client.
+    description: The maximum number of concurrent requests from each client.
     type: int
     default: 10
   rate:
     description:
-      - The most requests in any second, from all clients together.
-      - Without it, requests are sent as fast as O(concurrency) allows.
+      - The maximum number of requests per second, from all clients together.
+      - By default, requests are sent as fast as O(concurrency) allows.
     type: int
   max_requests:
     description:
-      - The most requests to send, from all clients together and over all O(attempts).
-      - A plan of more is refused before anything is sent, and another attempt that would exceed it is not made.
+      - The maximum number of requests to send, from all clients together and over all O(attempts).
+      - A larger request plan is refused before anything is sent. Another attempt that would exceed the number is not made.
     type: int
   stop_on:
     description:
-      - When to stop for the service's own sake. The verdict is then V(inconclusive), with the RV(error) V(stopped), unless
-        a session was seen on two pods before.
-      - Whoever wrote the answer counts, the application as well as an Envoy or a gateway on the way.
-      - Without O(rate), no more requests than O(concurrency) are sent before their answers are looked at.
+      - Conditions that stop the check to protect the service. The verdict is then V(inconclusive), with the RV(error)
+        V(stopped), unless a session has already landed on two pods.
+      - Every response counts, whether the application, an Envoy or a gateway on the way sent it.
+      - Without O(rate), at most O(concurrency) requests are sent before their responses are evaluated.
     type: dict
     suboptions:
       statuses:
-        description: Stop on the first answer with one of these statuses.
+        description: Stop on the first response with one of these status codes.
         type: list
         elements: int
         default: [429]
       server_errors:
-        description: Stop once more answers than this share of the planned requests are server errors (5xx).
+        description: Stop when server errors (5xx) exceed this share of the planned requests.
         type: float
   timeout:
-    description: Seconds for the whole run. The deadline also ends it inside the client pods.
+    description: The deadline for the whole run, in seconds. It also ends the processes inside the client pods.
     type: int
     default: 300
   connection:
     description:
-      - V(new) opens a connection for each request, so that a balancer of connections can't be taken for affinity.
-      - With V(keepalive) connections are reused. The result is then at best V(not_proven).
+      - V(new) opens a connection for each request, to rule out that balancing by connection is mistaken for affinity.
+      - V(keepalive) reuses connections. The verdict is then V(not_proven) at best.
     type: str
     choices: [new, keepalive]
     default: new
   via:
     description:
-      - Go through a gateway, as a client outside the mesh does, instead of to the service itself.
+      - Send the requests through a gateway, as a client outside the mesh does, instead of directly to the service.
       - Rule and hosts are then read from every ready pod of the gateway, in its container C(istio-proxy).
-      - The requests may meet any pod of the gateway; that these agree is part of the verdict.
+      - The requests may reach any pod of the gateway. Whether these pods agree is part of the verdict.
     type: dict
     suboptions:
       namespace:
@@ -125,15 +127,15 @@ options:
         type: str
         default: istio-system
       service:
-        description: The Service of the gateway. Either this or O(via.address) is required.
+        description: The name of the gateway's Service. Either this or O(via.address) is required.
         type: str
       address:
         description:
-          - A host name or an address of a gateway that is no Service of this cluster.
-          - What its Envoy knows can't be read then, so RV(prediction) is not available.
+          - A host name or an address of a gateway that is not a Service of this cluster.
+          - The state of its Envoy cannot be read, and RV(prediction) is not available.
         type: str
       host:
-        description: The Host header, as the gateway's routes know it.
+        description: The Host header that the gateway's routes match.
         type: str
         required: true
       port:
@@ -142,78 +144,79 @@ options:
         default: 80
   identify:
     description:
-      - How the pod that answers is known.
-      - V(header) takes it from the response headers of O(identify_header).
-      - V(body) takes it from the response body by O(identify_pattern). Requests are then sent one after the other.
-      - V(access_log) looks each request up in the log of the client's sidecar, by a request ID that the check sets. The
-        log must be on, and the account needs to get pods/log in the namespace of the client.
-      - V(upstream) reads the counters of the client's sidecar around the requests of each session, for an application
-        that says nothing of itself. Other requests from the same client to the service at the same time spoil it.
-      - V(auto) takes V(header) if the first answers name a backend, else V(upstream).
+      - How to identify the responding pod.
+      - V(header) reads the response headers listed in O(identify_header).
+      - V(body) matches the response body against O(identify_pattern). Requests are then sent one after the other.
+      - V(access_log) looks each request up in the access log of the client's sidecar, by a request ID that the check
+        sets. The access log must be enabled, and the account needs permission to get pods/log in the client's namespace.
+      - V(upstream) reads the counters of the client's sidecar around the requests of each session, for applications that
+        do not identify the responding pod. Other requests from the same client to the service spoil the result.
+      - V(auto) uses V(header) if the first responses name a backend, else V(upstream).
     type: str
     choices: [auto, header, body, access_log, upstream]
     default: auto
   identify_pattern:
     description:
-      - A Python regular expression whose first group, or all of it, is the name or address of the pod in the body.
-      - Required with O(identify=body), and of no use otherwise.
+      - A Python regular expression that matches the name or address of the pod in the body, in its first group if it has
+        groups.
+      - Required with O(identify=body), otherwise unused.
     type: str
   identify_header:
     description:
-      - The response headers in which the application names the pod that answers, the most trusted first. The value must
-        be the name, the IP address or the C(address:port) of exactly one backend.
+      - The response headers in which the application names the responding pod, the most trusted first. The value must be
+        the name, the IP address or the C(address:port) of exactly one backend.
     type: list
     elements: str
     default: [X-Pod-Name, X-Pod, X-Hostname, X-Served-By, X-Backend-Server, X-Instance-Id]
   max_flip_rate:
     description:
-      - The share of requests on which sessions might still move, by the 95 % bound of what was measured, that is good
-        enough for V(passed). Every request without an answer from a known pod counts as a move.
-      - The default is V(0.02), and V(0.08) with O(profile=quick), which sends too little to prove more.
+      - The maximum share of requests on which sessions may move for the verdict V(passed), compared with the upper 95 %
+        bound of the measurement. Every request without a response from a known pod counts as a move.
+      - The default is V(0.02), or V(0.08) with O(profile=quick), which sends too few requests to prove more.
     type: float
   fail_on:
     description:
-      - The verdicts that fail the task, besides V(error).
-      - A session that was seen on two pods fails the task whatever this says, unless O(tolerate_explained_moves=true)
-        and every move went with a change of the backends.
+      - The verdicts that fail the task, in addition to V(error).
+      - A session that landed on two pods always fails the task, unless O(tolerate_explained_moves=true) and a change of
+        the backends explains every move.
     type: list
     elements: str
     choices: [failed, inconclusive, not_proven]
     default: [failed, inconclusive, not_proven]
   tolerate_explained_moves:
-    description: Do not fail for sessions that moved with a change of the backends if V(inconclusive) is not in O(fail_on).
+    description: Do not fail because of moves that a change of the backends explains, if V(inconclusive) is not in O(fail_on).
     type: bool
     default: false
   attempts:
     description:
-      - How often to measure at most. Only a result that is V(inconclusive) for no other reason than a change of the
-        backends is measured again. Every attempt is in RV(attempts).
+      - The maximum number of measurements. The module measures again only if the verdict is V(inconclusive) for no other
+        reason than a change of the backends. RV(attempts) lists every attempt.
     type: int
     default: 1
   settle:
-    description: Seconds that the backends must have been the same before another attempt, waited for up to O(timeout).
+    description: Seconds without a change of the backends before another attempt starts. The wait ends at O(timeout).
     type: int
     default: 10
   explain:
     description:
       - When to look for causes, see RV(findings).
-      - V(on_failure) does if the verdict is not V(passed), V(always) also then, V(never) not at all.
-      - That reads the service, its pods, namespaces and Istio's rules. What the account may not read is left out.
+      - V(on_failure) looks for causes unless the verdict is V(passed), V(always) on every run, V(never) skips it.
+      - The search reads the service, its pods, namespaces and Istio's rules, except those that the account may not read.
     type: str
     choices: [on_failure, always, never]
     default: on_failure
   seed:
-    description: The number that decides the order of the requests. A random one is taken and returned otherwise.
+    description: The seed for the order of the requests. By default, the module chooses a random seed and returns it.
     type: int
   max_sessions_returned:
-    description: The most entries in RV(sessions). Sessions that moved come first. All counts stay complete.
+    description: The maximum number of entries in RV(sessions). Sessions that moved come first. All counts stay complete.
     type: int
     default: 200
 seealso:
   - module: meshops.istio.istio_affinity_info
   - module: kubernetes.core.k8s_exec
   - name: Consistent hashing in Istio
-    description: The reference of the rule that is checked.
+    description: Reference documentation of the rule that is checked.
     link: https://istio.io/latest/docs/reference/config/networking/destination-rule/#LoadBalancerSettings-ConsistentHashLB
 author:
   - meshops.istio contributors (!UNKNOWN)
@@ -229,7 +232,7 @@ EXAMPLES = r"""
       type: header
       name: user-session
 
-- name: Check a shop's cart gently, from a named pod, by its cookie
+- name: Check a shop's cart by its cookie, from a named pod, at a low rate
   meshops.istio.istio_affinity_check:
     namespace: shop
     service: cart
@@ -248,7 +251,7 @@ EXAMPLES = r"""
       statuses: [429]
       server_errors: 0.02
 
-- name: Look at the result without failing the play
+- name: Check without failing the play
   meshops.istio.istio_affinity_check:
     namespace: sample
     service: nginx-service
@@ -257,7 +260,7 @@ EXAMPLES = r"""
   register: affinity
   failed_when: affinity.verdict == 'error'
 
-- name: Show what was found
+- name: Show the verdict with its reasons
   ansible.builtin.debug:
     var: affinity.msg
 """
@@ -265,9 +268,10 @@ EXAMPLES = r"""
 RETURN = r"""
 verdict:
   description:
-    - V(passed) if every session stayed on one pod, sessions spread, requests without the key spread, and the bound is met.
-    - V(failed) if a session landed on more than one pod without a change of the backends that explains it.
-    - V(inconclusive) if nothing can be said, for example since backends or rules changed.
+    - V(passed) if every session stayed on one pod, sessions spread over the pods, requests without the key spread, and
+      the bound of O(max_flip_rate) is met.
+    - V(failed) if a session landed on more than one pod and no change of the backends explains it.
+    - V(inconclusive) if the measurement allows no statement, for example because backends or rules changed.
     - V(not_proven) if sessions stuck, but perhaps for another reason than the key.
     - V(error) if the check could not run.
     - V(null) in check mode.
@@ -275,25 +279,25 @@ verdict:
   type: str
   sample: passed
 error:
-  description: Why the check could not run, or why it broke off.
+  description: Why the check could not run, or why it stopped early.
   returned: always
   type: dict
   contains:
     code:
-      description: A stable word, for example V(no_service) or V(forbidden).
+      description: A stable identifier, for example V(no_service) or V(forbidden).
       type: str
     msg:
-      description: The sentence for people.
+      description: The explanation, in a sentence.
       type: str
 msg:
-  description: The verdict with its reasons, the next step and what was measured.
+  description: The verdict with its reasons, the next step and a summary of the measurement.
   returned: always
   type: str
   sample: >-
     passed: 36 of 36 sessions stayed on one pod each; at most 0.44% of requests leave their session's pod (95 %).
     Measured: 740 requests from sample/test-pod to http://nginx-service/ (port 80), 3 ready backends, 0.9 s.
 key:
-  description: What the sessions were told apart by, and whether the option or the rule in force said so.
+  description: The key that identifies a session. C(origin) says whether it comes from the option or from the rule in force.
   returned: always
   type: dict
   sample: {type: header, name: user-session, origin: option}
@@ -307,23 +311,23 @@ sessions:
       description: The session ID.
       type: str
     pods:
-      description: The number of requests by pod.
+      description: The number of requests for each pod.
       type: dict
       sample: {nginx-deployment-5d9c7b8f4-abcde: 20}
     by_client:
-      description: The same for each client pod.
+      description: The number of requests for each pod, by client pod.
       type: dict
     predicted:
-      description: The pod that it must land on by the state of the client's Envoy. V(null) where RV(prediction) is not available.
+      description: The landing pod computed from the state of the client's Envoy. V(null) if RV(prediction) is not available.
       type: str
     moved:
-      description: Whether it landed on more than one pod.
+      description: Whether the session landed on more than one pod.
       type: bool
     explained:
-      description: Whether every move went with a change of the backends. V(null) where it did not move.
+      description: Whether a change of the backends explains every move. V(null) if the session did not move.
       type: bool
 requests:
-  description: The number of requests by what became of them. C(failed) had no answer. C(by_status) counts the answers.
+  description: The number of requests by outcome. C(failed) had no response. C(by_status) counts responses by status code.
   returned: always
   type: dict
   sample: {planned: 740, sent: 740, answered: 740, identified: 740, failed: 0, by_status: {'200': 740}}
@@ -331,11 +335,11 @@ controls:
   description:
     - The controls that keep a result from being right by accident, each with C(state) V(passed), V(failed) or
       V(not_applicable), and C(detail).
-    - C(spread) is whether different sessions use different pods, C(keyless) whether requests without the key do.
+    - C(spread) tests that different sessions use different pods, C(keyless) that requests without the key do.
   returned: always
   type: dict
 backends:
-  description: The ready backends, whether every client's Envoy can choose them, and how many sessions each got.
+  description: The ready backends, whether every client's Envoy can select them, and the number of sessions on each.
   returned: always
   type: list
   elements: dict
@@ -345,64 +349,64 @@ clients:
   type: list
   elements: dict
 membership:
-  description: Whether the set of backends changed, and what happened to backends, rules and the clients' Envoys.
+  description: Whether the set of backends changed, and the events of backends, rules and the clients' Envoys.
   returned: always
   type: dict
 bounds:
   description:
-    - C(false_pass) is the chance that balancing at random had shown no move either.
-    - C(flip_rate_95) is the share of requests on which sessions might move at most, with a confidence of 95 %.
+    - C(false_pass) is the probability that random balancing would have shown no move either.
+    - C(flip_rate_95) is the maximum share of requests on which sessions move, with 95 % confidence.
   returned: always
   type: dict
 prediction:
   description:
     - Whether the landing pods could be computed from the clients' Envoys, and how many sessions landed there.
-    - C(available) is V(false), with the C(reason), where something forbids it (weights, priorities, several hash
-      policies, a set of hosts that changed) and where what was computed does not fit what was seen.
+    - C(available) is V(false), with the C(reason), if the state of Envoy does not allow a prediction (weights,
+      priorities, several hash policies, a changed set of hosts) or the prediction does not match the measurement.
   returned: always
   type: dict
 latency_ms:
-  description: Percentiles of the time that the requests took, in milliseconds.
+  description: Percentiles of the request duration, in milliseconds.
   returned: always
   type: dict
 findings:
   description:
-    - Why sessions do not stick, or why that could not be proven, the root cause first. RV(msg) has the first one in a sentence.
-    - A healthy mesh has no finding of severity V(error) or V(warning). Every cause that is known is described in
+    - The causes why sessions do not stick, or why affinity could not be proven, the root cause first. RV(msg) includes the first.
+    - A healthy mesh has no finding of severity V(error) or V(warning). All known causes are described in
       docs/my-session-does-not-stick.md of the collection.
   returned: always
   type: list
   elements: dict
   contains:
     id:
-      description: The cause, as the catalogue calls it.
+      description: The ID of the cause in the catalogue.
       type: str
       sample: C10
     severity:
       description: V(error), V(warning) or V(info).
       type: str
     title:
-      description: The cause in a sentence.
+      description: The cause, in a sentence.
       type: str
     evidence:
-      description: What shows it, all seen in this run, each with C(source), C(field) and C(value).
+      description: The facts of this run that show the cause, each with C(source), C(field) and C(value).
       type: list
       elements: dict
     fix:
       description:
-        - What puts it right.
+        - How to fix it.
         - C(kind) is V(yaml) (apply C(body) with C(kubectl apply)), V(command) (run C(body) in a shell) or V(manual).
       type: dict
     reference:
-      description: Where to read about it.
+      description: A link to the documentation or to the known issue.
       type: str
 identified_by:
-  description: How the answering pod was known, as O(identify) calls it, with the header that was taken.
+  description: How the responding pod was identified, as a choice of O(identify), with the name of the header used.
   returned: always
   type: str
   sample: header X-Pod-Name
 attempts:
-  description: The verdict, message and events of every attempt, and how many requests it sent.
+  description: The verdict, message, events and number of requests of each attempt.
   returned: always
   type: list
   elements: dict
@@ -411,11 +415,11 @@ versions:
   returned: always
   type: dict
 seed:
-  description: The number that decided the order of the requests.
+  description: The seed for the order of the requests.
   returned: always
   type: int
 elapsed:
-  description: Seconds from the first look to the last.
+  description: Seconds from the first checkpoint to the last.
   returned: always
   type: float
 """

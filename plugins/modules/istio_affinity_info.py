@@ -7,93 +7,93 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: istio_affinity_info
-short_description: Show session affinity as the client's Envoy has it, and what a maintenance would move
+short_description: Inspect session affinity in the clients' Envoys, and predict which sessions a maintenance moves
 version_added: 1.0.0
 description:
-  - Reads, from client pods inside the mesh, what their Envoy knows about a service - the hash policy of its route, the
-    balancing of its cluster and the hosts that it can choose - and compares it with what the API server says.
-  - Looks at one service, at every service of some namespaces that asks for session affinity, or at all such services
-    of the cluster.
-  - Says of each, without sending anything, whether sessions can stick (C(static_verdict)), on which pod each session
-    lands, and which sessions a drain, a scale-down or a scale-up would move (O(what_if)).
-  - Sends no request to any service. It does not fail on what it finds, only on what keeps it from looking at anything;
-    what else may not be read is returned in C(unread).
-  - Wait with C(until) for C(in_sync) to know that a rule and the ready pods have reached the client, instead of sleeping.
+  - Reads the state of Envoy in client pods inside the mesh - the hash policy of the service's route, the load balancing
+    policy of its cluster and the hosts that Envoy can select - and compares it with the objects of the API server.
+  - Inspects one service, every service of some namespaces that asks for session affinity, or all such services of the
+    cluster.
+  - Reports for each service whether sessions can stick (C(static_verdict)), on which pod each session lands, and which
+    sessions a drain, a scale-down or a scale-up would move (O(what_if)).
+  - Sends no request to any service. The module does not fail because of its findings, only if nothing can be inspected.
+    Objects that cannot be read are listed in RV(unread).
+  - To wait until a rule and the ready pods have reached the client, use C(until) with C(in_sync) instead of a pause.
 requirements:
   - kubernetes >= 24.2.0
   - A client pod with a shell and C(curl) 7.84.0 or newer.
-  - With O(namespace) and O(service), the permission to get pods and services, to list endpointslices, and to get and
-    create pods/exec for the client pods. Without O(service), to list services, pods and endpointslices too. To list
-    destinationrules and envoyfilters helps.
+  - With O(namespace) and O(service), permission to get pods and services, to list endpointslices, and to get and create
+    pods/exec for the client pods. Without O(service), also permission to list services, pods and endpointslices.
+  - Optional permission to list destinationrules and envoyfilters.
 options:
   namespace:
     description:
-      - The namespace of the service, or several namespaces to look for services that ask for affinity.
-      - The default is all namespaces that may be read.
+      - The namespace of the service, or several namespaces to search for services that ask for affinity.
+      - The default is all namespaces that the account may read.
     type: list
     elements: str
     required: false
   service:
     description:
-      - The name of one service, which is then shown whether it asks for affinity or not.
-      - The default is every service that asks for affinity, by a DestinationRule with C(consistentHash) or by what the
-        Envoy of a client pod has.
+      - The name of one service, which is inspected even if it does not ask for affinity.
+      - The default is every service that asks for affinity, by a DestinationRule with C(consistentHash) or in the
+        configuration of a client pod's Envoy.
     type: str
     required: false
   port:
     description:
-      - The port of the service, by its number.
-      - The default is every port that a client's Envoy balances by a hash; where none is, those that Istio takes for
-        HTTP by their names or C(appProtocol), or else all.
+      - The port number of the service.
+      - The default is every port that a client's Envoy balances by a hash. Without any, the default is the ports that
+        Istio treats as HTTP by their names or C(appProtocol), or else all ports.
     type: int
   client:
     description:
-      - The pods inside the mesh from which the services are seen.
-      - The default is one labelled pod for each zone in the service's own namespace, or where there is none, in the
-        other namespaces that are looked at. Without any, only the objects of the API server are read.
-      - The module never runs anything in a pod that is neither named here nor carries the label.
+      - The pods inside the mesh whose Envoys are read.
+      - The default is one pod with the label for each zone, from the service's own namespace, or if it has none, from
+        the other inspected namespaces. Without such a pod, only the objects of the API server are read.
+      - The module only runs commands in pods that are named here or carry the label.
     type: dict
     suboptions:
       pod:
-        description: The name of one pod. Give O(client.namespace) too, unless O(namespace) is a single one.
+        description: The name of one pod. Requires O(client.namespace), unless O(namespace) is a single namespace.
         type: str
       selector:
-        description: The label selector of the client pods. One ready pod for each zone is taken.
+        description: The label selector of the client pods. One ready pod in each zone is used.
         type: str
         default: meshops.istio/probe=true
       container:
         description:
-          - The container to run in.
-          - The default is the one that C(kubectl exec) takes, but never C(istio-proxy).
+          - The container that runs the commands.
+          - The default is the container that C(kubectl exec) uses, but never C(istio-proxy).
         type: str
       namespace:
         description: The namespace of the client pods.
         type: str
       max:
-        description: Take up to so many ready pods of the selector, whatever their zones.
+        description: The maximum number of client pods, regardless of zone.
         type: int
   session_ids:
     description:
-      - The values of the key whose pods are to be predicted.
-      - They may be somebody's tokens. They are not sent anywhere, but they are part of the result.
+      - The values of the key to predict the landing pods of.
+      - They are not sent to any service, but they are part of the result. Protect the result if they are tokens of real users.
     type: list
     elements: str
   what_if:
     description:
-      - A maintenance to compute the effect of, for the sessions of O(session_ids), or without these for a thousand
-        generated ones.
-      - The options can be combined. Pods that are not said to be removed stay.
+      - The maintenance to predict the effect of, for the sessions of O(session_ids), or by default for a thousand
+        generated sessions.
+      - The options can be combined. All other pods stay.
     type: dict
     suboptions:
       remove_pods:
-        description: The names of pods that go.
+        description: The names of the pods to remove.
         type: list
         elements: str
       drain_node:
-        description: The name of a node all pods of which go.
+        description: The node to drain. All its pods are removed.
         type: str
       replicas:
-        description: How many pods there are in the end. The default is as many as now, so what goes is replaced.
+        description: The number of replicas after the change. By default unchanged, which means that removed pods are replaced.
         type: int
 extends_documentation_fragment:
   - kubernetes.core.k8s_auth_options
@@ -122,18 +122,18 @@ EXAMPLES = r"""
   retries: 30
   delay: 2
 
-- name: Find every service of the cluster that asks for affinity
+- name: Inspect every service of the cluster that asks for affinity
   meshops.istio.istio_affinity_info:
   register: affinity
 
-- name: Show those where sessions can't stick, and why
+- name: Show services where sessions cannot stick, and why
   ansible.builtin.debug:
     msg: "{{ item.namespace }}/{{ item.service }}:{{ item.port }} {{ item.why }}"
   loop: "{{ affinity.services | selectattr('static_verdict', 'equalto', 'does_not') }}"
   loop_control:
     label: "{{ item.service }}"
 
-- name: Which of these sessions move when node-2 is drained
+- name: Predict which sessions move when node-2 is drained
   meshops.istio.istio_affinity_info:
     namespace: sample
     service: nginx-service
@@ -142,7 +142,7 @@ EXAMPLES = r"""
       drain_node: node-2
   register: drain
 
-- name: Warn their owners
+- name: Show the number of affected sessions
   ansible.builtin.debug:
     msg: >-
       {{ drain.services[0].what_if.must_move | length }} sessions lose their pod; with new pods in place
@@ -151,7 +151,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 services:
-  description: One entry for each port of each service that was looked for. Nothing where there is none.
+  description: One entry for each port of each inspected service. Empty if no service was found.
   returned: always
   type: list
   elements: dict
@@ -163,28 +163,28 @@ services:
       description: The name of the service.
       type: str
     port:
-      description: The port that was looked at.
+      description: The port number.
       type: int
     key:
-      description: The key, and whether the option or the rule in force said so.
+      description: The key. C(origin) says whether it comes from the option or from the rule in force.
       type: dict
       sample: {type: header, name: user-session, origin: option}
     algorithm:
-      description: The balancing of the first client's cluster, as Envoy calls it. V(null) where no Envoy was read.
+      description: The load balancing policy of the first client's cluster, as named by Envoy. V(null) if no Envoy was read.
       type: str
       sample: RING_HASH
     rule:
       description:
-        - The DestinationRule that the first client's Envoy was given, as C(namespace/name).
-        - Where no Envoy was read, the first one that asks for affinity.
+        - The DestinationRule that the first client's Envoy uses, as C(namespace/name).
+        - If no Envoy was read, the first DestinationRule that asks for affinity.
       type: str
       sample: sample/nginx-destinationrule
     static_verdict:
       description:
-        - Whether sessions can stick, by what was read. V(sticks) where every client's Envoy has both halves of
-          affinity for the key, all of them balance alike, and each can choose every ready pod. V(does_not) where
-          something found there breaks it.
-        - V(unknown) where what was read does not say; C(why) names what forbids to say.
+        - Whether sessions can stick according to the inspection. V(sticks) if every client's Envoy has both halves of
+          affinity for the key, all Envoys balance alike, and each can select every ready pod. V(does_not) if a finding
+          breaks affinity.
+        - V(unknown) if the inspection allows no statement. C(why) names the reason.
       type: str
       sample: sticks
     why:
@@ -192,15 +192,15 @@ services:
       type: str
       sample: the Envoy of pod sample/test-pod hashes on header user-session by RING_HASH over 3 ready pods
     findings:
-      description: Causes of broken affinity that were found, root cause first, as M(meshops.istio.istio_affinity_check) has them.
+      description: The causes of broken affinity, the root cause first, in the form that M(meshops.istio.istio_affinity_check) returns.
       type: list
       elements: dict
     prediction:
-      description: Whether the pods of sessions can be predicted, and if not, what forbids it.
+      description: Whether the landing pods of sessions can be predicted, and if not, the reason.
       type: dict
       sample: {available: true, reason: null}
     sessions:
-      description: The sessions of O(session_ids), or those generated for O(what_if).
+      description: The sessions of O(session_ids), or the sessions generated for O(what_if).
       type: list
       elements: dict
       contains:
@@ -208,39 +208,39 @@ services:
           description: The value of the key.
           type: str
         predicted:
-          description: The pod that it lands on. V(null) where that can't be predicted.
+          description: The landing pod of the session. V(null) if it cannot be predicted.
           type: str
     what_if:
       description: The effect of O(what_if). V(null) without that option.
       type: dict
       contains:
         must_move:
-          description: The sessions on the pods that go. Exact. V(null) where not known.
+          description: The sessions on the removed pods. Exact. V(null) if unknown.
           type: list
           elements: str
         if_not_replaced:
-          description: The sessions that move if nothing takes the place of these pods, those of C(must_move) among them. Exact. V(null) where not known.
+          description: The sessions that move if the removed pods are not replaced, including those of C(must_move). Exact. V(null) if unknown.
           type: list
           elements: str
         expected_share:
           description:
-            - C(low) and C(high), the share of all sessions that move to the end of the maintenance, new pods in place. A
-              new pod's address decides what it takes over and is not known before, so this is a range that
-              holds in 99 of 100 cases.
-            - Both are the same where no new pod is to come.
+            - C(low) and C(high), the share of all sessions that have moved by the end of the maintenance, with the new
+              pods in place. The address of a new pod decides which sessions it takes over and is not known in advance.
+              Therefore this is a range that holds in 99 of 100 cases.
+            - Both are equal if no new pod is created.
           type: dict
           sample: {low: 0.303, high: 0.375}
         ring_hash_share:
-          description: The share that usually moves in this maintenance by ring hash.
+          description: The share of sessions that typically moves in this maintenance with ring hash.
           type: float
         maglev_share:
-          description: The share that usually moves in this maintenance by Maglev.
+          description: The share of sessions that typically moves in this maintenance with Maglev.
           type: float
         pods:
-          description: How many pods there are C(now), how many of them are C(removed), and how many there are C(then).
+          description: The number of pods before (C(now)) and after the maintenance (C(then)), and the number of C(removed) pods.
           type: dict
         reason:
-          description: What forbids to compute what is V(null).
+          description: Why values of this result are V(null).
           type: str
     backends:
       description: The endpoints of the service.
@@ -251,19 +251,19 @@ services:
           description: The name of the pod.
           type: str
         address:
-          description: Address and port.
+          description: The address and port of the pod.
           type: str
         node:
-          description: The node that it runs on.
+          description: The node that the pod runs on.
           type: str
         zone:
           description: The zone of that node.
           type: str
         ready:
-          description: Whether it is ready.
+          description: Whether the pod is ready.
           type: bool
     proxies:
-      description: One entry for each client pod. Empty where no client pod is ready.
+      description: One entry for each client pod. Empty if no client pod is ready.
       type: list
       elements: dict
       contains:
@@ -271,11 +271,11 @@ services:
           description: The client pod, as C(namespace/name).
           type: str
         hash_policy:
-          description: What the route hashes on.
+          description: The hash policies of the route.
           type: list
           elements: dict
         lb_policy:
-          description: The balancing of the cluster. V(null) where the pod has no Envoy or the Envoy no such cluster.
+          description: The load balancing policy of the cluster. V(null) if the pod has no Envoy, or the Envoy no such cluster.
           type: str
         hosts:
           description: The hosts of the cluster.
@@ -285,10 +285,10 @@ services:
           description: Whether route and cluster hash on the key, and the hosts are exactly the ready pods of the service.
           type: bool
         missing:
-          description: What is missing for C(in_sync), in words.
+          description: What is missing for C(in_sync), in a sentence.
           type: str
 unread:
-  description: What this account may not read or what could not be looked at, in sentences.
+  description: Objects that the account may not read or that could not be inspected, in sentences.
   returned: always
   type: list
   elements: str

@@ -7,42 +7,42 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: istio_affinity_report
-short_description: Judge and report what checks of session affinity found on a cluster
+short_description: Evaluate and report the session affinity of a cluster's services
 version_added: 1.0.0
 description:
   - Takes the results of M(meshops.istio.istio_affinity_check) and M(meshops.istio.istio_affinity_info) for the services
-    of one cluster, judges each with its history and the waivers, and writes a report as JSON, JUnit XML, Prometheus
-    text and a page for people, with an index of all clusters.
-  - A run appears in O(dir) as a whole or not at all. What this module did not write there is never deleted.
-  - Reads no cluster. Run it where Ansible runs.
-  - It never fails for what it reports; RV(status) is for the play to act on.
+    of one cluster, and decides the status of each service by its verdict, its history and the waivers.
+  - Writes the report as JSON, JUnit XML, Prometheus text and an HTML page, with an index page of all clusters.
+  - A run appears in O(dir) completely or not at all. Files that this module did not write are never deleted.
+  - Does not access the cluster. Run the module on the control node.
+  - Never fails because of the reported results. The play decides what to do with RV(status).
 attributes:
   check_mode:
     description: Can run in C(check_mode) and return changed status prediction without modifying target.
     support: full
     details:
-      - Judges and returns everything, and writes nothing.
+      - Evaluates and returns everything, but writes no files.
   diff_mode:
     description: Will return details on what has changed (or possibly needs changing in C(check_mode)), when in diff mode.
     support: full
     details:
-      - Shows RV(table) of the last run and of this one.
+      - Shows the difference between RV(table) of the last run and of this run.
   idempotent:
     description: When run twice in a row outside check mode, with the same arguments, the second invocation indicates no change.
     support: none
     details:
-      - Each run writes a report of its own.
+      - Each run writes a new report.
 options:
   cluster:
-    description: The name of the cluster, as a folder can be named, for example V({{ inventory_hostname }}).
+    description: The name of the cluster, for example V({{ inventory_hostname }}). It must be valid as the name of a directory.
     type: str
     required: true
   dir:
-    description: The folder of the reports of all clusters.
+    description: The directory for the reports of all clusters.
     type: path
     default: ./reports
   services:
-    description: What is known of each service.
+    description: The services with their results.
     type: list
     elements: dict
     required: true
@@ -56,30 +56,30 @@ options:
         type: str
         required: true
       port:
-        description: The port that was looked at. A service may be there once for each port.
+        description: The port number. A service may be listed once for each port.
         type: int
       live:
-        description: Whether the service was to be probed. Without O(services[].result) it then counts as an error.
+        description: Whether the service should have been probed. A missing O(services[].result) then counts as an error.
         type: bool
         default: false
       single:
-        description: Whether the service has one replica by intent, so that there is nothing to tell apart.
+        description: Whether the service has one replica by intent. Affinity is then not applicable.
         type: bool
         default: false
       result:
-        description: The whole result of M(meshops.istio.istio_affinity_check), also of one that failed.
+        description: The complete result of M(meshops.istio.istio_affinity_check), including the result of a failed task.
         type: dict
       static:
-        description: The entry of RV(meshops.istio.istio_affinity_info#module:services) for the service.
+        description: The service's entry of RV(meshops.istio.istio_affinity_info#module:services).
         type: dict
       error:
-        description: Why nothing could be found out.
+        description: Why there is no result for the service.
         type: str
   error:
-    description: Why the cluster or a part of it could not be looked at. The run is then red, whatever O(services) holds.
+    description: Why the cluster or a part of it could not be inspected. The run is then red, regardless of O(services).
     type: str
   waivers:
-    description: What is known and accepted for a time.
+    description: Results that are accepted for a limited time.
     type: list
     elements: dict
     default: []
@@ -90,50 +90,50 @@ options:
         required: true
       match:
         description:
-          - The verdict (for example V(failed)) or the ID of the finding (for example V(C13)) that is waived.
-          - The waiver of a finding does not hold while another finding of severity error is not waived.
+          - The verdict (for example V(failed)) or the ID of the finding (for example V(C13)) to waive.
+          - The waiver of a finding does not apply while another finding of severity V(error) is not waived.
         type: str
         required: true
       owner:
-        description: Who answers for it.
+        description: The person or team that is responsible for the waiver.
         type: str
         required: true
       reason:
-        description: Why it is accepted.
+        description: Why the result is accepted.
         type: str
         required: true
       until:
-        description: The last day on which it holds, as C(YYYY-MM-DD), in UTC.
+        description: The last day of the waiver, as C(YYYY-MM-DD), in UTC.
         type: str
         required: true
   fail_on:
     description:
-      - The verdicts that make a service red, besides V(failed), which always does.
-      - A static verdict V(does_not) counts as V(failed), V(unknown) as V(inconclusive).
+      - The verdicts that make a service red, in addition to V(failed), which always does.
+      - The static verdict V(does_not) counts as V(failed), and V(unknown) counts as V(inconclusive).
     type: list
     elements: str
     choices: [failed, not_proven, inconclusive, error]
     default: [failed, not_proven, error]
   max_age:
-    description: Hours after which a service without a conclusive verdict (passed or failed, sticks or does not) is red.
+    description: Hours after which a service without a conclusive verdict (V(passed), V(failed), V(sticks) or V(does_not)) turns red.
     type: float
     default: 24
   hash_session_ids:
     description:
-      - Whether to write hashes in place of session IDs, which may be live tokens.
-      - The hashes stay the same from run to run, by a random salt kept in O(dir).
+      - Whether to write hashes instead of session IDs, which may be live tokens.
+      - A random salt stored in O(dir) keeps the hashes the same from run to run.
     type: bool
     default: false
   keep:
-    description: How many runs of the cluster to keep.
+    description: The number of runs to keep for each cluster.
     type: int
     default: 48
   keep_days:
-    description: How many days to keep a run.
+    description: The number of days to keep a run.
     type: int
     default: 90
   now:
-    description: The time of the run as C(YYYY-MM-DDTHH:MM:SSZ). The default is the current time; another one is for tests.
+    description: The time of the run, as C(YYYY-MM-DDTHH:MM:SSZ). The default is the current time. Other values are for tests.
     type: str
 seealso:
   - module: meshops.istio.istio_affinity_check
@@ -152,7 +152,7 @@ EXAMPLES = r"""
   register: cart
   failed_when: false
 
-- name: Report it
+- name: Write the report
   meshops.istio.istio_affinity_report:
     cluster: "{{ inventory_hostname }}"
     services:
@@ -182,7 +182,7 @@ status:
   type: str
   sample: green
 services:
-  description: The services, red ones first.
+  description: The services, starting with the red ones.
   returned: success
   type: list
   elements: dict
@@ -194,35 +194,35 @@ services:
       description: The name of the service.
       type: str
     port:
-      description: The port, if one was named.
+      description: The port number, if one was given.
       type: int
     mode:
-      description: V(live) where it was or should have been probed, else V(static).
+      description: V(live) if the service was or should have been probed, else V(static).
       type: str
     verdict:
       description:
-        - The verdict of the probe, or V(sticks), V(does_not) or V(unknown) by its rules.
-        - V(error) where neither could be had.
+        - The verdict of the probe, or the static verdict V(sticks), V(does_not) or V(unknown).
+        - V(error) if there is neither.
       type: str
     status:
       description: V(green), V(red), V(waived) or V(not_applicable).
       type: str
     why:
-      description: The reason, for people.
+      description: The reason, in a sentence.
       type: str
     since:
-      description: Since when it is red or waived. V(null) where it is not.
+      description: The time since when the service is red or waived. V(null) if it is neither.
       type: str
     waiver:
-      description: The waiver that holds, or the one that held until its day (C(expired)).
+      description: The waiver that applies, or the last one that expired (C(expired)).
       type: dict
 gone:
-  description: Services of the last run that this one was not told of, for example as their rule was deleted.
+  description: Services of the last run that are missing in this run, for example because their rule was deleted.
   returned: success
   type: list
   elements: dict
 paths:
-  description: Where the report is, or would be in check mode.
+  description: The paths of the report's files. In check mode, the files do not exist.
   returned: success
   type: dict
   sample:
@@ -232,12 +232,12 @@ paths:
     html: /srv/reports/prod/20261124T230000Z/index.html
     index: /srv/reports/index.html
 deleted:
-  description: The names of runs that were deleted by O(keep) and O(keep_days).
+  description: The names of the runs that were deleted because of O(keep) and O(keep_days).
   returned: success
   type: list
   elements: str
 table:
-  description: The report for a terminal, lines of at most 100 columns.
+  description: The report for a terminal, in lines of at most 100 columns.
   returned: success
   type: list
   elements: str
