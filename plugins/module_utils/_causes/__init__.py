@@ -4,9 +4,8 @@
 
 """The catalogue of causes why sessions do not stick, or why affinity could not be proven. Pure.
 
-A cause is one function in the file of its section; entering it into the section is all that is needed. The order of the
-sections, and of the causes in them, is the order in which causes are reported that hold at once: what lies nearer to the
-root of the trouble comes first.
+A cause is one function in the file of its section, registered by the decorator of the section. Causes that hold at the same
+time are reported in the order of the sections, and of the causes in them: the nearer to the root, the earlier.
 
 This module util is private to the collection: it may change at any time.
 """
@@ -38,7 +37,7 @@ CATALOGUE: tuple[Cause, ...] = tuple(cause for section in SECTIONS for cause in 
 
 
 def situation_of(survey: Survey, facts: Facts, window: Window, verdict: Verdict) -> Situation:
-    """What a check saw, as a situation."""
+    """The situation of a check."""
     clients = tuple(Client(entry.client, tuple(entry.views())) for entry in window.evidence)
     return Situation(window.key, survey.target, facts, clients, window.after, window, verdict)
 
@@ -46,25 +45,25 @@ def situation_of(survey: Survey, facts: Facts, window: Window, verdict: Verdict)
 def situation_seen(
     target: Target, key: Key, facts: Facts, seen: Iterable[tuple[ClientPod, ProxyView | None]], membership: Membership, expected: bool
 ) -> Situation:
-    """What a look without requests saw. C(expected) is whether somebody, by an option or a rule, wants it to be sticky."""
+    """The situation of an inspection. `expected` is whether an option or a rule asks for affinity."""
     clients = tuple(Client(pod, (view,) if view is not None else ()) for pod, view in seen)
     return Situation(target=target, key=key, facts=facts, clients=clients, membership=membership, expected=expected)
 
 
 def find_causes(situation: Situation) -> list[Finding]:
-    """Every cause that holds, root cause first: errors before warnings before remarks, each in the catalogue's order."""
+    """All causes that hold, root cause first: errors, then warnings, then infos, each in the order of the catalogue."""
     found: dict[tuple[str, str], Finding] = {}
     for cause in CATALOGUE:
         for hit in _hits(cause, situation):
-            # Several clients may show the same: one finding will do.
+            # Several clients may show the same cause: report it once.
             found.setdefault((cause.id, hit.fix.body), Finding(cause.id, hit.severity, cause.title, hit.evidence, hit.fix, cause.reference))
     return sorted(found.values(), key=lambda finding: SEVERITIES.index(finding.severity))
 
 
 def _hits(cause: Cause, situation: Situation) -> list[Hit]:
-    """What one cause finds. An object of a form that it does not know costs its own answer, never the verdict's."""
+    """The hits of one cause. If it fails on an object of unknown form, only this cause is lost, never the verdict."""
     try:
         return list(cause.find(situation))
     except (ArithmeticError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        seen = EvidenceItem(situation.source, "objects that concern it", f"{type(error).__name__}: {error}")
-        return [Hit((seen,), Fix("manual", f"Whether {cause.id} holds could not be told. Report this with the objects of the service."), "info")]
+        seen = EvidenceItem(situation.source, "objects of the service", f"{type(error).__name__}: {error}")
+        return [Hit((seen,), Fix("manual", f"Could not determine whether {cause.id} holds. Report this with the objects of the service."), "info")]

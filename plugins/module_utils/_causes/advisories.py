@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What the versions seen are known for. Pure.
+"""Known problems of the versions in use. Pure.
 
 This module util is private to the collection: it may change at any time.
 """
@@ -28,10 +28,10 @@ def _proxies(situation: Situation) -> Iterator[tuple[str, str, tuple[int, int, i
 
 @SECTION.cause(
     "A1",
-    "Istio 1.30.0 has an Envoy that does not rebuild the ring when pods are added",
-    symptom="pods that came after the client started get no session",
+    "The Envoy of Istio 1.30.0 does not rebuild the ring when pods are added",
+    symptom="pods that were added after the client started get no session",
     seen="the version of the client's proxy is 1.30.0",
-    cure="Istio 1.30.1 or newer",
+    cure="upgrade to Istio 1.30.1 or newer",
     reference="https://github.com/istio/istio/issues/60312",
     synthetic="istio #60312 names the version",
 )
@@ -43,10 +43,10 @@ def stale_rings(situation: Situation) -> Iterator[Hit]:
 
 @SECTION.cause(
     "A2",
-    "A waypoint of Istio before 1.31 does not hash unless the service has a VirtualService",
-    symptom="in ambient mode, sessions move although the rule is there",
+    "A waypoint of Istio before 1.31 hashes only if the service has a VirtualService",
+    symptom="in ambient mode, sessions move although the rule exists",
     seen="the Service or its namespace uses a waypoint, no VirtualService leads to the service, and istiod is older than 1.31",
-    cure="Istio 1.31, or a VirtualService whose one destination is the service itself",
+    cure="upgrade to Istio 1.31, or add a VirtualService with the service itself as its only destination",
     reference="https://github.com/istio/istio/issues/61045",
     synthetic="istio #61045 names the versions",
 )
@@ -58,12 +58,12 @@ def old_waypoint(situation: Situation) -> Iterator[Hit]:
 
 @SECTION.cause(
     "A3",
-    "Proxy and istiod are more than two minor versions apart, which Istio does not support",
-    symptom="rules that a new istiod sends mean something else to an old proxy, or nothing",
+    "The proxy and istiod are more than two minor versions apart, which Istio does not support",
+    symptom="an old proxy misinterprets or ignores the configuration of a newer istiod",
     seen="the versions of the client's proxy and of istiod",
-    cure="make the client pod anew, so that it gets the proxy of this istiod",
+    cure="recreate the client pod to give it the proxy version of this istiod",
     reference="https://istio.io/latest/docs/releases/supported-releases/",
-    synthetic="Istio's page on supported releases",
+    synthetic="Istio's page of supported releases",
 )
 def far_apart(situation: Situation) -> Iterator[Hit]:
     text = situation.facts.versions.get("istiod")

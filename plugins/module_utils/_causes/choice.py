@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The hash is right and the hosts are the same, but the choice among them is not. Pure.
+"""The hash is correct and the hosts are the same, but Envoys select among them differently. Pure.
 
 This module util is private to the collection: it may change at any time.
 """
@@ -28,32 +28,32 @@ from ansible_collections.meshops.istio.plugins.module_utils._causes._objects imp
 from ansible_collections.meshops.istio.plugins.module_utils._model import Fix, JsonDict, Key, ProxyView
 from ansible_collections.meshops.istio.plugins.module_utils._ring import RING_SIZE, TABLE_SIZE, chooser_of, hashes_of, no_prediction
 
-SECTION = Section("The choice among the same hosts differs")
-# Where a rule has the size of a ring.
+SECTION = Section("The selection among the same hosts differs")
+# The fields of a rule that set the size of a ring.
 RINGS = ("ringHash", "minimumRingSize")
-# So many sessions that go back and forth between the same two rings do not do so by chance.
+# This many sessions do not alternate between the same two rings by chance.
 FEW_SESSIONS = 3
-# Fewer points than this for a host, and a ring is no fair share of anything.
+# With fewer points for each host, a ring does not share the sessions fairly.
 FEW_POINTS = 4
 
 
 @SECTION.cause(
     "C56",
-    "The route is weighted over several destinations, and each request is drawn anew",
+    "The route has several weighted destinations, and Envoy draws one for each request",
     symptom="sessions flip between versions, in proportion to the weights",
     seen="Envoy's route has weighted clusters",
-    cure="one destination, or a route of its own for the sessions that are to meet the other version",
+    cure="use one destination, or a separate route for the sessions of the other version",
     reference="https://github.com/istio/istio/issues/9764",
 )
 def weighted(situation: Situation) -> Iterator[Hit]:
     for client, view in situation.seen():
         shares = [(name, weight) for name, weight in view.route.clusters if weight > 0] if view.route else []
-        # Destinations with the same hosts and balancer choose the same host: their weights break nothing.
+        # Destinations with the same hosts and balancer select the same host: their weights break nothing.
         if len(shares) < 2 or view.alike:
             continue
         seen: list[Item] = [(proxy_name(situation, client), f"weight of cluster {name}", weight) for name, weight in shares]
         rule = route_in_force(situation, client)
-        fix = Fix("manual", "Leave one destination in the route.")
+        fix = Fix("manual", "Keep only one destination in the route.")
         if rule is not None:
             seen.append((label("VirtualService", rule), "spec.http[].route[].weight", [weight for _name, weight in shares]))
             fix = patch("VirtualService", rule, {"spec": {"http": [_heaviest(entry) for entry in spec_of(rule)["http"]]}})
@@ -70,10 +70,10 @@ def _heaviest(http: JsonDict) -> JsonDict:
 
 @SECTION.cause(
     "C58",
-    "Envoy's ring is stale: it was not rebuilt when hosts came",
-    symptom="pods that came last, or that are back, get no session at all",
-    seen="every session landed where a ring without those hosts would put it, and not where the ring of all hosts would",
-    cure="Istio 1.30.1 or newer, and no EnvoyFilter with an update_merge_window; until then, make the client pod anew after each scaling",
+    "Envoy's ring is stale: it was not rebuilt when hosts were added",
+    symptom="pods that were added last, or that returned, get no session at all",
+    seen="every session landed where a ring without those hosts places it, not where the ring of all hosts does",
+    cure="upgrade to Istio 1.30.1 or newer, and use no EnvoyFilter with an update_merge_window; until then, recreate the client pod after each scaling",
     reference="https://github.com/istio/istio/issues/60312",
 )
 def stale_ring(situation: Situation) -> Iterator[Hit]:
@@ -91,7 +91,7 @@ def stale_ring(situation: Situation) -> Iterator[Hit]:
 
 
 def _landed(situation: Situation, client: Client) -> dict[str, frozenset[str]]:
-    """The hosts that each of a client's sessions met; nothing where an answer came from elsewhere."""
+    """The hosts that each session of a client landed on; empty if a response came from elsewhere."""
     entry = next(iter(situation.parts_of(client)), None)
     addresses = {backend.pod: backend.address for backend in situation.membership.backends}
     landed = {session: set(trace.counts) for session, trace in zip(entry.plan.sessions, entry.traces, strict=True) if trace.counts} if entry else {}
@@ -101,14 +101,14 @@ def _landed(situation: Situation, client: Client) -> dict[str, frozenset[str]]:
 
 
 def _ring_without(situation: Situation, client: Client, view: ProxyView) -> list[str]:
-    """The hosts without which a ring explains where every session landed, while that of all hosts does not."""
+    """The hosts without which a ring explains all landing pods, if the ring of all hosts does not."""
     landed = _landed(situation, client)
     if any(len(hosts) > 1 for hosts in landed.values()):
         return []
     places = {session: next(iter(hosts)) for session, hosts in landed.items()}
     eligible = view.eligible()
     used = frozenset(places.values())
-    # Everything on one host fits a ring of that host alone, whatever put it there.
+    # Sessions that all landed on one host always fit a ring of that host alone.
     if len(used) < 2 or not used < eligible or view.cluster is None or _fits(view, situation.key, eligible, places):
         return []
     return sorted(eligible - used) if _fits(view, situation.key, used, places) else []
@@ -126,18 +126,18 @@ def _by_ring(view: ProxyView, key: Key, hosts: frozenset[str], sessions: Iterabl
 
 
 def _fits_either(view: ProxyView, key: Key, landed: dict[str, frozenset[str]], without: str) -> bool:
-    """Whether every session met the host of the whole ring, or that of the ring without one host, or both."""
+    """Whether every session landed on the host of the whole ring, of the ring without one host, or on both."""
     whole, rest = (_by_ring(view, key, hosts, landed) for hosts in (view.eligible(), view.eligible() - {without}))
-    # A ring of one host says nothing.
+    # A ring of one host proves nothing.
     return len(view.eligible()) > 2 and all(hosts <= {one, other} for hosts, one, other in zip(landed.values(), whole, rest, strict=True))
 
 
 @SECTION.cause(
     "C60",
-    "Hosts on a ring have different weights, and their places then depend on their order, which is not the same in every Envoy",
-    symptom="a few sessions meet another pod from another client, or after the hosts changed",
+    "Hosts on a ring have different weights, and their positions then depend on their order, which differs between Envoys",
+    symptom="a few sessions land on another pod from another client, or after a change of the hosts",
     seen="Envoy's cluster is a ring, and its hosts differ in weight (weight of a WorkloadEntry or of a ServiceEntry's endpoint)",
-    cure="maglev, which sorts its hosts, or equal weights",
+    cure="use maglev, which sorts its hosts, or equal weights",
     reference="https://github.com/envoyproxy/envoy/blob/main/source/extensions/load_balancing_policies/ring_hash/ring_hash_lb.cc",
 )
 def unequal_weights(situation: Situation) -> Iterator[Hit]:
@@ -154,18 +154,18 @@ def unequal_weights(situation: Situation) -> Iterator[Hit]:
 
 
 def _algorithm(rule: JsonDict, value: JsonDict, words: str) -> Fix:
-    """A patch of the rule's hash; only words where that stands with a port or a subset."""
+    """A patch of the rule's hash; a manual fix if it belongs to a port or a subset."""
     if not (policy_of(rule).get("loadBalancer") or {}).get("consistentHash"):
-        return Fix("manual", f"In {label('DestinationRule', rule)}, give the consistentHash of this port or subset {words}.")
+        return Fix("manual", f"In {label('DestinationRule', rule)}, set {words} in the consistentHash of this port or subset.")
     return patch("DestinationRule", rule, {"spec": {"trafficPolicy": {"loadBalancer": {"consistentHash": value}}}})
 
 
 @SECTION.cause(
     "C62",
-    "Some clients reach the pods through HBONE tunnels and others do not, and a tunnel's address hashes to other places",
-    symptom="each client sticks to a pod of its own for the same session, since some of them were upgraded or moved to ambient mode",
-    seen="the hosts in one client's Envoy have envoy:// addresses, and in another's, or at another moment, they have not",
-    cure="one way to the pods for all clients: the same version of their proxies, and the same settings for HBONE",
+    "Some clients reach the pods through HBONE tunnels and others do not, and a tunnel's address has another hash",
+    symptom="the same session sticks to a different pod from each client, since some clients were upgraded or moved to ambient mode",
+    seen="the hosts have envoy:// addresses in one client's Envoy, but not in another's or at another time",
+    cure="use the same proxy version and the same HBONE settings for all clients",
     reference="https://istio.io/latest/docs/ambient/architecture/hbone/",
     synthetic="the internal address that istio/istio pilot/pkg/xds/endpoints/endpoint_builder.go gives to hosts behind a tunnel; the lab has no HBONE",
 )
@@ -177,24 +177,24 @@ def some_by_tunnel(situation: Situation) -> Iterator[Hit]:
         if not differ:
             continue
         seen = [
-            (proxy_name(situation, client), f"way to {address}", "HBONE tunnel" if host.hbone else "direct")
+            (proxy_name(situation, client), f"path to {address}", "HBONE tunnel" if host.hbone else "direct")
             for address in differ[:3]
             for client, view in ((one, first), (two, second))
             for host in view.hosts
             if host.address == address
         ]
-        fix = Fix("manual", "Give all clients the same version of the proxy and the same settings for HBONE, then make their pods anew.")
+        fix = Fix("manual", "Use the same proxy version and the same HBONE settings for all clients, then recreate their pods.")
         yield Hit(evidence(*seen), fix, "error" if situation.moved() else "warning")
         return
 
 
 @SECTION.cause(
     "C59",
-    "Envoys, or the threads of one, choose by different rings, although they know the same hosts",
-    symptom="some sessions go back and forth between two pods, by the connection; or they meet another pod from each client",
-    seen="every answer fits the ring of all hosts or the ring without one of them, and both occur for the same sessions while the hosts stayed the same; "
-    "or one client's answers fit the ring of its hosts and another's, with the same hosts, do not",
-    cure="make the client pod anew, so that all its threads build their rings from the same hosts; upgrade Istio",
+    "Envoys, or the threads of one Envoy, use different rings although they have the same hosts",
+    symptom="some sessions alternate between two pods by connection, or land on a different pod from each client",
+    seen="every response fits the ring of all hosts or the ring without one of them, and both occur for the same sessions while the hosts stay the same; "
+    "or one client's responses fit the ring of its hosts, and another's do not with the same hosts",
+    cure="recreate the client pod, after which all its threads build their rings from the same hosts; upgrade Istio",
     reference="https://github.com/envoyproxy/envoy/issues/45055",
     synthetic="envoy #45055: worker threads that miss an update of the hosts; the lab's Envoy does not",
 )
@@ -212,15 +212,15 @@ def two_rings(situation: Situation) -> Iterator[Hit]:
             continue
         seen: list[Item] = [
             (proxy_name(situation, client), "healthy hosts throughout", sorted(view.eligible())),
-            ("answers", "fit the ring of all hosts, or the one that lacks", without),
-            *(("answers", f"hosts of session {session}", sorted(landed[session])) for session in split[:3]),
+            ("responses", "fit the ring of all hosts, or the one that lacks", without),
+            *(("responses", f"hosts of session {session}", sorted(landed[session])) for session in split[:3]),
         ]
         yield Hit(evidence(*seen), made_anew(situation, client))
     yield from _odd_one_out(situation)
 
 
 def _odd_one_out(situation: Situation) -> Iterator[Hit]:
-    """A client that sticks, but to other pods than its hosts and rules say, while another client follows the same ones."""
+    """A client that sticks, but not to the pods of its ring, while another client with the same hosts and rules does."""
     known = [(client, view, _landed(situation, client)) for client, view in situation.seen() if no_prediction(view, situation.key) is None]
     fitting = [(client, view, landed) for client, view, landed in known if _follows(situation, view, landed)]
     for client, view, landed in known:
@@ -233,23 +233,23 @@ def _odd_one_out(situation: Situation) -> Iterator[Hit]:
         if len(differ) < FEW_SESSIONS or _ring_without(situation, client, view):
             continue
         seen: list[Item] = [
-            (proxy_name(situation, client), "hosts to choose from, the same as in the other", sorted(view.eligible())),
+            (proxy_name(situation, client), "eligible hosts, the same as in the other", sorted(view.eligible())),
             ("sessions", f"follow the ring from {one.pod}, and not from {client.pod}", f"{len(differ)} of {len(landed)}"),
         ]
         yield Hit(evidence(*seen), made_anew(situation, client))
 
 
 def _follows(situation: Situation, view: ProxyView, landed: dict[str, frozenset[str]]) -> bool:
-    """Whether every session met the host that the view's own ring gives it."""
+    """Whether every session landed on the host that the view's own ring gives it."""
     return bool(landed) and [frozenset({host}) for host in _by_ring(view, situation.key, view.eligible(), landed)] == list(landed.values())
 
 
 @SECTION.cause(
     "C57",
-    "A request that failed was tried again on another pod",
-    symptom="single requests of many sessions land elsewhere while pods fail now and then",
-    seen="Envoy counted more requests than were sent; its route keeps retries from the host that failed (previous_hosts)",
-    cure="a VirtualService with one destination, whose retries stay with the hash, and no retries for what the pod itself answers",
+    "A failed request was retried on another pod",
+    symptom="single requests of many sessions land on another pod while pods fail occasionally",
+    seen="Envoy counted more requests than were sent; its route retries on a host other than the failed one (previous_hosts)",
+    cure="use a VirtualService with one destination, whose retries follow the hash, and do not retry responses of the pod itself",
     reference="https://github.com/istio/istio/pull/50759",
 )
 def retried(situation: Situation) -> Iterator[Hit]:
@@ -275,10 +275,10 @@ def retried(situation: Situation) -> Iterator[Hit]:
 
 @SECTION.cause(
     "C61",
-    "The ring is so small that pods get very unequal shares, or none",
+    "The ring is too small: pods get very unequal shares, or none",
     symptom="some pods have most of the sessions, others hardly any",
-    seen="minimumRingSize of the rule leaves a host fewer than four points of the ring",
-    cure="minimumRingSize of at least 1024, or maglev",
+    seen="with the rule's minimumRingSize, a host has fewer than four points on the ring",
+    cure="set minimumRingSize to at least 1024, or use maglev",
     reference="https://github.com/istio/istio/issues/13261",
 )
 def tiny_ring(situation: Situation) -> Iterator[Hit]:

@@ -39,13 +39,13 @@ EXPORT = "networking.istio.io/exportTo"
 
 
 def _own_proxies(situation: Situation) -> Iterator[Client]:
-    """Clients whose own sidecar is to balance; through a gateway it is the gateway's pods."""
+    """Clients whose own sidecar balances. Through a gateway, the gateway's pods balance instead."""
     if not situation.target.via:
         yield from situation.clients
 
 
 def _uncounted(situation: Situation, client: Client) -> tuple[Item, ...]:
-    """The proof by counters that requests went around Envoy, where requests were sent."""
+    """Envoy's counters, which show that requests bypassed it; nothing if no requests were sent."""
     counted = client.counted()
     if situation.window is None or counted is None:
         return ()
@@ -55,12 +55,12 @@ def _uncounted(situation: Situation, client: Client) -> tuple[Item, ...]:
 
 @SECTION.cause(
     "C06",
-    "The client is in ambient mode, where only a waypoint reads requests, and the service has none",
-    symptom="sessions move, each connection anew",
-    seen="the client has no sidecar and the label istio.io/dataplane-mode: ambient; neither Service nor namespace has istio.io/use-waypoint",
-    cure="a waypoint for the service",
+    "The client is in ambient mode, where only a waypoint processes HTTP, and the service has no waypoint",
+    symptom="sessions move with each connection",
+    seen="the client has no sidecar but the label istio.io/dataplane-mode: ambient; neither the Service nor its namespace has the label istio.io/use-waypoint",
+    cure="deploy a waypoint for the service",
     reference="https://istio.io/latest/docs/ambient/usage/waypoint/",
-    synthetic="the labels of Istio's pages on ambient mode; the lab has no ztunnel",
+    synthetic="the labels in Istio's documentation of ambient mode; the lab has no ztunnel",
 )
 def no_waypoint(situation: Situation) -> Iterator[Hit]:
     for client in _own_proxies(situation):
@@ -80,10 +80,10 @@ def no_waypoint(situation: Situation) -> Iterator[Hit]:
 
 @SECTION.cause(
     "C01",
-    "The client pod has no sidecar, so no rule of the mesh applies to its requests",
-    symptom="sessions move over all pods, from this client only",
-    seen="the pod has no container istio-proxy, neither among its containers nor among its init containers",
-    cure="label the namespace (istio-injection or istio.io/rev) or correct the pod's own label or annotation, then make the pod anew",
+    "The client pod has no sidecar, and no rule of the mesh applies to its requests",
+    symptom="sessions move across all pods, from this client only",
+    seen="neither the pod's containers nor its init containers include istio-proxy",
+    cure="label the namespace (istio-injection or istio.io/rev) or correct the pod's own label or annotation, then recreate the pod",
     reference="https://istio.io/latest/docs/setup/additional-setup/sidecar-injection/",
 )
 def no_sidecar(situation: Situation) -> Iterator[Hit]:
@@ -111,7 +111,7 @@ def _injection(labels: JsonDict) -> str:
 
 def _inject(client: Client, pod: JsonDict, labels: JsonDict, refused: list[str]) -> Fix:
     if pod["spec"].get("hostNetwork"):
-        return Fix("manual", f"Send from another pod: pods on the host's network such as {client.pod} get no sidecar.")
+        return Fix("manual", f"Send the requests from another pod: pods on the host network, such as {client.pod}, get no sidecar.")
     lines = []
     if labels.get("istio-injection") != "enabled" and "istio.io/rev" not in labels:
         lines.append(f"kubectl label namespace {client.pod.namespace} istio-injection=enabled --overwrite")
@@ -122,10 +122,10 @@ def _inject(client: Client, pod: JsonDict, labels: JsonDict, refused: list[str])
 
 @SECTION.cause(
     "C07",
-    "The client's sidecar was not ready: it had no configuration yet, so it knew no service and no rule",
-    symptom="requests fail, or sessions move, for a while after the client pod has started",
-    seen="the container istio-proxy is not ready, and its Envoy did not answer or has no route and no cluster for the service",
-    cure="wait until the pod is ready; a native sidecar, or holdApplicationUntilProxyStarts, keeps the application from starting first",
+    "The client's sidecar was not ready: it had not received its configuration yet",
+    symptom="requests fail or sessions move for a while after the client pod starts",
+    seen="the container istio-proxy is not ready, and its Envoy did not respond or has neither a route nor a cluster for the service",
+    cure="wait until the pod is ready; a native sidecar or holdApplicationUntilProxyStarts starts the proxy before the application",
     reference="https://istio.io/latest/docs/ops/common-problems/injection/",
 )
 def not_ready(situation: Situation) -> Iterator[Hit]:
@@ -139,7 +139,7 @@ def not_ready(situation: Situation) -> Iterator[Hit]:
         seen = (
             (f"Pod {client.pod}", f"status.containerStatuses[{SIDECAR}].ready", False),
             (f"Pod {client.pod}", f"status.containerStatuses[{SIDECAR}].state", state),
-            (proxy_name(situation, client), "route and cluster of the service", "no answer" if view is None else None),
+            (proxy_name(situation, client), "route and cluster of the service", "no response" if view is None else None),
         )
         wait = f"kubectl -n {client.pod.namespace} wait --for=condition=Ready pod/{client.pod.pod} --timeout=180s"
         logs = f"kubectl -n {client.pod.namespace} logs {client.pod.pod} -c {SIDECAR} --tail=20"
@@ -148,10 +148,10 @@ def not_ready(situation: Situation) -> Iterator[Hit]:
 
 @SECTION.cause(
     "C02",
-    "The requests are sent by user ID 1337, which is the sidecar's own, so they are not redirected to it",
+    "The client runs with the sidecar's user ID 1337, and its requests are not redirected to the sidecar",
     symptom="sessions move; the sidecar counts none of the requests",
-    seen="securityContext.runAsUser of the client's container (or pod) is 1337, the uid that Istio's redirection leaves alone",
-    cure="run the application as another user",
+    seen="securityContext.runAsUser of the client's container (or pod) is 1337, the user ID that Istio's redirection skips",
+    cure="run the application with another user ID",
     reference="https://istio.io/latest/docs/ops/deployment/application-requirements/",
 )
 def runs_as_the_sidecar(situation: Situation) -> Iterator[Hit]:
@@ -170,10 +170,10 @@ def runs_as_the_sidecar(situation: Situation) -> Iterator[Hit]:
 
 @SECTION.cause(
     "C03",
-    "An annotation of the client pod keeps requests to this service away from its sidecar",
+    "An annotation of the client pod excludes requests to this service from redirection to the sidecar",
     symptom="sessions move; the sidecar counts none of the requests",
-    seen="excludeOutboundPorts, excludeOutboundIPRanges, includeOutboundIPRanges or interceptionMode: NONE among the pod's annotations",
-    cure="remove the annotation and make the pod anew",
+    seen="the pod's annotations include excludeOutboundPorts, excludeOutboundIPRanges, includeOutboundIPRanges or interceptionMode: NONE",
+    cure="remove the annotation and recreate the pod",
     reference="https://istio.io/latest/docs/reference/config/annotations/",
 )
 def not_captured(situation: Situation) -> Iterator[Hit]:
@@ -212,10 +212,10 @@ def _within(address: str, ranges: list[str]) -> bool:
 
 @SECTION.cause(
     "C04",
-    "The requests go to an address or by a host name that Envoy knows no route for, so they pass through without balancing",
-    symptom="sessions move although rule, route and cluster of the service are as they should be",
-    seen="the request's address is the Service's or a pod's IP, and its Host header is no name of the service nor of a VirtualService on the mesh",
-    cure="call the service by its name, or give the host a route: a VirtualService with that host",
+    "Envoy has no route for the address or host name of the requests, and forwards them without load balancing",
+    symptom="sessions move although the service's rule, route and cluster are correct",
+    seen="the request's address is the Service's or a pod's IP, and its Host header is neither the service nor a host of a VirtualService on the mesh",
+    cure="call the service by its name, or add a VirtualService for that host",
     reference="https://istio.io/latest/docs/ops/configuration/traffic-management/traffic-routing/",
 )
 def no_such_host(situation: Situation) -> Iterator[Hit]:
@@ -253,10 +253,10 @@ def _known_host(situation: Situation, host: str) -> bool:
 
 @SECTION.cause(
     "C05",
-    "The client's Envoy was never told of this service: a Sidecar resource or an exportTo hides it",
+    "The client's Envoy does not know this service: a Sidecar resource or exportTo hides it",
     symptom="sessions move, or every request fails with 502",
-    seen="Envoy has neither route nor cluster for the service; a Sidecar does not list it, or exportTo of the Service leaves the client out",
-    cure="add the service to spec.egress[].hosts of the Sidecar, or its namespace to exportTo",
+    seen="Envoy has neither a route nor a cluster for the service; a Sidecar does not list it, or exportTo of the Service excludes the client's namespace",
+    cure="add the service to spec.egress[].hosts of the Sidecar, or the client's namespace to exportTo",
     reference="https://istio.io/latest/docs/reference/config/networking/sidecar/",
 )
 def hidden(situation: Situation) -> Iterator[Hit]:
@@ -277,7 +277,7 @@ def hidden(situation: Situation) -> Iterator[Hit]:
 
 
 def _sidecars_of(situation: Situation, client: Client) -> list[JsonDict]:
-    """The Sidecar that is in force for a client: one with a selector before that of the namespace, before the root's."""
+    """The Sidecar in force for a client: one that selects it, else the namespace's, else the root namespace's."""
     labels = situation.body_of(client)["metadata"].get("labels") or {}
     rules = situation.facts.rules.get("Sidecar", ())
     own = [rule for rule in rules if rule["metadata"]["namespace"] == client.pod.namespace]

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The rules are right, but something else reached Envoy, or nothing did. Pure.
+"""The rules are correct, but Envoy has another or an old configuration. Pure.
 
 This module util is private to the collection: it may change at any time.
 """
@@ -35,16 +35,16 @@ from ansible_collections.meshops.istio.plugins.module_utils._causes._objects imp
 )
 from ansible_collections.meshops.istio.plugins.module_utils._model import JsonDict
 
-SECTION = Section("The rule is right, and Envoy has something else")
-# Seconds after which a change has surely reached every Envoy that is connected.
+SECTION = Section("The rule is correct, but Envoy has another configuration")
+# Seconds after which a change has certainly reached every connected Envoy.
 SURELY_PUSHED = 30.0
 
 
 @SECTION.cause(
     "C16",
-    "An EnvoyFilter changes the route or the cluster that Istio made",
-    symptom="sessions move although DestinationRule and VirtualService are right",
-    seen="the rules would hash on the key, Envoy does not, and an EnvoyFilter with a patch of clusters or routes selects the client",
+    "An EnvoyFilter changes the route or the cluster that Istio generates",
+    symptom="sessions move although DestinationRule and VirtualService are correct",
+    seen="the rules hash on the key, Envoy does not, and an EnvoyFilter that patches clusters or routes selects the client",
     cure="remove that patch from the EnvoyFilter",
     reference="https://istio.io/latest/docs/reference/config/networking/envoy-filter/",
 )
@@ -72,7 +72,7 @@ def patched(situation: Situation) -> Iterator[Hit]:
 
 
 def _concerns(situation: Situation, entry: JsonDict) -> bool:
-    """Whether a patch is for this service, or for none in particular. A match names a cluster, a service or a virtual host."""
+    """Whether a patch applies to this service, or to all services. A match names a cluster, a service or a virtual host."""
     match = entry.get("match") or {}
     cluster, route = match.get("cluster") or {}, match.get("routeConfiguration") or {}
     names = [cluster.get("name"), cluster.get("service"), (route.get("vhost") or {}).get("name")]
@@ -90,10 +90,10 @@ def _filters(situation: Situation, client: Client) -> list[JsonDict]:
 
 @SECTION.cause(
     "C17",
-    "The rules are right, but Envoy does not have them",
-    symptom="sessions move, although nothing is wrong in any object",
-    seen="the DestinationRule would hash on the key, Envoy does not, and no EnvoyFilter selects the client",
-    cure="make the client pod anew, so that its proxy connects to istiod again; see istioctl proxy-status",
+    "The rules are correct, but Envoy does not have them",
+    symptom="sessions move although all objects are correct",
+    seen="the DestinationRule hashes on the key, Envoy does not, and no EnvoyFilter selects the client",
+    cure="recreate the client pod to reconnect its proxy to istiod; see istioctl proxy-status",
     reference="https://istio.io/latest/docs/ops/diagnostic-tools/proxy-cmd/",
 )
 def not_delivered(situation: Situation) -> Iterator[Hit]:
@@ -115,10 +115,10 @@ def not_delivered(situation: Situation) -> Iterator[Hit]:
 
 @SECTION.cause(
     "C64",
-    "Ready pods are missing from the client's Envoy, which gets no more news of them",
-    symptom="some ready pods get no session from this client; the same session meets different pods from different clients",
-    seen="EndpointSlices that have not changed for a while have ready pods that are none of the hosts in Envoy",
-    cure="make the client pod anew, so that its proxy connects to istiod again; look at istioctl proxy-status for others like it",
+    "Ready pods are missing from the client's Envoy, which receives no more updates",
+    symptom="some ready pods get no session from this client; the same session lands on different pods from different clients",
+    seen="the EndpointSlices have not changed for a while, and have ready pods that are not among Envoy's hosts",
+    cure="recreate the client pod to reconnect its proxy to istiod; check other proxies with istioctl proxy-status",
     reference="https://istio.io/latest/docs/ops/diagnostic-tools/proxy-cmd/",
 )
 def pods_unknown(situation: Situation) -> Iterator[Hit]:
@@ -127,7 +127,7 @@ def pods_unknown(situation: Situation) -> Iterator[Hit]:
         return
     for client, view in situation.seen():
         known = {host.address for host in view.hosts}
-        # A pod with two addresses is known by the first of them.
+        # Envoy knows a pod with two addresses by the first one.
         heard = {backend.pod for backend in membership.backends if backend.address in known}
         missing = sorted(backend.address for backend in membership.ready() if backend.pod not in heard)
         parts = cluster_parts(view.cluster.name) if view.cluster else None

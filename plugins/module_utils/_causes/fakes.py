@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What makes sessions look sticky without being so. Pure.
+"""Why sessions look sticky without affinity. Pure.
 
 This module util is private to the collection: it may change at any time.
 """
@@ -28,22 +28,22 @@ from ansible_collections.meshops.istio.plugins.module_utils._causes._objects imp
 )
 from ansible_collections.meshops.istio.plugins.module_utils._model import Fix, JsonDict
 
-SECTION = Section("What only looks like affinity")
+SECTION = Section("It only looks like affinity")
 VERDICTS = "https://github.com/meshops/istio/blob/main/docs/verdict.md"
 KEYS = "https://istio.io/latest/docs/reference/config/networking/destination-rule/#LoadBalancerSettings-ConsistentHashLB"
 
 
 def _severity(situation: Situation) -> str:
-    """A single look finds nothing wrong with what only keeps a check from proving anything."""
+    """For an inspection it is only info: nothing is wrong, but a check could not prove affinity."""
     return "info" if situation.verdict is None else "warning"
 
 
 @SECTION.cause(
     "F5",
-    "The rule hashes on the client's address, which is the same for all requests of a client",
+    "The rule hashes on the source address, which is the same for all requests of a client",
     symptom="everything from one client lands on one pod",
-    seen="the hash policy of Envoy's route is the source address, and requests without the key meet the same pod",
-    cure="hash on what tells sessions apart",
+    seen="the hash policy of Envoy's route is the source address, and requests without the key land on the same pod",
+    cure="hash on a value that identifies the session",
     reference=KEYS,
 )
 def by_address(situation: Situation) -> Iterator[Hit]:
@@ -63,10 +63,10 @@ def by_address(situation: Situation) -> Iterator[Hit]:
 
 @SECTION.cause(
     "F3",
-    "The route leads to a subset in which there is only one pod, so every session sticks to it",
+    "The route leads to a subset with only one pod, and every session sticks to it",
     symptom="everything lands on one pod",
-    seen="Envoy's cluster is that of a subset and has one host, while the service has more ready pods",
-    cure="a subset with all pods, or no subset in the route",
+    seen="Envoy's cluster is for a subset and has one host, while the service has more ready pods",
+    cure="use a subset with all pods, or no subset in the route",
     reference="https://istio.io/latest/docs/reference/config/networking/destination-rule/#Subset",
 )
 def one_pod_in_the_subset(situation: Situation) -> Iterator[Hit]:
@@ -78,19 +78,19 @@ def one_pod_in_the_subset(situation: Situation) -> Iterator[Hit]:
             continue
         seen: list[Item] = [
             (proxy_name(situation, client), "cluster of the route", view.cluster.name if view.cluster else None),
-            (proxy_name(situation, client), "hosts to choose from", sorted(view.eligible())),
+            (proxy_name(situation, client), "eligible hosts", sorted(view.eligible())),
             (situation.source, "ready endpoints", ready),
         ]
         if rule is None:
             continue
         seen.append((label("VirtualService", rule), "spec.http[].route[].destination.subset", parts[1]))
         http = [_whole(entry, parts[1]) for entry in spec_of(rule)["http"]]
-        # A look finds that it sticks; that the rule has no part in it is what a check can't get around.
+        # An inspection only states that sessions stick; a check cannot prove that the rule is the reason.
         yield Hit(evidence(*seen), patch("VirtualService", rule, {"spec": {"http": http}}), "warning" if situation.verdict is None else "error")
 
 
 def _whole(http: JsonDict, subset: str) -> JsonDict:
-    """The same route to the service as a whole."""
+    """The same route, to the whole service."""
     if not http.get("route"):
         return http
 
@@ -103,10 +103,10 @@ def _whole(http: JsonDict, subset: str) -> JsonDict:
 
 @SECTION.cause(
     "F1",
-    "There is only one ready pod, so every session sticks to it whatever the rule says",
+    "Only one pod is ready, and every session sticks to it regardless of the rule",
     symptom="everything lands on one pod; the check is inconclusive",
     seen="the service's EndpointSlices have fewer than two ready endpoints",
-    cure="two pods or more, at least while it is measured",
+    cure="run two pods or more, at least during the measurement",
     reference=VERDICTS,
 )
 def one_backend(situation: Situation) -> Iterator[Hit]:
@@ -117,7 +117,7 @@ def one_backend(situation: Situation) -> Iterator[Hit]:
     seen: list[Item] = [(situation.source, "ready endpoints", [backend.pod for backend in ready])]
     seen += [(situation.source, "endpoints that are not ready", waiting)] if waiting else []
     maker = next((found for pod in situation.backend_pods() if (found := workload_of(pod))), None)
-    fix = Fix("manual", f"See why the pods of {situation.source} are not ready: kubectl -n {situation.target.namespace} describe pods.")
+    fix = Fix("manual", f"Find out why the pods of {situation.source} are not ready: kubectl -n {situation.target.namespace} describe pods.")
     if maker is not None and not waiting:
         where = f"kubectl -n {situation.target.namespace}"
         fix = command(f"{where} scale {'/'.join(maker)} --replicas=2", f"{where} rollout status {'/'.join(maker)} --timeout=180s")
@@ -126,7 +126,7 @@ def one_backend(situation: Situation) -> Iterator[Hit]:
 
 @SECTION.cause(
     "F2",
-    "Connections were reused, and one connection stays on one pod where nothing balances requests",
+    "Connections were reused, and a connection stays on one pod if nothing balances its requests",
     symptom="sessions stick in a test with keep-alive, and move in production",
     seen="the check ran with connection: keepalive",
     cure="measure with connection: new",
@@ -143,10 +143,10 @@ def connections_reused(situation: Situation) -> Iterator[Hit]:
 
 @SECTION.cause(
     "F4",
-    "The answers do not say which pod gave them: what should name the pod names something else",
-    symptom="the check is inconclusive, or all answers seem to come from one place",
-    seen="the identity header or body has values that are no pod of the service",
-    cure="let the application name its pod, or use identify: upstream",
+    "The responses do not identify the responding pod: they name something else",
+    symptom="the check is inconclusive, or all responses seem to come from one place",
+    seen="the identity header or body has values that are not pods of the service",
+    cure="make the application return its pod name, or use identify: upstream",
     reference=VERDICTS,
 )
 def nobody_in_particular(situation: Situation) -> Iterator[Hit]:
@@ -154,8 +154,8 @@ def nobody_in_particular(situation: Situation) -> Iterator[Hit]:
     if window is None or any(entry.identified for entry in window.evidence) or not any(entry.tally.answered for entry in window.evidence):
         return
     seen = [
-        ("answers", "identity", window.identification.unknown[:3]),
+        ("responses", "identity", window.identification.unknown[:3]),
         (situation.source, "pods", [backend.pod for backend in situation.membership.ready()][:3]),
     ]
-    fix = Fix("manual", "Run the check with identify: upstream, which counts by the client's sidecar, or let the application answer with its pod's name.")
+    fix = Fix("manual", "Run the check with identify: upstream, which reads the counters of the client's sidecar, or make the application return its pod name.")
     yield Hit(evidence(*seen), fix, "warning")

@@ -57,7 +57,7 @@ def _halves(situation: Situation, client: Client, view: ProxyView) -> tuple[Item
 
 
 def _reaches(situation: Situation, route: JsonDict, rule: JsonDict) -> bool:
-    """Whether a VirtualService leads to something that a DestinationRule makes hash on the key."""
+    """Whether a VirtualService leads to a destination for which a DestinationRule hashes on the key."""
     for destination in destinations(route):
         if not covers(destination.get("host", ""), route["metadata"]["namespace"], situation.fqdn):
             continue
@@ -71,8 +71,8 @@ def _reaches(situation: Situation, route: JsonDict, rule: JsonDict) -> bool:
 @SECTION.cause(
     "C26",
     "Two VirtualServices have the same host, and Istio uses the older one, whose routes do not hash",
-    symptom="sessions move; what you wrote in the newer VirtualService has no effect",
-    seen="two VirtualServices on the mesh name the host; Envoy's route bears the name of the older",
+    symptom="sessions move; the newer VirtualService has no effect",
+    seen="two VirtualServices on the mesh have the host; Envoy's route names the older one",
     cure="merge them into one",
     reference="https://istio.io/latest/docs/ops/best-practices/traffic-management/#split-virtual-services",
 )
@@ -96,9 +96,9 @@ def two_routes(situation: Situation) -> Iterator[Hit]:
 
 @SECTION.cause(
     "C25",
-    "The VirtualService is bound to a gateway only, so sidecars do not use it",
-    symptom="sessions stick through the gateway, and move between services",
-    seen="spec.gateways lacks the word mesh; Envoy's route comes from no VirtualService; only this one leads to the subset that hashes",
+    "The VirtualService is bound to a gateway only, and sidecars do not use it",
+    symptom="sessions stick through the gateway, but move between services",
+    seen="spec.gateways does not include mesh; Envoy's route is not from a VirtualService; only this one leads to the subset that hashes",
     cure="add mesh to spec.gateways",
     reference="https://github.com/istio/istio/issues/12178",
 )
@@ -122,10 +122,10 @@ def gateway_only(situation: Situation) -> Iterator[Hit]:
 
 @SECTION.cause(
     "C24",
-    "The route leads to another host, which no rule makes hash",
-    symptom="sessions move; the DestinationRule of the host that is called has no effect",
-    seen="the cluster of Envoy's route bears the name of another host",
-    cure="a DestinationRule for that host too, or a route to the host that has one",
+    "The route leads to another host, for which no rule sets a hash",
+    symptom="sessions move; the DestinationRule of the requested host has no effect",
+    seen="the cluster of Envoy's route belongs to another host",
+    cure="add a DestinationRule for that host too, or route to the host that has one",
     reference=f"{REFERENCE}virtual-service/#Destination",
 )
 def another_host(situation: Situation) -> Iterator[Hit]:
@@ -148,7 +148,7 @@ def another_host(situation: Situation) -> Iterator[Hit]:
 
 @SECTION.cause(
     "C20",
-    "The hash is set for a port only, and the route names no port, so the route has no hash policy",
+    "The hash is set for a port only, and the route has no hash policy because it names no port",
     symptom="sessions move",
     seen="the rule's consistentHash is in portLevelSettings; Envoy's cluster hashes and its route does not; destination.port is absent from the VirtualService",
     cure="add destination.port to the VirtualService, or move consistentHash out of portLevelSettings",
@@ -181,10 +181,10 @@ def _with_port(situation: Situation, route: JsonDict) -> JsonDict:
 
 @SECTION.cause(
     "C21",
-    "portLevelSettings has an entry for the port without loadBalancer, and it inherits none",
+    "The port's entry in portLevelSettings has no loadBalancer, and inherits none",
     symptom="sessions move",
-    seen="consistentHash stands in trafficPolicy.loadBalancer, the port's entry of portLevelSettings has none; Envoy's route hashes, its cluster does not",
-    cure="repeat loadBalancer in the entry of the port",
+    seen="trafficPolicy.loadBalancer has consistentHash, the port's entry in portLevelSettings has none; Envoy's route hashes, its cluster does not",
+    cure="repeat loadBalancer in the port's entry",
     reference=f"{REFERENCE}destination-rule/#TrafficPolicy-PortTrafficPolicy",
 )
 def port_inherits_nothing(situation: Situation) -> Iterator[Hit]:
@@ -206,10 +206,10 @@ def port_inherits_nothing(situation: Situation) -> Iterator[Hit]:
 
 @SECTION.cause(
     "C22",
-    "The subset that the route leads to has a loadBalancer of its own, which does not hash",
+    "The route leads to a subset with its own loadBalancer, which does not hash",
     symptom="sessions move",
-    seen="Envoy's route hashes, its cluster is that of the subset and does not; trafficPolicy.loadBalancer of the subset is simple",
-    cure="remove the subset's loadBalancer, or let it hash too",
+    seen="Envoy's route hashes, its cluster for the subset does not; trafficPolicy.loadBalancer of the subset is simple",
+    cure="remove the subset's loadBalancer, or set consistentHash there too",
     reference=f"{REFERENCE}destination-rule/#Subset",
 )
 def subset_overrides(situation: Situation) -> Iterator[Hit]:
@@ -231,12 +231,12 @@ def subset_overrides(situation: Situation) -> Iterator[Hit]:
 
 @SECTION.cause(
     "C23",
-    "The service's waypoint is of an Istio before 1.31, which gives its route a hash policy only with a VirtualService",
-    symptom="in ambient mode, sessions move although the rule is there",
+    "The service's waypoint runs Istio before 1.31, which sets a hash policy only on the routes of a VirtualService",
+    symptom="in ambient mode, sessions move although the rule exists",
     seen="the client has no sidecar and is in ambient mode, the service uses a waypoint, istiod is older than 1.31, and no VirtualService leads to the service",
-    cure="Istio 1.31, or a VirtualService whose one destination is the service itself",
+    cure="upgrade to Istio 1.31, or add a VirtualService with the service itself as its only destination",
     reference="https://github.com/istio/istio/issues/61045",
-    synthetic="istio #61045 names versions and workaround; the lab has no waypoint",
+    synthetic="istio #61045 names the versions and the workaround; the lab has no waypoint",
 )
 def waypoint_without_hash(situation: Situation) -> Iterator[Hit]:
     seen = waypoint_without_route(situation) if situation.moved() else ()

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The hash is right, but the hosts to choose from are not the same for all requests or for all clients. Pure.
+"""The hash is correct, but the eligible hosts differ between requests or between clients. Pure.
 
 This module util is private to the collection: it may change at any time.
 """
@@ -36,24 +36,24 @@ from ansible_collections.meshops.istio.plugins.module_utils._causes._objects imp
 )
 from ansible_collections.meshops.istio.plugins.module_utils._model import Fix, JsonDict, ProxyView
 
-SECTION = Section("The hosts to choose from differ")
+SECTION = Section("The eligible hosts differ")
 NETWORK = "topology.istio.io/network"
 EJECTED = "failed_outlier_check"
 LOCALITY = "https://istio.io/latest/docs/tasks/traffic-management/locality-load-balancing/"
 
 
 def _further_away(situation: Situation, view: ProxyView) -> list[str]:
-    """Addresses of ready backends that Envoy leaves out for their priority."""
+    """Addresses of ready backends that are not eligible because of their priority."""
     ready = {backend.address for backend in situation.membership.ready()}
     return [host.address for host in view.hosts if host.address in ready and host.healthy and host.address not in view.eligible()]
 
 
 @SECTION.cause(
     "C53",
-    "Locality balancing keeps this client to the pods of its own zone, so clients of two zones disagree",
-    symptom="some ready pods get no session; the same session meets different pods from different zones",
-    seen="Envoy has the other pods at a lower priority; the rule has outlierDetection, which switches locality failover on, or the Service trafficDistribution",
-    cure="localityLbSetting.enabled: false in the DestinationRule; no trafficDistribution",
+    "Locality load balancing limits this client to the pods of its own zone, and clients of different zones disagree",
+    symptom="some ready pods get no session; the same session lands on different pods from different zones",
+    seen="Envoy has the other pods at a lower priority; the rule has outlierDetection, which enables locality failover, or the Service has trafficDistribution",
+    cure="set localityLbSetting.enabled: false in the DestinationRule, and no trafficDistribution in the Service",
     reference=LOCALITY,
 )
 def locality(situation: Situation) -> Iterator[Hit]:
@@ -81,10 +81,10 @@ def locality(situation: Situation) -> Iterator[Hit]:
 
 @SECTION.cause(
     "C52",
-    "So many pods are out of the balancing that the client's Envoy panics and takes them all again",
-    symptom="sessions move when pods fail, and move back as more of them fail",
-    seen="the share of healthy hosts is below the threshold that minHealthPercent of the rule gave Envoy's cluster",
-    cure="mend the pods that answer with errors; minHealthPercent: 0 (Istio's default) switches panic off, no outlierDetection keeps sessions where they are",
+    "So few hosts are healthy that the client's Envoy enters panic mode and balances over all of them",
+    symptom="sessions move when pods fail, and move back when more of them fail",
+    seen="the share of healthy hosts is below the panic threshold of Envoy's cluster, which the rule's minHealthPercent sets",
+    cure="fix the pods that return errors; minHealthPercent: 0 (Istio's default) disables panic mode, without outlierDetection sessions stay where they are",
     reference="https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/upstream/load_balancing/panic_threshold",
 )
 def panicking(situation: Situation) -> Iterator[Hit]:
@@ -110,10 +110,10 @@ def _nobody_put_out(rule: JsonDict) -> Fix:
 
 @SECTION.cause(
     "C51",
-    "The client's Envoy has put a pod out of the balancing, because of its errors",
+    "The client's Envoy has ejected a pod because of its errors",
     symptom="sessions of one pod move to the others and come back after a while",
-    seen="a ready pod bears the flag failed_outlier_check in the client's Envoy",
-    cure="mend the pod that answers with errors; without outlierDetection its sessions stay with it",
+    seen="a ready pod has the flag failed_outlier_check in the client's Envoy",
+    cure="fix the pod that returns errors; without outlierDetection its sessions stay on it",
     reference="https://istio.io/latest/docs/reference/config/networking/destination-rule/#OutlierDetection",
 )
 def ejected(situation: Situation) -> Iterator[Hit]:
@@ -126,16 +126,16 @@ def ejected(situation: Situation) -> Iterator[Hit]:
         seen.append((label("DestinationRule", rule), "spec.trafficPolicy.outlierDetection", policy_of(rule).get("outlierDetection")))
         statuses = [entry.tally.by_status for entry in situation.window.evidence] if situation.window else []
         bad = sum(count for by_status in statuses for status, count in by_status.items() if status.startswith("5"))
-        seen += [("answers", "status 5xx", bad)] if bad else []
+        seen += [("responses", "status 5xx", bad)] if bad else []
         yield Hit(evidence(*seen), _nobody_put_out(rule))
 
 
 @SECTION.cause(
     "C55",
-    "The pods are in another network, so the hash chooses its gateway, and that spreads connections over the pods as it likes",
+    "The pods are in another network: the hash selects its gateway, which spreads connections over the pods on its own",
     symptom="sessions move between the pods of another network",
-    seen="the hosts in the client's Envoy are no endpoints of the service, and the pods' label topology.istio.io/network is not the client's",
-    cure="pods of the client's own network, or one flat network; between networks only a gateway that reads HTTP can hash",
+    seen="the hosts in the client's Envoy are not endpoints of the service, and the pods' label topology.istio.io/network differs from the client's",
+    cure="use pods in the client's own network, or one flat network; between networks, only a gateway that processes HTTP can hash",
     reference="https://istio.io/latest/docs/setup/install/multicluster/multi-primary_multi-network/",
 )
 def another_network(situation: Situation) -> Iterator[Hit]:
@@ -147,11 +147,11 @@ def another_network(situation: Situation) -> Iterator[Hit]:
         if situation.target.via or not strangers or not own or not networks - {own, None}:
             continue
         seen: list[Item] = [
-            (proxy_name(situation, client), "hosts that are no pods of the service", strangers),
+            (proxy_name(situation, client), "hosts that are not pods of the service", strangers),
             (f"Pod {client.pod}", f"metadata.labels['{NETWORK}']", own),
             (situation.source, f"metadata.labels['{NETWORK}'] of its pods", sorted(name for name in networks if name)),
         ]
-        fix = Fix("manual", f"Call a service whose pods are in network {own}, or make the networks one: give the pods that reach each other one {NETWORK}.")
+        fix = Fix("manual", f"Call a service whose pods are in network {own}, or merge the networks: set the same {NETWORK} on the pods that reach each other.")
         yield Hit(evidence(*seen), fix, situation.severity)
 
 
@@ -161,10 +161,10 @@ def _network(pod: JsonDict) -> str | None:
 
 @SECTION.cause(
     "C54",
-    "The clients do not balance alike: their Envoys have other rules or other hosts",
-    symptom="each client sticks to a pod of its own for the same session",
+    "The clients balance differently: their Envoys have different rules or hosts",
+    symptom="the same session sticks to a different pod from each client",
     seen="rule, balancer or hosts differ between the Envoys of two client pods",
-    cure="one rule for all clients, and no locality balancing",
+    cure="use one rule for all clients, and no locality load balancing",
     reference=LOCALITY,
 )
 def clients_differ(situation: Situation) -> Iterator[Hit]:
@@ -179,7 +179,7 @@ def clients_differ(situation: Situation) -> Iterator[Hit]:
             seen += [
                 (who, "DestinationRule of the cluster", rule),
                 (who, "balancer", _balancing_text(view)),
-                (who, "hosts to choose from", sorted(view.eligible())),
+                (who, "eligible hosts", sorted(view.eligible())),
             ]
         yield Hit(evidence(*seen), _alike(situation, (one, two)))
         return
@@ -192,7 +192,7 @@ def _balancing_text(view: ProxyView) -> str:
 
 
 def _alike(situation: Situation, pair: tuple[Client, Client]) -> Fix:
-    """To remove the rule that is for one of the clients only, where there is one."""
+    """Remove the rule that applies to only one of the clients, if there is one."""
     rules = [rule for client in pair if (rule := rule_in_force(situation, client)) is not None]
     special = next((rule for rule in rules if spec_of(rule).get("workloadSelector")), None)
     if special is not None and len({named(rule) for rule in rules}) > 1:
@@ -202,10 +202,10 @@ def _alike(situation: Situation, pair: tuple[Client, Client]) -> Fix:
 
 @SECTION.cause(
     "C50",
-    "Pods came, went or changed their readiness while it was measured",
-    symptom="some sessions move, once, and stay where they went",
-    seen="the service's EndpointSlices are not the same before and after",
-    cure="measure again when the rollout is over (options attempts and settle); a rule can't keep sessions on pods that are gone",
+    "Pods were added, removed or changed their readiness during the measurement",
+    symptom="some sessions move once and then stay",
+    seen="the service's EndpointSlices differ before and after the measurement",
+    cure="measure again after the rollout (options attempts and settle); no rule can keep sessions on removed pods",
     reference="https://istio.io/latest/docs/reference/config/networking/destination-rule/#LoadBalancerSettings-ConsistentHashLB",
 )
 def backends_changed(situation: Situation) -> Iterator[Hit]:
@@ -218,7 +218,7 @@ def backends_changed(situation: Situation) -> Iterator[Hit]:
         return
     makers = list(dict.fromkeys(maker for pod in situation.backend_pods() if (maker := workload_of(pod))))
     lines = [f"kubectl -n {situation.target.namespace} rollout status {kind}/{name} --timeout=300s" for kind, name in makers]
-    fix = command(*lines) if lines else Fix("manual", "Wait until the pods stay as they are, then measure again.")
+    fix = command(*lines) if lines else Fix("manual", "Wait until the pods no longer change, then measure again.")
     yield Hit(evidence(*seen, *restarts), fix, "warning")
 
 

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The request carries no hash key, or another one than was meant. Pure.
+"""The request has no hash key, or not the intended one. Pure.
 
 This module util is private to the collection: it may change at any time.
 """
@@ -40,7 +40,7 @@ from ansible_collections.meshops.istio.plugins.module_utils._causes.rule import 
 from ansible_collections.meshops.istio.plugins.module_utils._model import Fix, HashPolicy, JsonDict
 from ansible_collections.meshops.istio.plugins.module_utils._tally import Trace
 
-SECTION = Section("The request carries no key, or another one")
+SECTION = Section("The request has no key, or not the intended one")
 RULE = "https://istio.io/latest/docs/reference/config/networking/destination-rule/"
 PROXY_CONFIG = "proxy.istio.io/config"
 COOKIE = f"{RULE}#LoadBalancerSettings-ConsistentHashLB-HTTPCookie"
@@ -48,10 +48,10 @@ COOKIE = f"{RULE}#LoadBalancerSettings-ConsistentHashLB-HTTPCookie"
 
 @SECTION.cause(
     "C42",
-    "A VirtualService takes the key's header away or overwrites it, and that happens before the hash",
+    "A VirtualService removes or overwrites the key's header before Envoy hashes it",
     symptom="sessions move (removed), or all of them land on one pod (overwritten)",
-    seen="headers.request.remove or headers.request.set of the VirtualService names the key; so does the route in Envoy",
-    cure="leave that header alone in the VirtualService",
+    seen="headers.request.remove or headers.request.set of the VirtualService names the key, and so does Envoy's route",
+    cure="do not change that header in the VirtualService",
     reference="https://istio.io/latest/docs/reference/config/networking/virtual-service/#Headers",
 )
 def header_altered(situation: Situation) -> Iterator[Hit]:
@@ -67,14 +67,14 @@ def header_altered(situation: Situation) -> Iterator[Hit]:
         seen = [(proxy_name(situation, client), f"request header {name} on the route", what)]
         rule = route_in_force(situation, client)
         if rule is None:
-            yield Hit(evidence(*seen), Fix("manual", f"Find what alters the header {name} (an EnvoyFilter, perhaps) and remove it."))
+            yield Hit(evidence(*seen), Fix("manual", f"Find and remove what changes the header {name}, for example an EnvoyFilter."))
             continue
         seen.append((label("VirtualService", rule), "spec.http[].headers.request", what))
         yield Hit(evidence(*seen), patch("VirtualService", rule, {"spec": {"http": [_untouched(entry, name) for entry in spec_of(rule)["http"]]}}))
 
 
 def _untouched(http: JsonDict, name: str) -> JsonDict:
-    """A route without its operations on one header, on the route itself and on its destinations."""
+    """The route without operations on one header, including those of its destinations."""
     cleaned = {**http, "headers": _without(http.get("headers") or {}, name)}
     cleaned["route"] = [{**entry, "headers": _without(entry.get("headers") or {}, name)} for entry in http.get("route") or []]
     for level in (cleaned, *cleaned["route"]):
@@ -95,10 +95,10 @@ def _without(headers: JsonDict, name: str) -> JsonDict:
 
 @SECTION.cause(
     "C45",
-    "The header that is hashed is new with every request, as tracing has it, so it tells requests apart and not sessions",
-    symptom="sessions move over all pods; a test that repeats the same value sticks",
-    seen="the rule, or the key that is measured, names a header of tracing; Envoy or the application gives each request a value of its own",
-    cure="hash on what a caller keeps for all requests of a session",
+    "The hashed header is a tracing header with a new value in each request, which identifies requests, not sessions",
+    symptom="sessions move across all pods; a test that repeats the same value sticks",
+    seen="the rule, or the key of the check, names a tracing header; Envoy or the application sets a new value in each request",
+    cure="hash on a value that a caller keeps for all requests of a session",
     reference="https://istio.io/latest/docs/tasks/observability/distributed-tracing/overview/",
 )
 def new_with_every_request(situation: Situation) -> Iterator[Hit]:
@@ -115,16 +115,16 @@ def new_with_every_request(situation: Situation) -> Iterator[Hit]:
         if not found.matches(situation.key):
             yield Hit(evidence(*seen), made_to_hash(rule, situation.key, situation.target.port), situation.severity)
         else:
-            fix = Fix("manual", f"Name another header than {found.name} in {label('DestinationRule', rule)}: one that callers keep for a session.")
+            fix = Fix("manual", f"Use a header other than {found.name} in {label('DestinationRule', rule)}: one whose value callers keep for a session.")
             yield Hit(evidence(*seen), fix, "warning" if situation.expected else "info")
 
 
 @SECTION.cause(
     "C41",
-    "The rule hashes on a name that is almost the one that is sent",
+    "The rule hashes on a name that is almost, but not exactly, the one in the requests",
     symptom="sessions move",
     seen="the hash policy of Envoy's route has a name that differs from the key's by a letter or a dash",
-    cure="the same name in both",
+    cure="use the same name in both",
     reference=f"{RULE}#LoadBalancerSettings-ConsistentHashLB",
 )
 def mistyped(situation: Situation) -> Iterator[Hit]:
@@ -147,10 +147,10 @@ def _nearly(situation: Situation, found: HashPolicy | None) -> bool:
 
 @SECTION.cause(
     "C40",
-    "A session is empty, and an empty cookie is no key",
+    "A session ID is empty, and Envoy does not hash an empty cookie",
     symptom="only sessions without a value move",
-    seen="the key is a cookie, and the session that moved has the empty ID",
-    cure="give every session a value before it is sent",
+    seen="the key is a cookie, and the session that moved has an empty ID",
+    cure="set a value for every session before its first request",
     reference="https://github.com/envoyproxy/envoy/blob/main/source/common/http/hash_policy.cc",
 )
 def empty_value(situation: Situation) -> Iterator[Hit]:
@@ -160,12 +160,12 @@ def empty_value(situation: Situation) -> Iterator[Hit]:
         if fate.id == "" and fate.moved:
             yield Hit(
                 evidence(("session ''", "pods", fate.pods.keys()), ("requests", f"cookie {situation.key.name}", "empty")),
-                Fix("manual", f"Give every request a value in the cookie {situation.key.name}; see why the application sends none."),
+                Fix("manual", f"Set a value in the cookie {situation.key.name} of every request; find out why the application sends none."),
             )
 
 
 def _issued(situation: Situation) -> Iterator[tuple[Client, HashPolicy]]:
-    """Clients that wait for a cookie from the other side, with the policy of their route on it."""
+    """Clients that expect a cookie in the response, with the hash policy of their route for it."""
     for client, view in situation.seen() if situation.key.issued and situation.moved() else ():
         for policy in view.route.hash_policies if view.route else ():
             if policy.matches(situation.key):
@@ -173,7 +173,7 @@ def _issued(situation: Situation) -> Iterator[tuple[Client, HashPolicy]]:
 
 
 def _moved_once(trace: Trace) -> bool:
-    """The first request landed elsewhere than all others: it had no cookie yet, and they had one."""
+    """Whether only the first request, which had no cookie yet, landed on another pod."""
     return trace.moves == 1 and trace.runs[0].first == trace.runs[0].last and len(trace.runs) == 2
 
 
@@ -183,10 +183,10 @@ def _traces(situation: Situation) -> list[Trace]:
 
 @SECTION.cause(
     "C43",
-    "The cookie's rule has no ttl, so Envoy issues no cookie, and a client that was given none has none to send",
+    "The rule's httpCookie has no ttl: Envoy issues no cookie, and a client without a cookie has none to send",
     symptom="sessions of new clients move",
-    seen="the rule's httpCookie has no ttl, and no answer set the cookie",
-    cure="httpCookie.ttl: 0s lets Envoy issue a session cookie",
+    seen="the rule's httpCookie has no ttl, and no response set the cookie",
+    cure="set httpCookie.ttl: 0s to let Envoy issue a session cookie",
     reference=COOKIE,
 )
 def nobody_issues(situation: Situation) -> Iterator[Hit]:
@@ -205,10 +205,10 @@ def nobody_issues(situation: Situation) -> Iterator[Hit]:
 
 @SECTION.cause(
     "C63",
-    "The application issues the cookie after the first request has landed, and the cookie's hash leads elsewhere",
+    "The application issues the cookie after the first request has landed, and the cookie's hash selects another pod",
     symptom="each session moves once, with its second request",
-    seen="no session met another pod after its second request; Envoy does not issue the cookie",
-    cure="httpCookie.ttl: 0s with a cookie of Envoy's own, or keep the session's data where all pods find it",
+    seen="no session moved after its second request; Envoy does not issue the cookie",
+    cure="use a separate cookie, with httpCookie.ttl: 0s, that Envoy issues, or store session data where all pods can read it",
     reference=COOKIE,
 )
 def application_issues(situation: Situation) -> Iterator[Hit]:
@@ -221,16 +221,16 @@ def application_issues(situation: Situation) -> Iterator[Hit]:
             )
             yield Hit(
                 evidence(*seen),
-                Fix("manual", f"Hash on a cookie of another name than {situation.key.name}, with ttl: 0s, so that Envoy issues it with the first answer."),
+                Fix("manual", f"Hash on a cookie with a name other than {situation.key.name}, with ttl: 0s, which Envoy issues with the first response."),
             )
 
 
 @SECTION.cause(
     "C44",
-    "All requests come from one address, as the gateway takes that of the last proxy or NAT before it for the client's",
+    "All requests have the same source address: the gateway uses that of the last proxy or NAT in front of it",
     symptom="everything that comes through one load balancer, proxy or NAT lands on one pod",
     seen="the rule hashes on the source address, and requests of many sources (X-Forwarded-For) through the gateway all landed on one pod",
-    cure="tell the gateway how many proxies stand before it (numTrustedProxies), or hash on a header or cookie",
+    cure="set the number of proxies in front of the gateway (numTrustedProxies), or hash on a header or cookie",
     reference="https://istio.io/latest/docs/ops/configuration/traffic-management/network-topologies/",
 )
 def one_source(situation: Situation) -> Iterator[Hit]:
@@ -244,12 +244,12 @@ def one_source(situation: Situation) -> Iterator[Hit]:
             continue
         seen: list[Item] = [
             ("requests", "sources (X-Forwarded-For)", sources),
-            ("answers", "pods", pods),
+            ("responses", "pods", pods),
             (proxy_name(situation, client), "hash policy of the route", policies_of(view)),
         ]
         settings = [(f"Pod {named(pod)}", f"metadata.annotations['{PROXY_CONFIG}']", _proxy_config(pod)) for pod in gateways[:1]]
         value = json.dumps({"gatewayTopology": {"numTrustedProxies": 1}})
-        fix = Fix("manual", f"Give the pods of gateway {via.address} the annotation {PROXY_CONFIG}: '{value}', with the number of proxies before it.")
+        fix = Fix("manual", f"Set the annotation {PROXY_CONFIG}: '{value}' on the pods of gateway {via.address}, with the number of proxies in front of it.")
         if gateways and not _proxy_config(gateways[0]):
             fix = command(*remade(gateways[0], {"metadata": {"annotations": {PROXY_CONFIG: value}}}))
         yield Hit(evidence(*seen, *settings), fix, "warning")

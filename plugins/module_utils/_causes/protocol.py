@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Envoy does not take the requests for HTTP, or does not choose the host itself. Pure.
+"""Envoy does not treat the requests as HTTP, or does not select the host itself. Pure.
 
 This module util is private to the collection: it may change at any time.
 """
@@ -38,22 +38,22 @@ from ansible_collections.meshops.istio.plugins.module_utils._causes._objects imp
 )
 from ansible_collections.meshops.istio.plugins.module_utils._model import Fix, JsonDict, ProxyView
 
-SECTION = Section("Envoy does not treat it as HTTP, or does not choose")
+SECTION = Section("Envoy does not treat the requests as HTTP, or does not select the host")
 HTTP = ("http", "http2", "grpc", "grpc-web", "kubernetes.io/h2c", "kubernetes.io/ws")
 TLS = ("https", "tls", "kubernetes.io/wss")
 PROTOCOLS = "https://istio.io/latest/docs/ops/configuration/traffic-management/protocol-selection/"
 
 
 def protocol(port: JsonDict) -> str:
-    """What Istio takes a port for: by appProtocol, else by the name up to its first dash; nothing means that it is sniffed."""
+    """The protocol of a port: its appProtocol, else its name up to the first dash. Empty if Istio detects the protocol."""
     name = str(port.get("name") or "").split("-", maxsplit=1)[0].lower()
     known = (*HTTP, *TLS, "tcp", "udp", "mongo", "mysql", "redis")
     return str(port.get("appProtocol") or "").lower() or (name if name in known else "")
 
 
 def _opaque(situation: Situation) -> Iterator[tuple[Client, tuple[Item, ...]]]:
-    """Clients whose Envoy has a cluster but no HTTP route for the port, with what shows it; not where it hashes on what a
-    TCP port has too, the source address."""
+    """Clients whose Envoy has a cluster but no HTTP route for the port, with the evidence. An Envoy that hashes on the source
+    address is left out, because a TCP port has one too."""
     if situation.service["spec"].get("clusterIP") == "None":
         return
     port = situation.port
@@ -70,15 +70,15 @@ def _opaque(situation: Situation) -> Iterator[tuple[Client, tuple[Item, ...]]]:
 
 
 def _as_http(situation: Situation) -> Fix:
-    """A strategic merge patch finds the port by its number."""
+    """A strategic merge patch, which selects the port by its number."""
     return patch("Service", situation.service, {"spec": {"ports": [{"port": situation.target.port, "appProtocol": "http"}]}}, "strategic")
 
 
 @SECTION.cause(
     "C30",
-    "Envoy takes the Service's port for TCP, where there are no headers to hash",
-    symptom="sessions move; answers bear the application's own server header, not envoy",
-    seen="the port's name or appProtocol names another protocol than HTTP; Envoy has no HTTP route for it",
+    "Envoy treats the Service's port as TCP, where there are no headers to hash",
+    symptom="sessions move; responses have the application's own server header instead of envoy",
+    seen="the port's name or appProtocol declares a protocol other than HTTP; Envoy has no HTTP route for it",
     cure="name the port http or http-…, or set appProtocol: http",
     reference=PROTOCOLS,
 )
@@ -91,10 +91,10 @@ def not_http(situation: Situation) -> Iterator[Hit]:
 
 @SECTION.cause(
     "C31",
-    "The Service's port is declared as TLS, which Envoy passes on unread",
+    "The Service's port is declared as TLS, which Envoy forwards without decrypting",
     symptom="sessions move",
     seen="the port's name or appProtocol is https or tls; Envoy has no HTTP route for it",
-    cure="speak plain HTTP in the mesh, which encrypts it (mutual TLS), and name the port http; or let a gateway end the TLS",
+    cure="use plain HTTP inside the mesh, which encrypts it (mutual TLS), and name the port http; or terminate TLS at a gateway",
     reference=PROTOCOLS,
 )
 def tls(situation: Situation) -> Iterator[Hit]:
@@ -103,17 +103,17 @@ def tls(situation: Situation) -> Iterator[Hit]:
     answered = situation.window is not None and any(entry.tally.answered for entry in situation.window.evidence)
     for _client, seen in _opaque(situation):
         if answered:
-            yield Hit(evidence(*seen, (situation.source, "answers to plain HTTP on this port", True)), _as_http(situation))
+            yield Hit(evidence(*seen, (situation.source, "responds to plain HTTP on this port", True)), _as_http(situation))
         else:
             yield Hit(evidence(*seen), Fix("manual", f"Serve plain HTTP on port {situation.target.port} of {situation.source} and name the port http."))
 
 
 @SECTION.cause(
     "C32",
-    "The Service is headless, so the client chooses the pod by DNS and Envoy follows",
-    symptom="sessions move, or a client stays on one pod until its DNS answer changes",
+    "The Service is headless: the client selects the pod by DNS, and Envoy follows",
+    symptom="sessions move, or a client stays on one pod until DNS resolves to another",
     seen="spec.clusterIP is None, and Envoy's cluster is of type ORIGINAL_DST",
-    cure="a Service with a cluster IP; a StatefulSet keeps its headless one beside it",
+    cure="use a Service with a cluster IP; a StatefulSet also keeps its headless Service",
     reference="https://github.com/istio/istio/issues/50643",
 )
 def headless(situation: Situation) -> Iterator[Hit]:
@@ -139,10 +139,10 @@ def _with_address(situation: Situation) -> Fix:
 
 @SECTION.cause(
     "C35",
-    "The rule says simple: PASSTHROUGH, so Envoy does not choose a host at all",
+    "The rule sets simple: PASSTHROUGH, and Envoy does not select a host at all",
     symptom="sessions move",
     seen="loadBalancer.simple of the DestinationRule in force is PASSTHROUGH; Envoy's cluster is of type ORIGINAL_DST",
-    cure="consistentHash instead",
+    cure="use consistentHash instead",
     reference="https://istio.io/latest/docs/reference/config/networking/destination-rule/#LoadBalancerSettings-SimpleLB",
 )
 def passthrough(situation: Situation) -> Iterator[Hit]:
@@ -161,10 +161,10 @@ def passthrough(situation: Situation) -> Iterator[Hit]:
 
 @SECTION.cause(
     "C34",
-    "The route leads to a ServiceEntry whose resolution leaves Envoy no pods to choose from",
+    "The route leads to a ServiceEntry whose resolution gives Envoy no pods to select from",
     symptom="sessions move; the rule on the ServiceEntry's host has no effect",
-    seen="the cluster of Envoy's route bears the host of a ServiceEntry, whose resolution is NONE or DNS_ROUND_ROBIN, or DNS for the Service's one address",
-    cure="a route to the Service itself, or a ServiceEntry with resolution STATIC and the pods' addresses as endpoints",
+    seen="the cluster of Envoy's route belongs to a ServiceEntry, whose resolution is NONE or DNS_ROUND_ROBIN, or DNS for the Service's single address",
+    cure="route to the Service itself, or use a ServiceEntry with resolution STATIC and the pods' addresses as endpoints",
     reference="https://istio.io/latest/docs/reference/config/networking/service-entry/#ServiceEntry-Resolution",
 )
 def unresolved(situation: Situation) -> Iterator[Hit]:
@@ -179,7 +179,7 @@ def unresolved(situation: Situation) -> Iterator[Hit]:
             (proxy_name(situation, client), "cluster of the route", view.route.clusters[0][0]),
             (proxy_name(situation, client), "VirtualService of the route", view.route.rule),
         ]
-        fix = Fix("manual", f"Let requests go to {situation.fqdn} instead of {view.route.clusters[0][0].rpartition('|')[2]}.")
+        fix = Fix("manual", f"Send requests to {situation.fqdn} instead of {view.route.clusters[0][0].rpartition('|')[2]}.")
         if route is not None:
             http = [_to_the_service(situation, each, spec_of(entry)["hosts"]) for each in spec_of(route).get("http") or []]
             fix = patch("VirtualService", route, {"spec": {"http": http}})
@@ -187,7 +187,7 @@ def unresolved(situation: Situation) -> Iterator[Hit]:
 
 
 def entry_led_to(situation: Situation, view: ProxyView) -> JsonDict | None:
-    """The ServiceEntry that the route leads to, if Envoy can't choose among pods there."""
+    """The ServiceEntry that the route leads to, if Envoy cannot select a pod there."""
     parts = cluster_parts(view.route.clusters[0][0]) if view.route and view.route.clusters else None
     if parts is None or parts[2] == situation.fqdn:
         return None
@@ -204,7 +204,7 @@ def _without_pods(situation: Situation, entry: JsonDict) -> bool:
 
 
 def _to_the_service(situation: Situation, http: JsonDict, hosts: list[str]) -> JsonDict:
-    """A route that leads to the Service where it led to one of these hosts."""
+    """The route with the Service as destination in place of these hosts."""
 
     def led(entry: JsonDict) -> JsonDict:
         own = {"host": situation.fqdn, "port": {"number": situation.target.port}}

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""There is a rule, but it is not the one that Envoy was given, or it says something else. Pure.
+"""A rule exists, but Envoy uses another one, or the rule does not hash on the key. Pure.
 
 This module util is private to the collection: it may change at any time.
 """
@@ -49,11 +49,11 @@ from ansible_collections.meshops.istio.plugins.module_utils._causes._objects imp
 )
 from ansible_collections.meshops.istio.plugins.module_utils._model import Fix, HashPolicy, JsonDict, Key
 
-SECTION = Section("The rule is not the one applied")
+SECTION = Section("The rule in force is not the intended one")
 REFERENCE = "https://istio.io/latest/docs/reference/config/networking/destination-rule/"
-# How alike a host must look to be called a slip of the pen.
+# How similar a host must be to count as a typo.
 ALIKE = 0.8
-# Headers that tracing gives to each request anew: https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/observability/tracing
+# Tracing headers, which have a new value in each request: https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/observability/tracing
 TRACING = (
     "x-request-id",
     "traceparent",
@@ -73,10 +73,10 @@ TRACING = (
 
 @SECTION.cause(
     "C14",
-    "The DestinationRule is for other clients: its workloadSelector does not match this pod",
+    "The DestinationRule applies to other clients: its workloadSelector does not match this pod",
     symptom="sessions stick from some clients and move from others",
-    seen="spec.workloadSelector of the rule names labels that the client pod lacks; Envoy's cluster bears no rule or another",
-    cure="label the client, or remove the selector",
+    seen="spec.workloadSelector of the rule names labels that the client pod does not have; Envoy's cluster names no rule or another one",
+    cure="add the labels to the client pod, or remove the selector",
     reference=f"{REFERENCE}#DestinationRule",
 )
 def for_other_clients(situation: Situation) -> Iterator[Hit]:
@@ -96,17 +96,17 @@ def for_other_clients(situation: Situation) -> Iterator[Hit]:
 
 
 def _meant(situation: Situation, client: Client) -> list[JsonDict]:
-    """Rules for the service that hash on the key, but are not the one that Envoy was given."""
+    """Rules for the service that hash on the key, but are not the one that Envoy uses."""
     winner = client.view.cluster.rule if client.view and client.view.cluster else None
     return [rule for rule in rules_of(situation) if named(rule) != winner and means_the_key(rule, situation.key)]
 
 
 @SECTION.cause(
     "C11",
-    "The DestinationRule is where this client does not see it: in another namespace, or not exported to the client's",
+    "The DestinationRule is not visible to this client: it is in another namespace, or not exported to the client's",
     symptom="sessions move, from all clients or from those of some namespaces",
-    seen="the rule is neither in the client's, the service's nor the root namespace, or its exportTo leaves the client's namespace out",
-    cure="put it into the service's namespace, with exportTo for all its clients",
+    seen="the rule is in neither the client's, the service's nor the root namespace, or its exportTo excludes the client's namespace",
+    cure="move the rule to the service's namespace, and export it to all its clients",
     reference="https://istio.io/latest/docs/ops/best-practices/traffic-management/#cross-namespace-configuration",
 )
 def out_of_sight(situation: Situation) -> Iterator[Hit]:
@@ -118,7 +118,7 @@ def out_of_sight(situation: Situation) -> Iterator[Hit]:
             seen = (
                 (label("DestinationRule", rule), "metadata.namespace", own),
                 (label("DestinationRule", rule), "spec.exportTo", spec_of(rule).get("exportTo")),
-                (proxy_name(situation, client), "namespaces that Istio looks into", places),
+                (proxy_name(situation, client), "namespaces that Istio searches", places),
                 *what_is_in_force(situation, client, view),
             )
             moved = own if own in places else situation.target.namespace
@@ -129,9 +129,9 @@ def out_of_sight(situation: Situation) -> Iterator[Hit]:
 
 @SECTION.cause(
     "C13",
-    "Two DestinationRules of one namespace have the same host, and the older one's trafficPolicy counts",
-    symptom="sessions move; what you wrote in the newer rule has no effect",
-    seen="both rules name the host; Envoy's cluster bears the older one, whose trafficPolicy does not hash",
+    "Two DestinationRules in one namespace have the same host, and the older one's trafficPolicy is in force",
+    symptom="sessions move; the trafficPolicy of the newer rule has no effect",
+    seen="both rules have the host; Envoy's cluster names the older one, whose trafficPolicy does not hash",
     cure="merge them into one",
     reference="https://istio.io/latest/docs/ops/best-practices/traffic-management/#split-virtual-services",
 )
@@ -157,10 +157,10 @@ def _host(situation: Situation, rule: JsonDict) -> str:
 
 @SECTION.cause(
     "C12",
-    "Another DestinationRule wins: that of the client's namespace before that of the service's, an exact host before a wildcard",
-    symptom="sessions move, often from the clients of one namespace only",
-    seen="Envoy's cluster bears the name of another rule than the one that hashes",
-    cure="let the rule that wins hash too, or remove it",
+    "Another DestinationRule takes precedence: the client's namespace comes before the service's, an exact host before a wildcard",
+    symptom="sessions move, often only from the clients of one namespace",
+    seen="Envoy's cluster names a rule other than the one that hashes",
+    cure="set consistentHash in the rule in force too, or remove that rule",
     reference="https://istio.io/latest/docs/ops/best-practices/traffic-management/#cross-namespace-configuration",
 )
 def another_rule_wins(situation: Situation) -> Iterator[Hit]:
@@ -180,12 +180,12 @@ def another_rule_wins(situation: Situation) -> Iterator[Hit]:
 
 @SECTION.cause(
     "C15",
-    "A rule made from a policy of the Gateway API stands in the way of the DestinationRule",
+    "A rule generated from a Gateway API policy overrides the DestinationRule",
     symptom="sessions move since a BackendTLSPolicy or XBackendTrafficPolicy was added",
-    seen="the rule that Envoy's cluster bears ends in ~istio-autogenerated-k8s-gateway",
-    cure="Istio 1.31 or newer, where the DestinationRule's own fields win",
+    seen="the rule that Envoy's cluster names ends with ~istio-autogenerated-k8s-gateway",
+    cure="upgrade to Istio 1.31 or newer, where the DestinationRule's own fields take precedence",
     reference="https://github.com/istio/istio/pull/60432",
-    synthetic="the name that istio/istio pilot/pkg/config/kube/gateway gives to rules of its own making; Istio 1.31, which the lab has, merges them",
+    synthetic="the name that pilot/pkg/config/kube/gateway of istio/istio gives to generated rules; Istio 1.31, which the lab runs, merges them",
 )
 def made_by_the_gateway(situation: Situation) -> Iterator[Hit]:
     for client, view in blind_to_service(situation):
@@ -199,7 +199,7 @@ def made_by_the_gateway(situation: Situation) -> Iterator[Hit]:
     "C18",
     "The DestinationRule in force does not hash on this key",
     symptom="sessions move",
-    seen="the rule that Envoy's cluster bears has simple instead of consistentHash, no loadBalancer at the right place, or another key",
+    seen="the rule that Envoy's cluster names has simple instead of consistentHash, no loadBalancer in the right place, or another key",
     cure="correct trafficPolicy.loadBalancer.consistentHash",
     reference=f"{REFERENCE}#LoadBalancerSettings-ConsistentHashLB",
 )
@@ -222,7 +222,7 @@ def says_something_else(situation: Situation) -> Iterator[Hit]:
 
 
 def _said_elsewhere(rule: JsonDict, situation: Situation) -> bool:
-    """A slip of the pen, the source address, and a header of tracing are causes of their own."""
+    """A typo, the source address and a tracing header are separate causes."""
     found = policy_in(balancer(policy_of(rule), situation.target.port))
     if found is None:
         return False
@@ -235,7 +235,7 @@ def tells_requests_apart(policy: HashPolicy) -> bool:
 
 
 def nearly(name: str, key: Key) -> bool:
-    """Whether a name looks like the key's, mistyped."""
+    """Whether a name looks like a typo of the key's."""
     one, two = (text.lower().replace("_", "-") for text in (name, key.name or ""))
     return difflib.SequenceMatcher(None, one, two).ratio() > ALIKE
 
@@ -243,9 +243,9 @@ def nearly(name: str, key: Key) -> bool:
 @SECTION.cause(
     "C10",
     "No DestinationRule is in force for the service",
-    symptom="sessions move over all pods",
-    seen="Envoy's cluster bears no rule, and its lb_policy is Istio's default; perhaps a rule has a host that is nobody's",
-    cure="a DestinationRule whose host is the service's full name",
+    symptom="sessions move across all pods",
+    seen="Envoy's cluster names no rule, and its lb_policy is Istio's default; a rule may have a host that does not exist",
+    cure="create a DestinationRule with the service's full name as host",
     reference=f"{REFERENCE}#DestinationRule",
 )
 def no_rule(situation: Situation) -> Iterator[Hit]:
@@ -260,7 +260,7 @@ def no_rule(situation: Situation) -> Iterator[Hit]:
             yield Hit(evidence(*seen), as_yaml(new_rule("DestinationRule", name, situation.target.namespace, spec)), situation.severity)
             continue
         means = full_name(spec_of(wrong)["host"], wrong["metadata"]["namespace"], situation.fqdn)
-        host = (label("DestinationRule", wrong), "spec.host", f"{spec_of(wrong)['host']} (that is {means})")
+        host = (label("DestinationRule", wrong), "spec.host", f"{spec_of(wrong)['host']} (resolves to {means})")
         spec = {**spec_of(wrong), "host": situation.fqdn}
         place = wrong["metadata"]["namespace"] if wrong["metadata"]["namespace"] in consulted(situation, client) else situation.target.namespace
         fixed = {**wrong, "metadata": {**wrong["metadata"], "namespace": place}, "spec": spec}
@@ -268,7 +268,7 @@ def no_rule(situation: Situation) -> Iterator[Hit]:
 
 
 def _mistyped(situation: Situation) -> JsonDict | None:
-    """The rule on the key whose host looks most like the service's name, and is not the name of it."""
+    """The rule on the key whose host is most similar to the service's name without matching it."""
     best: tuple[float, JsonDict | None] = (ALIKE, None)
     for rule in situation.facts.rules.get("DestinationRule", ()):
         host, namespace = spec_of(rule).get("host", ""), rule["metadata"]["namespace"]
@@ -284,6 +284,6 @@ def _mistyped(situation: Situation) -> JsonDict | None:
 
 
 def _serves_another(situation: Situation, host: str, namespace: str) -> bool:
-    """Whether the host is a service that is there: then the rule means that one."""
+    """Whether the host is another existing service, for which the rule is intended."""
     name = full_name(host, namespace, situation.fqdn).split(".")
     return len(name) > 1 and (name[1], name[0]) in situation.facts.services

@@ -257,7 +257,7 @@ def test_threads_that_disagree_are_told_by_the_two_rings_that_fit() -> None:
     """C59 by envoy #45055."""
     (found,) = find_causes(situation(replace(HEALTHY, balancer=Balancer(threads))))
     assert (found.id, found.severity) == ("C59", "error")
-    assert ("answers", "fit the ring of all hosts, or the one that lacks", address(PODS[3])) in shown(found)
+    assert ("responses", "fit the ring of all hosts, or the one that lacks", address(PODS[3])) in shown(found)
 
 
 @pytest.mark.parametrize("balancer", [at_random, flipping(0.05), weighted(0.5)])
