@@ -274,7 +274,7 @@ from ansible_collections.meshops.istio.plugins.module_utils._report.store import
     utc_now,
 )
 
-# A file for each format: one more format is one more line.
+# One file for each format: a new format is one more line.
 FORMATS: dict[str, tuple[str, Callable[[Report], str]]] = {
     "json": (REPORT, to_json),
     "junit": (JUNIT, to_junit),
@@ -285,7 +285,7 @@ FAIL_ON = ["failed", "not_proven", "inconclusive", "error"]
 
 
 class BadOptionError(Exception):
-    """An option makes no sense; the text names it."""
+    """An option is invalid; the text names it."""
 
 
 def argument_spec() -> dict[str, Any]:
@@ -323,7 +323,7 @@ def argument_spec() -> dict[str, Any]:
     }
 
 
-# option: the smallest and the largest value that makes sense
+# option: the minimum and the maximum
 LIMITS = {"max_age": (0, 87_600), "keep": (1, 100_000), "keep_days": (1, 36_500)}
 
 
@@ -347,7 +347,7 @@ def read_entries(services: list[dict[str, Any]]) -> list[Entry]:
         if not entry.namespace or not entry.service:
             raise BadOptionError(f"Option services[{number}] has an empty namespace or service; name both.")
         if entry.identity in seen:
-            raise BadOptionError(f"Option services has {entry.namespace}/{entry.service} twice; leave one out, or tell them apart by their port.")
+            raise BadOptionError(f"Option services has {entry.namespace}/{entry.service} twice; remove one, or give each its port.")
         seen.add(entry.identity)
     return entries
 
@@ -359,7 +359,7 @@ def read_waivers(given: list[dict[str, str]]) -> tuple[Waiver, ...]:
         place = f"Option waivers[{number}]"
         empty = next((name for name in ("service", "match", "owner", "reason") if not waiver[name].strip()), None)
         if empty:
-            raise BadOptionError(f"{place}.{empty} is empty; a waiver needs a service, what it is for, an owner and a reason.")
+            raise BadOptionError(f"{place}.{empty} is empty; a waiver needs a service, a match, an owner and a reason.")
         if "/" not in waiver["service"]:
             raise BadOptionError(f"{place}.service is {waiver['service']}; write it as namespace/name, with * for any.")
         try:
@@ -376,7 +376,7 @@ def read_settings(params: dict[str, Any]) -> Settings:
         if not least <= params[option] <= most:
             raise BadOptionError(f"Option {option} is {params[option]}; it must lie between {least} and {most}.")
     if not re.fullmatch(r"[^/\x00-\x1f.\s][^/\x00-\x1f]{0,199}", params["cluster"]) or params["cluster"] == INDEX:
-        raise BadOptionError(f"Option cluster is {params['cluster']!r}, which can't name a folder; leave out slashes, and begin with a letter or a digit.")
+        raise BadOptionError(f"Option cluster is {params['cluster']!r}, which cannot name a directory; use no slashes, and begin with a letter or a digit.")
     return Settings(tuple(params["fail_on"]), params["max_age"], params["hash_session_ids"], read_waivers(params["waivers"]))
 
 
@@ -391,7 +391,7 @@ def read_now(given: str | None) -> datetime:
 
 
 def report_on(module: AnsibleModule) -> dict[str, Any]:
-    """Judge, write, tidy up. Raises BadOptionError and StoreError."""
+    """Evaluate, write, delete old runs. Raises BadOptionError and StoreError."""
     params = module.params
     settings, entries, now = read_settings(params), read_entries(params["services"]), read_now(params["now"])
     store = Store(Path(params["dir"]), params["cluster"])
@@ -411,7 +411,7 @@ def report_on(module: AnsibleModule) -> dict[str, Any]:
 def judge(
     store: Store, cluster: str, error: str | None, entries: list[Entry], settings: Settings, now: datetime, *, keep_salt: bool
 ) -> tuple[dict[str, Any], Report]:
-    """What the module returns, and the report."""
+    """The result of the module, and the report."""
     if settings.hash_session_ids:
         hashed = hasher(store.salt(keep_salt))
         entries = [hide(entry, hashed) for entry in entries]

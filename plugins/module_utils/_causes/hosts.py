@@ -84,7 +84,7 @@ def locality(situation: Situation) -> Iterator[Hit]:
     "So few hosts are healthy that the client's Envoy enters panic mode and balances over all of them",
     symptom="sessions move when pods fail, and move back when more of them fail",
     seen="the share of healthy hosts is below the panic threshold of Envoy's cluster, which the rule's minHealthPercent sets",
-    cure="fix the pods that return errors; minHealthPercent: 0 (Istio's default) disables panic mode, without outlierDetection sessions stay where they are",
+    cure="fix the pods that return errors; minHealthPercent: 0 (Istio's default) disables panic mode; without outlierDetection sessions stay where they are",
     reference="https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/upstream/load_balancing/panic_threshold",
 )
 def panicking(situation: Situation) -> Iterator[Hit]:

@@ -20,7 +20,7 @@ def to_json(report: Report) -> str:
 
 
 def from_json(content: str) -> Report | None:
-    """None for what is no report of this version."""
+    """None if the content is not a report of this version."""
     try:
         value = json.loads(content)
     except (ValueError, RecursionError):

@@ -4,7 +4,7 @@
 
 """The report as JUnit XML, in the dialect of Jenkins: one test case for each service. Pure.
 
-Red is a failure, or an error where the check could not run; waived and not applicable are skipped with the reason.
+Red is a failure, or an error if the check could not run. Waived and not applicable are skipped, with the reason.
 
 This module util is private to the collection: it may change at any time.
 """
@@ -15,7 +15,7 @@ from xml.etree import ElementTree as ET
 
 from ansible_collections.meshops.istio.plugins.module_utils._report.model import ERROR, GREEN, NOT_APPLICABLE, RED, WAIVED, Report, ServiceReport
 
-CLUSTER_CASE = "all of the cluster can be looked at"
+CLUSTER_CASE = "the whole cluster can be inspected"
 
 
 def to_junit(report: Report) -> str:
@@ -42,7 +42,7 @@ def to_junit(report: Report) -> str:
 
 
 def _outcome(service: ServiceReport) -> str | None:
-    """The element that says what became of the test case; None where it passed."""
+    """The element for the outcome of the test case; None if it passed."""
     if service.status == RED:
         return "error" if service.verdict == ERROR else "failure"
     return "skipped" if service.status in (WAIVED, NOT_APPLICABLE) else None
@@ -50,7 +50,7 @@ def _outcome(service: ServiceReport) -> str | None:
 
 def _case(report: Report, service: ServiceReport) -> ET.Element:
     seconds = service.live.elapsed if service.live and service.live.elapsed is not None and service.live.elapsed >= 0 else 0.0
-    # A dot would make a package of what is before it.
+    # A dot would turn the part before it into a package.
     classname = ".".join(part.replace(".", "_") for part in (report.cluster, service.namespace))
     port = f":{service.port}" if service.port is not None else ""
     case = ET.Element("testcase", name=service.service + port, classname=classname, time=f"{seconds:.3f}")

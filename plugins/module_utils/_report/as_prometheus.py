@@ -4,7 +4,7 @@
 
 """The report as metrics in Prometheus' text format, for node_exporter's textfile collector or a Pushgateway. Pure.
 
-No session ID is in them. A label C(port) is there for services of which a port was named.
+The metrics contain no session IDs. Services with a given port have the label `port`.
 
 This module util is private to the collection: it may change at any time.
 """
@@ -31,7 +31,7 @@ Sample = tuple[Labels, float]
 
 @dataclass(frozen=True)
 class Family:
-    """All samples of a name belong together in the text format."""
+    """All samples of one name, which belong together in the text format."""
 
     name: str
     type: str
@@ -53,10 +53,10 @@ def to_prometheus(report: Report) -> str:
     every = [({**cluster, **_labels(service)}, service) for service in report.services]
     probed = [(labels, service.live) for labels, service in every if service.live]
     moved = "Session IDs that landed on more than one pod."
-    flips = "Share of requests on which sessions move at most, with 95 % confidence."
-    conclusive = "Time of the last verdict that says whether sessions stick."
+    flips = "Maximum share of requests on which sessions move, with 95 % confidence."
+    conclusive = "Time of the last verdict that states whether sessions stick."
     families = (
-        _gauge("verdict", "Whether this is the verdict on the service.", (_is(here, "verdict", word, s.verdict) for here, s in every for word in VERDICTS)),
+        _gauge("verdict", "Whether this is the verdict of the service.", (_is(here, "verdict", word, s.verdict) for here, s in every for word in VERDICTS)),
         _gauge("status", "Whether this is the status of the service.", (_is(here, "status", word, s.status) for here, s in every for word in STATUSES)),
         _gauge("sessions", "Session IDs that were sent.", ((here, len(live.sessions)) for here, live in probed)),
         _gauge("sessions_moved", moved, ((here, sum(1 for session in live.sessions if session.moved)) for here, live in probed)),
@@ -64,14 +64,14 @@ def to_prometheus(report: Report) -> str:
         Family(
             "istio_affinity_latency_seconds",
             "summary",
-            "Time that requests of the last run took.",
+            "Duration of the requests of the last run.",
             tuple(_within(probed, lambda live: _quantiles(live.latency_ms))),
         ),
         _gauge("flip_rate_upper95", flips, _within(probed, lambda live: [({}, bound)] if (bound := live.bounds.flip_rate_95) is not None else [])),
         _gauge("last_conclusive_timestamp_seconds", conclusive, _times(every, lambda service: service.conclusive.time if service.conclusive else None)),
-        _gauge("broken_since_timestamp_seconds", "Since when the service is red or waived.", _times(every, lambda service: service.since)),
+        _gauge("broken_since_timestamp_seconds", "Time since when the service is red or waived.", _times(every, lambda service: service.since)),
         _gauge("services", "Services of the last run.", ((cluster | {"status": status}, getattr(report.summary, status)) for status in STATUSES)),
-        _gauge("cluster_up", "0 if the cluster or a part of it could not be looked at.", [(cluster, report.error is None)]),
+        _gauge("cluster_up", "0 if the cluster or a part of it could not be inspected.", [(cluster, report.error is None)]),
         _gauge("last_run_timestamp_seconds", "Time of the last run.", [(cluster, moment.timestamp()) for moment in [time_of(report.time)] if moment]),
     )
     return "".join(f"{line}\n" for family in families for line in family.lines())
@@ -99,8 +99,8 @@ def _quantiles(latency: LatencySeen) -> Iterator[Sample]:
             yield {"quantile": quantile}, milliseconds / 1000
 
 
-def _is(labels: Labels, name: str, word: str, found: str) -> Sample:
-    return labels | {name: word}, word == found
+def _is(labels: Labels, name: str, word: str, actual: str) -> Sample:
+    return labels | {name: word}, word == actual
 
 
 def _within(probed: Iterable[tuple[Labels, LiveResult]], samples: Callable[[LiveResult], Iterable[Sample]]) -> Iterator[Sample]:

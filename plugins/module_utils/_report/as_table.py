@@ -18,12 +18,12 @@ STATUS = {NOT_APPLICABLE: "n/a"}
 
 
 def to_table(report: Report) -> list[str]:
-    """One line a service, the red ones with their reason below."""
+    """One line for each service, with the reason below if it is red or waived."""
     summary = report.summary
     counts = f"{summary.red} red, {summary.green} green, {summary.waived} waived, {summary.not_applicable} not applicable"
     lines = [f"{report.cluster}: {report.status.upper()} at {report.time} ({counts})"]
     if report.error is not None:
-        lines.append(f"  not all could be looked at: {report.error}")
+        lines.append(f"  not everything could be inspected: {report.error}")
     if report.services:
         width = min(46, max(len("SERVICE"), *(_width(service.name) for service in report.services)))
         lines.append(f"{'STATUS':7} {_padded('SERVICE', width)} {'VERDICT':13} {'MOVED':>7}  BROKEN SINCE")
@@ -42,7 +42,7 @@ def _lines(service: ServiceReport, width: int) -> list[str]:
 
 
 def _width(text: str) -> int:
-    """Columns of a terminal: marks take none, wide letters two."""
+    """The width in columns of a terminal: combining marks take none, wide letters two."""
     return sum(0 if unicodedata.combining(letter) else 2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
 
 

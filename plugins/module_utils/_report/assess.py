@@ -2,11 +2,11 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""From what is known of a service, and of its past, to green or red. Pure.
+"""The status of a service, green or red, from its result and its history. Pure.
 
-A verdict that says nothing (inconclusive, unknown) is no reason for an alarm at once: rollouts happen. So it leaves a
-service as it was - red stays red until something shows that it is mended - and turns it red when nothing conclusive
-was heard for too long.
+A verdict without a statement (inconclusive, unknown) is no reason for an immediate alarm, because rollouts happen. It keeps
+the status as it was: a red service stays red until a verdict shows that it is fixed. A service without a conclusive verdict
+for too long turns red.
 
 This module util is private to the collection: it may change at any time.
 """
@@ -52,7 +52,7 @@ from ansible_collections.meshops.istio.plugins.module_utils._report.model import
 )
 
 GOOD, BAD = (PASSED, STICKS), (FAILED, DOES_NOT)
-# What the option fail_on calls a static verdict.
+# The names of static verdicts in the option fail_on.
 AS_LIVE = {DOES_NOT: FAILED, UNKNOWN: INCONCLUSIVE}
 MOST_HISTORY = 96
 
@@ -61,18 +61,18 @@ class Earlier(Protocol):
     """The earlier reports of the cluster."""
 
     def last(self) -> Report | None:
-        """The newest one."""
+        """The newest report."""
 
     def last_look(self) -> Report | None:
-        """The newest one that could look at the cluster, or at a part of it."""
+        """The newest report of a run that could inspect the cluster, or a part of it."""
 
     def of(self, identity: tuple[str, str, int | None]) -> ServiceReport | None:
-        """What the newest one that has this service says of it."""
+        """The entry of a service in the newest report that has one."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What was handed over for one service."""
+    """The input for one service."""
 
     namespace: str
     service: str
@@ -90,7 +90,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Waiver:
-    """C(match) is a verdict or the ID of a finding; it holds through the day C(until), in UTC."""
+    """`match` is a verdict or the ID of a finding. The waiver applies through the day `until`, in UTC."""
 
     service: str
     match: str
@@ -107,7 +107,7 @@ class Waiver:
 
 @dataclass(frozen=True)
 class Settings:
-    """Besides C(failed) and C(does_not), which always are red, C(fail_on) has the verdicts that are."""
+    """`fail_on` has the verdicts that are red, in addition to `failed` and `does_not`, which always are."""
 
     fail_on: tuple[str, ...]
     max_age: float
@@ -116,7 +116,7 @@ class Settings:
 
 
 def make_report(cluster: str, error: str | None, entries: Sequence[Entry], settings: Settings, now: datetime, earlier: Earlier) -> Report:
-    """The whole report of one run; services come red first, then by name."""
+    """The complete report of one run. Services are sorted by status, red ones first, then by name."""
     services = [assess(entry, earlier.of(entry.identity), settings, now) for entry in entries]
     services.sort(key=lambda service: ((RED, WAIVED, GREEN, NOT_APPLICABLE).index(service.status), service.identity[:2], service.port or 0))
     counts = {status: sum(1 for service in services if service.status == status) for status in (GREEN, RED, WAIVED, NOT_APPLICABLE)}
@@ -137,19 +137,19 @@ def make_report(cluster: str, error: str | None, entries: Sequence[Entry], setti
 
 
 def gone(entries: Sequence[Entry], last: Report | None) -> tuple[Gone, ...]:
-    """A rule that was deleted takes its service off the list of what asks for affinity; nobody is to miss that."""
+    """Services of the last run that are missing now. Without its rule, a service no longer asks for affinity, which must not go unnoticed."""
     here = {entry.identity for entry in entries}
     missing = [service for service in last.services if service.identity not in here] if last else []
     return tuple(Gone(service.namespace, service.service, service.port, service.status, service.verdict, last.time if last else "") for service in missing)
 
 
 def assess(entry: Entry, past: ServiceReport | None, settings: Settings, now: datetime) -> ServiceReport:
-    """One service. C(past) is what the newest earlier report says of it."""
+    """The report of one service. `past` is its entry in the newest earlier report."""
     mode, verdict, why = verdict_of(entry)
     moment = time_text(now)
     conclusive = Conclusion(moment, verdict) if verdict in (*GOOD, *BAD) else past.conclusive if past else None
     counting_since = moment if past is None or verdict in (*GOOD, *BAD) else past.counting_since
-    found = ServiceReport(
+    service = ServiceReport(
         namespace=entry.namespace,
         service=entry.service,
         port=entry.port,
@@ -168,91 +168,93 @@ def assess(entry: Entry, past: ServiceReport | None, settings: Settings, now: da
         live=entry.result,
         static=entry.static,
     )
-    found = judged(found, settings, now)
-    if found.status == RED:
-        found = waived(found, settings.waivers, now.date())
-    if found.status in (RED, WAIVED):
+    service = judged(service, settings, now)
+    if service.status == RED:
+        service = waived(service, settings.waivers, now.date())
+    if service.status in (RED, WAIVED):
         broken = past is not None and past.status in (RED, WAIVED)
-        found = replace(found, since=(past.since if broken and past else None) or moment)
-    return replace(found, history=(*found.history, Past(moment, verdict, found.status))[-MOST_HISTORY:])
+        service = replace(service, since=(past.since if broken and past else None) or moment)
+    return replace(service, history=(*service.history, Past(moment, verdict, service.status))[-MOST_HISTORY:])
 
 
 def verdict_of(entry: Entry) -> tuple[str, str, str]:
-    """Mode, verdict and the sentence for people. A probe that was wanted and is not there is an error, never the static verdict."""
+    """Mode, verdict and reason. A missing result of a requested probe is an error; the static verdict never replaces it."""
     mode = "live" if entry.live or entry.result else "static"
     if entry.error:
         return mode, ERROR, entry.error
     if entry.result:
         verdict, why = verdict_of_probe(entry.result)
         if verdict == INCONCLUSIVE and not entry.single and entry.static and entry.static.static_verdict == DOES_NOT:
-            # Where pods come and go all the time a probe may never tell, but the rules and Envoys do.
-            return mode, DOES_NOT, f"{entry.static.why or 'by its rules sessions do not stick'}; the probe could not tell: {why}"
+            # If pods change all the time, a probe may never be conclusive, but rules and Envoys are.
+            return mode, DOES_NOT, f"{entry.static.why or 'according to the inspection, sessions do not stick'}; the probe was inconclusive: {why}"
         return mode, verdict, why
     if entry.live or entry.static is None:
-        wanted = "it was to be probed" if entry.live else "it was to be looked at"
-        return mode, ERROR, f"{wanted}, but neither a result nor an error was handed over"
+        wanted = "it should have been probed" if entry.live else "it should have been inspected"
+        return mode, ERROR, f"{wanted}, but there is neither a result nor an error"
     verdict = entry.static.static_verdict if entry.static.static_verdict in (STICKS, DOES_NOT) else UNKNOWN
-    return mode, verdict, entry.static.why or "the look at rules and Envoys gives no reason"
+    return mode, verdict, entry.static.why or "the inspection gives no reason"
 
 
 def verdict_of_probe(result: LiveResult) -> tuple[str, str]:
-    """The message of a check begins with its verdict, which a report shows beside it."""
+    """Verdict and reason. The message of a check starts with the verdict, which a report shows separately."""
     why = re.sub(r"^[a-z_]+: ", "", result.msg or "") or "the check gives no reason"
     if result.verdict is None:
         return UNKNOWN, why
     if result.verdict not in (PASSED, FAILED, INCONCLUSIVE, NOT_PROVEN, ERROR):
-        return ERROR, f"the check's verdict is {result.verdict!r}, which no check returns"
+        return ERROR, f"the check returned {result.verdict!r}, which is not a verdict"
     return result.verdict, why
 
 
-def judged(found: ServiceReport, settings: Settings, now: datetime) -> ServiceReport:
-    """With its status, and what else is to be known added to C(why)."""
-    if is_single(found):
-        return replace(found, status=NOT_APPLICABLE, counting_since=time_text(now), why="one replica by intent, so there is nothing to tell apart")
-    if found.verdict in GOOD:
-        return found
-    if found.verdict in BAD or AS_LIVE.get(found.verdict, found.verdict) in settings.fail_on:
-        return replace(found, status=RED)
-    last = found.conclusive
-    why = found.why.rstrip(". ")
+def judged(service: ServiceReport, settings: Settings, now: datetime) -> ServiceReport:
+    """The service with its status and with additions to `why`."""
+    if is_single(service):
+        return replace(service, status=NOT_APPLICABLE, counting_since=time_text(now), why="one replica by intent, no session can move")
+    if service.verdict in GOOD:
+        return service
+    if service.verdict in BAD or AS_LIVE.get(service.verdict, service.verdict) in settings.fail_on:
+        return replace(service, status=RED)
+    last = service.conclusive
+    why = service.why.rstrip(". ")
     if last and last.verdict in BAD:
-        return replace(found, status=RED, why=f"{why}. Its last conclusive verdict is {last.verdict}, of {last.time}, and nothing shows that it is mended.")
-    since = time_of(found.counting_since) or now
-    known = f"Its last conclusive verdict is {last.verdict}, of {last.time}" if last else "There has been no conclusive verdict yet"
+        return replace(
+            service, status=RED, why=f"{why}. The last conclusive verdict was {last.verdict} at {last.time}, and no verdict since shows that it is fixed."
+        )
+    since = time_of(service.counting_since) or now
+    known = f"The last conclusive verdict was {last.verdict} at {last.time}" if last else "There has been no conclusive verdict yet"
     if now - since >= timedelta(hours=settings.max_age):
         hours = (now - since).total_seconds() / 3600
-        return replace(found, status=RED, why=f"no conclusive verdict for {hours:.0f} h, allowed are {settings.max_age:g} h. {known}. Now: {why}.")
+        return replace(service, status=RED, why=f"no conclusive verdict for {hours:.0f} h (maximum {settings.max_age:g} h). {known}. Now: {why}.")
     limit = time_text(since + timedelta(hours=settings.max_age))
-    return replace(found, why=f"{why}. {known}; without a new one it turns red at {limit}.")
+    return replace(service, why=f"{why}. {known}; without a new one it turns red at {limit}.")
 
 
-def is_single(found: ServiceReport) -> bool:
-    """With one backend, and that by intent, nothing can move; where a verdict came out nevertheless, it counts."""
-    if not found.single or found.verdict not in (INCONCLUSIVE, UNKNOWN):
+def is_single(service: ServiceReport) -> bool:
+    """With a single backend by intent, no session can move. Any other verdict still counts."""
+    if not service.single or service.verdict not in (INCONCLUSIVE, UNKNOWN):
         return False
-    return len([backend for backend in found.backends if backend.ready is not False]) == 1
+    return len([backend for backend in service.backends if backend.ready is not False]) == 1
 
 
-def waived(found: ServiceReport, waivers: Sequence[Waiver], today: date) -> ServiceReport:
-    """A red service with the waiver that holds for it, or with the one that held until its day."""
-    covering = [waiver for waiver in waivers if waiver.covers(found.namespace, found.service) and matches(waiver, found)]
+def waived(service: ServiceReport, waivers: Sequence[Waiver], today: date) -> ServiceReport:
+    """A red service with the waiver that applies, or with the one that expired last."""
+    covering = [waiver for waiver in waivers if waiver.covers(service.namespace, service.service) and matches(waiver, service)]
     holding = [waiver for waiver in covering if today <= waiver.until]
     for waiver in holding:
-        if waiver.match == found.verdict or not unwaived_errors(found.findings, holding):
-            text = f"waived until {waiver.until.isoformat()} by {waiver.owner} ({waiver.reason}): {found.why}"
-            return replace(found, status=WAIVED, waiver=waiver.used(today), why=text)
+        if waiver.match == service.verdict or not unwaived_errors(service.findings, holding):
+            text = f"waived until {waiver.until.isoformat()} by {waiver.owner} ({waiver.reason}): {service.why}"
+            return replace(service, status=WAIVED, waiver=waiver.used(today), why=text)
     expired = max((waiver for waiver in covering if today > waiver.until), key=lambda waiver: waiver.until, default=None)
     if expired is None:
-        return found
-    text = f"the waiver of {expired.owner} ended on {expired.until.isoformat()} ({expired.reason}): {found.why}"
-    return replace(found, waiver=expired.used(today), why=text)
+        return service
+    text = f"the waiver of {expired.owner} expired on {expired.until.isoformat()} ({expired.reason}): {service.why}"
+    return replace(service, waiver=expired.used(today), why=text)
 
 
-def matches(waiver: Waiver, found: ServiceReport) -> bool:
-    return waiver.match == found.verdict or any(finding.id == waiver.match for finding in found.findings)
+def matches(waiver: Waiver, service: ServiceReport) -> bool:
+    return waiver.match == service.verdict or any(finding.id == waiver.match for finding in service.findings)
 
 
 def unwaived_errors(findings: Sequence[FindingSeen], waivers: Sequence[Waiver]) -> list[str]:
-    """A waived cause must not hide another one."""
+    """Errors without a waiver. A waived cause must not hide another one."""
     names = {waiver.match for waiver in waivers}
     return [finding.id for finding in findings if finding.severity == "error" and finding.id not in names]

@@ -2,11 +2,11 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Whether a session landed where it landed the last time. Pure.
+"""Whether a session landed on the same pod as in the last run. Pure.
 
-Consistent hashing gives a session the same pod for as long as the backends are the same, across runs as within one, so
-a session elsewhere with the same backends is worth a look (a rule of another hash in between, for one). It does not
-decide: only what was seen within a run does.
+Consistent hashing gives a session the same pod as long as the backends do not change, across runs as within one. A session
+on another pod with the same backends deserves attention (for example, the rule hashed differently in between). It does not
+affect the status: only measurements within a run do.
 
 This module util is private to the collection: it may change at any time.
 """
@@ -27,7 +27,7 @@ from ansible_collections.meshops.istio.plugins.module_utils._report.model import
 
 
 def continuity(result: LiveResult | None, past: ServiceReport | None) -> Continuity | None:
-    """None where nothing was probed."""
+    """None if nothing was probed."""
     if result is None or not result.sessions:
         return None
     if values_change(result):
@@ -46,7 +46,7 @@ def compared(result: LiveResult, last: LiveResult, when: str | None) -> Continui
     kept = len(both) - len(moved)
     old, new = pods(last.backends), pods(result.backends)
     if old != new:
-        detail = f"the backends are others ({len(old - new)} went, {len(new - old)} came); {kept} of {len(both)} sessions kept their pod"
+        detail = f"the backends changed ({len(old - new)} removed, {len(new - old)} added); {kept} of {len(both)} sessions kept their pod"
         return Continuity(BACKENDS_CHANGED, detail, when, len(both), kept, ())
     if moved:
         detail = f"the backends are the same, but {len(moved)} of {len(both)} sessions landed on another pod"
@@ -55,7 +55,7 @@ def compared(result: LiveResult, last: LiveResult, when: str | None) -> Continui
 
 
 def values_change(result: LiveResult) -> bool:
-    """Source addresses belong to pods, and cookies may be issued anew; where Envoy's choice could be computed they were not."""
+    """Whether the values of the key differ between runs: source addresses do, and cookies may if there was no prediction."""
     return result.key is not None and (result.key.type == "source_ip" or (result.key.type == "cookie" and not result.prediction.available))
 
 

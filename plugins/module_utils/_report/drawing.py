@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The drawings of the page, as SVG without text: what they show stands in words or in a table beside them. Pure.
+"""The drawings of the page, as SVG without text. The page shows the same in words or in a table next to them. Pure.
 
 This module util is private to the collection: it may change at any time.
 """
@@ -15,7 +15,7 @@ from ansible_collections.meshops.istio.plugins.module_utils._report.markup impor
 from ansible_collections.meshops.istio.plugins.module_utils._report.model import GREEN, NOT_APPLICABLE, RED, WAIVED, Past, RunPast, SessionSeen
 from ansible_collections.meshops.istio.plugins.module_utils._report.style import HUES
 
-# How high a run stands in the strip, so that a status shows without its colour too.
+# The height of a run in the strip, which shows the status without its colour too.
 HEIGHTS = {RED: 1.0, WAIVED: 0.75, GREEN: 0.45, NOT_APPLICABLE: 0.15}
 WORDS = {RED: "red", WAIVED: "waived", GREEN: "green", NOT_APPLICABLE: "not applicable"}
 GLYPHS = {RED: "✕", WAIVED: "!", GREEN: "✓", NOT_APPLICABLE: "—"}
@@ -39,12 +39,12 @@ def strip(history: Sequence[Past | RunPast]) -> Html:
 
 def strip_in_words(runs: Sequence[Past | RunPast]) -> str:
     counts = {status: sum(1 for run in runs if run.status == status) for status in HEIGHTS}
-    told = ", ".join(f"{count} {WORDS[status]}" for status, count in counts.items() if count)
-    return f"The last {len(runs)} runs: {told}" if len(runs) != 1 else f"One run: {told}"
+    words = ", ".join(f"{count} {WORDS[status]}" for status, count in counts.items() if count)
+    return f"The last {len(runs)} runs: {words}" if len(runs) != 1 else f"One run: {words}"
 
 
 def in_order(sessions: Sequence[SessionSeen], pods: Sequence[str]) -> list[SessionSeen]:
-    """By pod, those that moved at the end: what sticks makes stairs."""
+    """Sessions by pod, moved ones last: sessions that stick form stairs."""
     place = {pod: number for number, pod in enumerate(pods)}
 
     def rank(session: SessionSeen) -> tuple[bool, int, str]:
@@ -72,7 +72,7 @@ def lane(pod: str, number: int, sessions: Sequence[SessionSeen]) -> Html:
 
 
 def _moved(place: int, count: int, session: SessionSeen) -> Html:
-    """The stronger, the more of the session's requests."""
+    """A cell of a session that moved: the more of its requests, the stronger."""
     share = count / max(1, sum(session.pods.values()))
     kind = "explained" if session.explained else "moved"
     title = tag("title", f"{session.id}: {count} requests")

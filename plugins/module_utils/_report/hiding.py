@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Session IDs may be live tokens: hashed they still can be told apart, and followed from run to run. Pure.
+"""Hashes session IDs, which may be live tokens. Hashes stay distinct, and the same from run to run. Pure.
 
 This module util is private to the collection: it may change at any time.
 """
@@ -20,9 +20,9 @@ from ansible_collections.meshops.istio.plugins.module_utils._report.assess impor
 
 T = TypeVar("T")
 
-# Fields with sentences, in which an ID may stand; names of pods and the like are left alone.
+# Fields with sentences, which may contain an ID. Names of pods and the like stay unchanged.
 SENTENCES = frozenset({"msg", "detail", "reason", "title", "field", "value", "body", "why", "events", "source"})
-# Where a check names sessions, also ones that its list of sessions had no room for.
+# Where a check names sessions, including those omitted from its list of sessions.
 NAMED = (re.compile(r"(?<=session )(?!#).+?(?= landed on )"), re.compile(r"(?<=a change of the backends \()[^)]*(?=\))"))
 
 
@@ -67,14 +67,14 @@ def _once(name: str, hashed: Callable[[str], str]) -> str:
 
 def _in_sentences(value: T, replaced: Callable[[str], str], sentence: bool = False) -> T:
     """The same value with every sentence in it, however deep, replaced."""
-    found: object = value
+    changed: object = value
     if isinstance(value, str):
-        found = replaced(value) if sentence else value
+        changed = replaced(value) if sentence else value
     elif isinstance(value, tuple):
-        found = tuple(_in_sentences(item, replaced, sentence) for item in value)
+        changed = tuple(_in_sentences(item, replaced, sentence) for item in value)
     elif isinstance(value, dict):
-        found = {name: _in_sentences(item, replaced, sentence) for name, item in value.items()}
+        changed = {name: _in_sentences(item, replaced, sentence) for name, item in value.items()}
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         changes = {field.name: _in_sentences(getattr(value, field.name), replaced, field.name in SENTENCES) for field in dataclasses.fields(value)}
-        found = dataclasses.replace(value, **changes)
-    return found  # type: ignore[return-value]  # each branch returns what it was given
+        changed = dataclasses.replace(value, **changes)
+    return changed  # type: ignore[return-value]  # each branch returns what it was given

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""HTML put together from elements, so that text can't become markup: a plain string is escaped wherever it goes. Pure.
+"""HTML composed from elements. A plain string is always escaped and cannot become markup. Pure.
 
 This module util is private to the collection: it may change at any time.
 """
@@ -17,17 +17,17 @@ VOID = ("meta", "path")
 
 
 class Html(str):
-    """Markup that was made here."""
+    """Markup generated in this file."""
 
     __slots__ = ()
 
 
-# A plain string is escaped, L(Html) is not, and None is nothing.
+# A plain string is escaped, `Html` is not, and None is omitted.
 Child: TypeAlias = "str | None"
 
 
 def tag(element: str, *children: Child, **attributes: str | int | float | bool | None) -> Html:
-    """An element. A trailing underscore of an attribute's name falls away, others are hyphens; None and False leave it out."""
+    """An element. In names of attributes, a trailing underscore is dropped and others become hyphens. None and False omit an attribute."""
     written = "".join(_attribute(key.rstrip("_").replace("_", "-"), value) for key, value in attributes.items() if value is not None and value is not False)
     if element in VOID:
         return Html(f"<{element}{written}/>")
@@ -47,12 +47,12 @@ def _attribute(name: str, value: str | int | float | bool) -> str:
 
 
 def hidden(text: str) -> Html:
-    """For those who listen instead of look."""
+    """Text for screen readers only."""
     return tag("span", text, class_="vh")
 
 
 def table(caption: Child, head: Iterable[Child], rows: Iterable[Iterable[Child]], class_: str | None = None, shown: bool = True) -> Html:
-    """A table whose first column names its rows. It scrolls within itself where a phone is too narrow."""
+    """A table whose first column names its rows. It scrolls by itself on narrow screens."""
     header = tag("thead", tag("tr", *(tag("th", cell, scope="col") for cell in head)))
     body = tag("tbody", *(_row(tuple(row)) for row in rows))
     return tag("div", tag("table", tag("caption", caption, class_=None if shown else "vh"), header, body, class_=class_), class_="scroll")

@@ -15,22 +15,22 @@ from typing import Annotated
 
 SCHEMA_VERSION = 1
 
-# Of a live probe ...
+# The verdicts of a probe ...
 PASSED, FAILED, INCONCLUSIVE, NOT_PROVEN, ERROR = "passed", "failed", "inconclusive", "not_proven", "error"
-# ... and of a look at rules and Envoys alone.
+# ... and of an inspection of rules and Envoys alone.
 STICKS, DOES_NOT, UNKNOWN = "sticks", "does_not", "unknown"
 VERDICTS = (PASSED, FAILED, INCONCLUSIVE, NOT_PROVEN, ERROR, STICKS, DOES_NOT, UNKNOWN)
 GREEN, RED, WAIVED, NOT_APPLICABLE = "green", "red", "waived", "not_applicable"
 STATUSES = (RED, WAIVED, GREEN, NOT_APPLICABLE)
 
 UTC = timezone.utc  # noqa: UP017 - its short name came with Python 3.11, and ansible-core 2.16 runs on 3.10
-# Of a session's way from run to run.
+# How the landing pod of a session compares with the last run.
 SAME, MOVED, BACKENDS_CHANGED, NOT_AVAILABLE = "same", "moved", "backends_changed", "not_available"
 
 
 @dataclass(frozen=True)
 class Rule:
-    """Beside an annotation: a keyword of the schema with its value."""
+    """An annotation that adds a keyword with its value to the schema."""
 
     keyword: str
     value: str | int | tuple[str, ...]
@@ -49,22 +49,22 @@ def time_text(moment: datetime) -> str:
 
 
 def time_of(text: str | None) -> datetime | None:
-    """None for what is no time as a report writes it."""
+    """None for a text that is not a time in the format of a report."""
     try:
         return datetime.strptime(text or "", TIME).replace(tzinfo=UTC)
     except ValueError:
         return None
 
 
-# -- what istio_affinity_check and istio_affinity_info return, as far as a report keeps it --
+# -- the part of the results of istio_affinity_check and istio_affinity_info that a report keeps --
 
 
 @dataclass(frozen=True)
 class Fault:
-    """Why something could not be done."""
+    """Why the check could not run."""
 
-    code: Annotated[str, "A stable word."]
-    msg: Annotated[str, "The sentence for people."]
+    code: Annotated[str, "A stable identifier."]
+    msg: Annotated[str, "The explanation, in a sentence."]
 
 
 @dataclass(frozen=True)
@@ -76,12 +76,12 @@ class KeySeen:
 
 @dataclass(frozen=True)
 class SessionSeen:
-    id: Annotated[str, "The session ID, hashed where the report was asked to."]
-    pods: Annotated[dict[str, int], "Requests by the pod that answered them."]
+    id: Annotated[str, "The session ID, or its hash with hash_session_ids."]
+    pods: Annotated[dict[str, int], "The number of requests by responding pod."]
     by_client: Annotated[dict[str, dict[str, int]], "The same for each client pod."]
-    predicted: Annotated[str | None, "The pod that Envoy's algorithm gives for the ID."]
-    moved: Annotated[bool, "It landed on more than one pod."]
-    explained: Annotated[bool | None, "Every move went with a change of the backends; null where it did not move."]
+    predicted: Annotated[str | None, "The landing pod computed from the state of the client's Envoy."]
+    moved: Annotated[bool, "Whether the session landed on more than one pod."]
+    explained: Annotated[bool | None, "Whether a change of the backends explains every move; null if the session did not move."]
 
 
 @dataclass(frozen=True)
@@ -89,9 +89,9 @@ class RequestsSeen:
     planned: int | None
     sent: int | None
     answered: int | None
-    identified: Annotated[int | None, "Answers of which the pod is known."]
-    failed: Annotated[int | None, "Sent and not answered."]
-    by_status: Annotated[dict[str, int], "Answers by HTTP status."]
+    identified: Annotated[int | None, "Responses from a known pod."]
+    failed: Annotated[int | None, "Requests without a response."]
+    by_status: Annotated[dict[str, int], "Responses by HTTP status code."]
 
 
 @dataclass(frozen=True)
@@ -107,9 +107,9 @@ class BackendSeen:
     address: str | None
     node: str | None
     zone: str | None
-    eligible: Annotated[bool | None, "Every client's Envoy can choose it; null where none said."]
+    eligible: Annotated[bool | None, "Whether every client's Envoy can select it; null if unknown."]
     ready: bool | None
-    sessions: Annotated[int | None, "How many sessions it got."]
+    sessions: Annotated[int | None, "The number of sessions that landed on it."]
 
 
 @dataclass(frozen=True)
@@ -125,13 +125,13 @@ class ClientSeen:
 @dataclass(frozen=True)
 class MembershipSeen:
     changed: bool | None
-    events: Annotated[tuple[str, ...], "What happened to backends, rules and Envoys meanwhile."]
+    events: Annotated[tuple[str, ...], "Events of backends, rules and Envoys during the measurement."]
 
 
 @dataclass(frozen=True)
 class BoundsSeen:
-    false_pass: Annotated[float | None, "The chance that balancing at random had shown no move either."]
-    flip_rate_95: Annotated[float | None, "The share of requests on which sessions move at most, with 95 % confidence."]
+    false_pass: Annotated[float | None, "The probability that random balancing would have shown no move either."]
+    flip_rate_95: Annotated[float | None, "The maximum share of requests on which sessions move, with 95 % confidence."]
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ class FixSeen:
 
 @dataclass(frozen=True)
 class FindingSeen:
-    id: Annotated[str, "The catalogue's."]
+    id: Annotated[str, "The ID of the cause in the catalogue."]
     severity: Annotated[str, "error, warning or info."]
     title: str
     evidence: tuple[EvidenceSeen, ...]
@@ -233,7 +233,7 @@ class ProxySeen:
 
 @dataclass(frozen=True)
 class StaticResult:
-    """An entry of what istio_affinity_info returns as services."""
+    """An entry of the services that istio_affinity_info returns."""
 
     static_verdict: Annotated[str | None, "sticks, does_not or unknown."]
     why: str | None
@@ -251,7 +251,7 @@ class StaticResult:
 
 @dataclass(frozen=True)
 class Past:
-    """One run, as the history keeps it."""
+    """One run in the history of a service."""
 
     time: Moment
     verdict: VerdictWord
@@ -266,16 +266,16 @@ class Conclusion:
 
 @dataclass(frozen=True)
 class WaiverUsed:
-    match: Annotated[str, "The verdict or the finding that is waived."]
+    match: Annotated[str, "The waived verdict or finding."]
     owner: str
     reason: str
-    until: Annotated[str, Rule("pattern", r"^\d{4}-\d\d-\d\d$"), "The last day on which it holds, in UTC."]
+    until: Annotated[str, Rule("pattern", r"^\d{4}-\d\d-\d\d$"), "The last day of the waiver, in UTC."]
     expired: bool
 
 
 @dataclass(frozen=True)
 class Landing:
-    """A session that landed elsewhere than in the run compared with."""
+    """A session that landed on another pod than in the compared run."""
 
     id: str
     before: str
@@ -286,9 +286,9 @@ class Landing:
 class Continuity:
     state: Annotated[str, Rule("enum", (SAME, MOVED, BACKENDS_CHANGED, NOT_AVAILABLE))]
     detail: str
-    compared_with: Annotated[Moment | None, "The time of the run compared with."]
+    compared_with: Annotated[Moment | None, "The time of the compared run."]
     compared: Annotated[Count, "Sessions that landed on one pod in both runs."]
-    kept: Annotated[Count, "Those of them that landed on the same pod."]
+    kept: Annotated[Count, "Sessions that landed on the same pod in both runs."]
     moved: tuple[Landing, ...]
 
 
@@ -297,16 +297,16 @@ class ServiceReport:
     namespace: str
     service: str
     port: int | None
-    mode: Annotated[str, Rule("enum", ("live", "static")), "live where it was probed, else static."]
-    verdict: Annotated[VerdictWord, "passed, failed, inconclusive, not_proven or error of a probe; sticks, does_not or unknown of a look."]
+    mode: Annotated[str, Rule("enum", ("live", "static")), "live if it was or should have been probed, else static."]
+    verdict: Annotated[VerdictWord, "passed, failed, inconclusive, not_proven or error of a probe; sticks, does_not or unknown of an inspection."]
     status: StatusWord
     why: str
-    since: Annotated[Moment | None, "Since when it is red or waived."]
+    since: Annotated[Moment | None, "The time since when it is red or waived."]
     waiver: WaiverUsed | None
-    single: Annotated[bool, "It has one replica by intent."]
+    single: Annotated[bool, "Whether it has one replica by intent."]
     first_seen: Moment
-    counting_since: Annotated[Moment, "From when on the longest time without a conclusive verdict is counted."]
-    conclusive: Annotated[Conclusion | None, "The last verdict that says whether sessions stick."]
+    counting_since: Annotated[Moment, "The start of the time without a conclusive verdict, which max_age limits."]
+    conclusive: Annotated[Conclusion | None, "The last verdict that states whether sessions stick."]
     history: tuple[Past, ...]
     continuity: Continuity | None
     live: LiveResult | None
@@ -322,7 +322,7 @@ class ServiceReport:
 
     @property
     def findings(self) -> tuple[FindingSeen, ...]:
-        """Of the probe, or of the look where there is no probe or it found nothing."""
+        """The findings of the probe, or of the inspection if there is no probe or it has none."""
         return (self.live.findings if self.live else ()) or (self.static.findings if self.static else ())
 
     @property
@@ -332,7 +332,7 @@ class ServiceReport:
 
 @dataclass(frozen=True)
 class Gone:
-    """A service of the last run that this one was not told of."""
+    """A service of the last run that is missing in this run."""
 
     namespace: str
     service: str
@@ -349,7 +349,7 @@ class Summary:
     red: Count
     waived: Count
     not_applicable: Count
-    live: Annotated[Count, "How many were probed."]
+    live: Annotated[Count, "The number of probed services."]
 
 
 @dataclass(frozen=True)
@@ -371,11 +371,11 @@ class SettingsUsed:
 
 @dataclass(frozen=True)
 class Report:
-    schema_version: Annotated[int, Rule("const", SCHEMA_VERSION), "Rises when a reader of the former one could fail."]
+    schema_version: Annotated[int, Rule("const", SCHEMA_VERSION), "Increases when a reader of the previous version could fail."]
     cluster: str
     time: Moment
-    status: Annotated[str, Rule("enum", (GREEN, RED)), "red if any service is, or if the cluster or a part of it could not be looked at; else green."]
-    error: Annotated[str | None, "Why the cluster or a part of it could not be looked at."]
+    status: Annotated[str, Rule("enum", (GREEN, RED)), "red if any service is red, or if the cluster or a part of it could not be inspected; else green."]
+    error: Annotated[str | None, "Why the cluster or a part of it could not be inspected."]
     settings: SettingsUsed
     summary: Summary
     services: tuple[ServiceReport, ...]

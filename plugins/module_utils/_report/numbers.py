@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Numbers and times as people read them. Pure.
+"""Numbers and times in readable form. Pure.
 
 This module util is private to the collection: it may change at any time.
 """
@@ -16,11 +16,11 @@ NONE = "—"
 
 
 def moment(text: str | None) -> Html:
-    """A time in UTC, machine-readable beside."""
-    found = time_of(text)
-    if found is None:
+    """A time in UTC, with a machine-readable attribute."""
+    time = time_of(text)
+    if time is None:
         return join(text or NONE)
-    return tag("time", found.strftime("%Y-%m-%d %H:%M UTC"), datetime=text)
+    return tag("time", time.strftime("%Y-%m-%d %H:%M UTC"), datetime=text)
 
 
 def percent(share: float | None) -> str:
@@ -30,7 +30,7 @@ def percent(share: float | None) -> str:
 
 
 def chance(value: float | None) -> str:
-    """A chance that may be very small."""
+    """A probability, which may be very small."""
     if value is None:
         return NONE
     if value >= 0.0001:

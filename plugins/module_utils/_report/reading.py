@@ -2,11 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""JSON into dataclasses by their annotations, forgivingly. Pure.
+"""Reads JSON into dataclasses by their annotations, whatever its content. Pure.
 
-A report must come out whatever a check handed over, so a value of a wrong kind becomes the empty one of its kind, and
-keys that no field has are left behind: what a task's result holds besides (its arguments, for one) never gets into a
-report.
+A report must be written whatever a check returned. A value of a wrong type becomes the empty value of the right type. Keys
+without a field are dropped: other parts of a task's result, for example its arguments, never get into a report.
 
 This module util is private to the collection: it may change at any time.
 """
@@ -24,31 +23,31 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-# What XML 1.0 can't hold, moves a terminal's cursor or turns the direction of writing: no report needs it.
+# Characters that XML 1.0 cannot contain, that move a terminal's cursor or that change the writing direction: no report needs them.
 UNPRINTABLE = re.compile("[^\t\n\x20-\x7e\xa0-\u2027\u202f-\u2065\u206a-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-# Past this JSON readers of other languages lose digits.
+# Above this, JSON readers of other languages lose digits.
 LARGEST = 2**53
 
 
 def text(value: str) -> str:
-    """The same with a mark in place of every character that can't be shown."""
+    """The text with a mark in place of every unprintable character."""
     return UNPRINTABLE.sub("\ufffd", value)
 
 
 @cache
 def fields_of(kind: Any) -> dict[str, Any]:
-    """The annotations of a dataclass by name, with what L(typing.Annotated) adds."""
+    """The annotations of a dataclass by name, with what `typing.Annotated` adds."""
     return typing.get_type_hints(kind, include_extras=True)
 
 
 def read(kind: type[T], value: Any) -> T:
-    """A dataclass from a dict; from anything else the one with all fields empty."""
+    """A dataclass from a dict. Any other value gives one with all fields empty."""
     given = value if isinstance(value, dict) else {}
     return kind(**{name: convert(hint, given.get(name)) for name, hint in fields_of(typing.cast("Any", kind)).items()})
 
 
 def convert(hint: Any, value: Any) -> Any:
-    """The value as what the annotation says, or the empty value of that kind."""
+    """The value in the annotated type, or the empty value of that type."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Annotated:
         return convert(arguments[0], value)
@@ -60,12 +59,12 @@ def convert(hint: Any, value: Any) -> Any:
         return {text(str(name)): convert(arguments[1], item) for name, item in value.items()} if isinstance(value, dict) else {}
     if dataclasses.is_dataclass(hint):
         return read(typing.cast("type[Any]", hint), value)
-    found = CONVERTERS[hint](value)
-    return hint() if found is None else found
+    converted = CONVERTERS[hint](value)
+    return hint() if converted is None else converted
 
 
 def _fitting(hint: Any, value: Any) -> Any:
-    """Where None is allowed, a value of a wrong kind is None."""
+    """If None is allowed, a value of a wrong type is None."""
     if typing.get_origin(hint) is typing.Annotated:
         return _fitting(typing.get_args(hint)[0], value)
     if hint in CONVERTERS:

@@ -2,11 +2,11 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The folder of reports: found, written whole or not at all, and tidied up. The only file here that touches a disk.
+"""The directory of reports: read, written atomically, and cleaned up. The only file of the package that accesses a disk.
 
-C(<folder>/<cluster>/<UTC time>/) holds one run, C(latest) beside it links to the newest, C(<folder>/index.html) lists all
-clusters. A run appears by one rename when all its files are written. Clusters may report at the same time: a lock in
-the folder puts them one after the other. Only what has the names and the content of a report is ever deleted.
+`<directory>/<cluster>/<UTC time>/` holds one run, `latest` next to it links to the newest one, and `<directory>/index.html`
+lists all clusters. A run appears by one rename after all its files are written. Clusters may report at the same time: a lock
+in the directory serializes them. Only files with the names and the content of a report are ever deleted.
 
 This module util is private to the collection: it may change at any time.
 """
@@ -34,12 +34,12 @@ FILES = (REPORT, JUNIT, METRICS, PAGE)
 LATEST, INDEX, LOCK, SALT, BRIEF = "latest", "index.html", ".lock", ".salt", ".brief.json"
 RUN_NAME = re.compile(r"\d{8}T\d{6}Z(?:-\d+)?")
 PARTIAL = re.compile(r"\.partial-[0-9a-f]{16}")
-# How many earlier reports are read to find a service that the last one lacks.
+# The number of earlier reports to search for a service that the last one lacks.
 LOOK_BACK = 5
 
 
 class StoreError(Exception):
-    """The folder can't be used; the text says what to do."""
+    """The directory cannot be used; the text says what to do."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class RedService:
 
 @dataclass(frozen=True)
 class Brief:
-    """What the page of all clusters says of one: kept beside its runs, so that the page is made without reading them."""
+    """The entry of a cluster on the index page, stored next to its runs: the index is built without reading them."""
 
     cluster: str
     time: str
@@ -70,39 +70,39 @@ def brief_of(report: Report, run: str) -> Brief:
 
 
 class Past:
-    """The earlier reports of one cluster, newest first, read when they are asked for."""
+    """The earlier reports of one cluster, newest first, read on demand."""
 
     def __init__(self, home: Path) -> None:
         self._reports = self._read(home)
-        self._seen: list[Report] = []
+        self._loaded: list[Report] = []
 
     @staticmethod
     def _read(home: Path) -> Iterator[Report]:
-        found = 0
+        useful = 0
         for run in sorted(runs_of(home), key=run_order, reverse=True):
             report = report_of(run)
             if report:
                 yield report
-                # Runs that could not look at the cluster know of no service, however many they were.
-                found += report.error is None or bool(report.services)
-            if found >= LOOK_BACK:
+                # Runs that could not inspect the cluster have no services, and do not count.
+                useful += report.error is None or bool(report.services)
+            if useful >= LOOK_BACK:
                 return
 
     def _each(self) -> Iterator[Report]:
-        yield from tuple(self._seen)
+        yield from tuple(self._loaded)
         for report in self._reports:
-            self._seen.append(report)
+            self._loaded.append(report)
             yield report
 
     def last(self) -> Report | None:
         return next(self._each(), None)
 
     def last_look(self) -> Report | None:
-        """The newest one that could look at the cluster, or at a part of it."""
+        """The newest report of a run that could inspect the cluster, or a part of it."""
         return next((report for report in self._each() if report.error is None or report.services), None)
 
     def of(self, identity: tuple[str, str, int | None]) -> ServiceReport | None:
-        """What the newest report that has this service says of it."""
+        """The entry of a service in the newest report that has one."""
         return next((service for report in self._each() for service in report.services if service.identity == identity), None)
 
 
@@ -119,7 +119,7 @@ def runs_of(home: Path) -> list[Path]:
 
 
 def report_of(run: Path) -> Report | None:
-    """None for what is no report, or can't be read."""
+    """None if there is no readable report."""
     try:
         return from_json((run / REPORT).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError):
@@ -127,22 +127,22 @@ def report_of(run: Path) -> Report | None:
 
 
 class Store:
-    """The folder of reports, for one cluster. Raises StoreError."""
+    """The directory of reports, for one cluster. Raises StoreError."""
 
     def __init__(self, folder: Path, cluster: str) -> None:
         self.folder, self.home, self.cluster = folder, folder / cluster, cluster
-        for path, name in ((folder, "Option dir"), (self.home, "The cluster's folder")):
+        for path, name in ((folder, "Option dir"), (self.home, "The cluster's directory")):
             if path.exists() and not path.is_dir():
-                raise StoreError(f"{name}, {path}, is no folder. Next: move it away, or name another folder in the option dir.")
+                raise StoreError(f"{name}, {path}, is not a directory. Next: move it away, or set another directory in the option dir.")
         if (self.home / LATEST).exists() and not (self.home / LATEST).is_symlink():
-            raise StoreError(f"{self.home / LATEST} is no link that this module made. Next: move it away, or name another folder in the option dir.")
+            raise StoreError(f"{self.home / LATEST} is not a link of this module. Next: move it away, or set another directory in the option dir.")
         existing = next(path for path in (self.home, folder, *folder.absolute().parents) if path.exists())
         if not os.access(existing, os.W_OK | os.X_OK):
-            raise StoreError(f"{existing} can't be written to. Next: change its owner or mode, or name another folder in the option dir.")
+            raise StoreError(f"{existing} cannot be written to. Next: change its owner or mode, or set another directory in the option dir.")
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """The only one to write here; other runs wait."""
+        """The exclusive right to write here; other runs wait."""
         with self._explained():
             self.home.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
@@ -160,11 +160,11 @@ class Store:
         except OSError as error:
             place = error.filename or self.folder
             raise StoreError(
-                f"The report can't be written: {error.strerror} ({place}). Next: see to space and rights there, or change the option dir."
+                f"The report cannot be written: {error.strerror} ({place}). Next: check free space and permissions there, or change the option dir."
             ) from error
 
     def salt(self, keep: bool) -> bytes:
-        """What hashes of session IDs are made with; kept, so that they are the same in the next run."""
+        """The salt for hashes of session IDs, kept to give the same hashes in the next run."""
         path = self.folder / SALT
         with contextlib.suppress(FileNotFoundError), self._explained_but_missing():
             return path.read_bytes()
@@ -181,10 +181,10 @@ class Store:
         except FileNotFoundError:
             raise
         except OSError as error:
-            raise StoreError(f"{error.filename} can't be read: {error.strerror}. Next: run as the user that wrote it, or change the option dir.") from error
+            raise StoreError(f"{error.filename} cannot be read: {error.strerror}. Next: run as the user that wrote it, or change the option dir.") from error
 
     def run_for(self, now: datetime) -> Path:
-        """A folder for this run that is not there yet."""
+        """A directory for this run that does not exist yet."""
         moment = now.strftime("%Y%m%dT%H%M%SZ")
         number = 1
         while (run := self.home / (moment if number == 1 else f"{moment}-{number}")).exists():
@@ -192,7 +192,7 @@ class Store:
         return run
 
     def publish(self, run: Path, files: dict[str, str], brief: Brief) -> None:
-        """All files of a run at once, then the link; under the lock."""
+        """Publish all files of a run at once, then the link. Requires the lock."""
         self._sweep()
         partial = self.home / f".partial-{secrets.token_hex(8)}"
         partial.mkdir()
@@ -209,7 +209,7 @@ class Store:
         write(self.home / BRIEF, (json.dumps(dataclasses.asdict(brief)) + "\n").encode())
 
     def _sweep(self) -> None:
-        """What a run left that was killed while it wrote: nobody else writes now."""
+        """Remove leftovers of a killed run; the lock guarantees that there is no other writer."""
         for path in self.home.iterdir():
             if PARTIAL.fullmatch(path.name):
                 if path.is_symlink() or path.is_file():
@@ -218,7 +218,7 @@ class Store:
                     remove_run(path)
 
     def tidy(self, run: Path, keep: int, keep_days: int, now: datetime) -> list[str]:
-        """Delete runs that are too many or too old, but never this one or what is no report; the names of what went."""
+        """Delete surplus and old runs, but never this run or a directory without a report. Returns the names of deleted runs."""
         oldest = (now - timedelta(days=keep_days)).strftime("%Y%m%dT%H%M%SZ")
         others = sorted((path for path in runs_of(self.home) if path != run), key=run_order, reverse=True)
         doomed = [path for place, path in enumerate(others, start=2) if place > keep or path.name < oldest]
@@ -229,21 +229,21 @@ class Store:
         return report is not None and report.cluster == self.cluster
 
     def briefs(self) -> list[Brief]:
-        """What is known of every cluster that reports into this folder."""
-        found = []
+        """The briefs of all clusters that report into this directory."""
+        briefs = []
         for path in sorted(self.folder.glob(f"*/{BRIEF}")):
             with contextlib.suppress(OSError, ValueError):
                 brief = read(Brief, json.loads(path.read_text(encoding="utf-8")))
                 if brief.cluster == path.parent.name:
-                    found.append(brief)
-        return found
+                    briefs.append(brief)
+        return briefs
 
     def publish_index(self, page: str) -> None:
         write(self.folder / INDEX, page.encode("utf-8"))
 
 
 def write(path: Path, content: bytes, mode: int = 0o666) -> None:
-    """The whole file or, if something fails, what was there before."""
+    """Write a file atomically: if something fails, the old content stays."""
     temporary = path.with_name(f".partial-{secrets.token_hex(8)}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
@@ -258,7 +258,7 @@ def write(path: Path, content: bytes, mode: int = 0o666) -> None:
 
 
 def remove_run(run: Path) -> bool:
-    """The files of a report and the folder, if nothing else is in it."""
+    """Remove a report's files and directory, if it contains nothing else."""
     if any(path.name not in FILES and not PARTIAL.fullmatch(path.name) for path in run.iterdir()):
         return False
     for path in run.iterdir():

@@ -2,14 +2,14 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""How the pages look: light, dark, on paper, on a phone. All of it is in the page, as nothing is fetched.
+"""The style of the pages: light, dark, print and mobile. It is part of the page, which fetches nothing.
 
 This module util is private to the collection: it may change at any time.
 """
 
 from __future__ import annotations
 
-# How many hues pods have before they begin again.
+# The number of hues for pods before they repeat.
 HUES = 6
 
 STYLE = """

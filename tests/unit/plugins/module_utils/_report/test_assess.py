@@ -46,7 +46,7 @@ def test_where_a_probe_can_not_tell_the_rules_do():
     assert gone is not None
     told = only(run_of(probed("inconclusive", static=gone)))
     assert (told.mode, told.verdict, told.status) == ("live", "does_not", "red")
-    assert told.why.startswith(f"{gone.why}; the probe could not tell: ")
+    assert told.why.startswith(f"{gone.why}; the probe was inconclusive: ")
     assert only(run_of(probed("passed", static=gone))).verdict == "passed"
     assert only(run_of(probed("inconclusive", static=unknown))).verdict == "inconclusive"
     assert only(run_of(probed("inconclusive", static=gone, single=True))).verdict == "inconclusive"
@@ -55,7 +55,7 @@ def test_where_a_probe_can_not_tell_the_rules_do():
 def test_a_probe_that_is_missing_is_an_error_whatever_the_rules_say():
     found = only(run_of(seen("sticks", live=True)))
     assert (found.verdict, found.status) == ("error", "red")
-    assert "neither a result nor an error was handed over" in found.why
+    assert "there is neither a result nor an error" in found.why
     assert only(run_of(entry("cart"))).verdict == "error"
     assert only(run_of(entry("cart", error="no probe pod"))).why == "no probe pod"
     assert "'splendid'" in only(run_of(probed(recorded("passed") | {"verdict": "splendid"}))).why
@@ -96,7 +96,7 @@ def test_a_disturbed_window_is_no_alarm_until_it_lasts_too_long():
         assert "without a new one it turns red at 2026-11-25T12:00:00Z" in only(report).why
     report = run_of(probed("inconclusive"), after=report, hours=24)
     assert (only(report).status, only(report).since) == ("red", "2026-11-25T12:00:00Z")
-    assert only(report).why.startswith("no conclusive verdict for 24 h, allowed are 24 h. Its last conclusive verdict is passed")
+    assert only(report).why.startswith("no conclusive verdict for 24 h (maximum 24 h). The last conclusive verdict was passed")
     assert only(run_of(probed("passed"), after=report, hours=25)).status == "green"
 
 
@@ -111,7 +111,7 @@ def test_what_was_broken_stays_red_until_something_shows_that_it_is_mended():
     broken = run_of(probed("failed"))
     still = run_of(probed("inconclusive"), after=broken, hours=1)
     assert (only(still).status, only(still).since) == ("red", "2026-11-24T12:00:00Z")
-    assert "nothing shows that it is mended" in only(still).why
+    assert "no verdict since shows that it is fixed" in only(still).why
     assert only(run_of(probed("passed"), after=still, hours=2)).status == "green"
 
 
@@ -161,7 +161,7 @@ def test_after_its_day_it_is_red_again_and_says_so():
     before = run_of(probed("failed"), settings=replace(SETTINGS, waivers=(waiver("failed"),)))
     after = run_of(probed("failed"), after=before, hours=12, settings=replace(SETTINGS, waivers=(waiver("failed"),)))
     assert (only(after).status, only(after).since) == ("red", "2026-11-24T12:00:00Z")
-    assert only(after).why.startswith("the waiver of team shop ended on 2026-11-24 (being moved): ")
+    assert only(after).why.startswith("the waiver of team shop expired on 2026-11-24 (being moved): ")
     assert only(after).waiver
     assert only(after).waiver.expired
     healthy = only(run_of(probed("passed"), settings=replace(SETTINGS, waivers=(waiver("failed", YESTERDAY),))))

@@ -39,7 +39,7 @@ def test_other_backends():
     found = only(run_of(probed(now), after=run_of(probed("passed")), hours=1)).continuity
     assert found
     assert found.state == "backends_changed"
-    assert found.detail == "the backends are others (1 went, 1 came); 36 of 36 sessions kept their pod"
+    assert found.detail == "the backends changed (1 removed, 1 added); 36 of 36 sessions kept their pod"
 
 
 def test_other_sessions_and_other_keys():

@@ -142,7 +142,7 @@ def test_junit_has_a_case_for_each_service():
 def test_junit_of_a_cluster_that_could_not_be_looked_at():
     (suite,) = parsed(to_junit(run_of(error="connection\nrefused")))
     assert [(case.get("name"), case[0].tag, case[0].get("message")) for case in suite] == [
-        ("all of the cluster can be looked at", "error", "connection refused")
+        ("the whole cluster can be inspected", "error", "connection refused")
     ]
 
 
@@ -190,7 +190,7 @@ def test_table():
 def test_table_of_wide_letters_and_lines():
     lines = to_table(run_of(entry("会" * 60, error="first\nsecond " + "é" * 200)))
     assert all(len(line) <= WIDTH and "\n" not in line for line in lines)
-    assert to_table(run_of(error="refused"))[1] == "  not all could be looked at: refused"
+    assert to_table(run_of(error="refused"))[1] == "  not everything could be inspected: refused"
 
 
 # -- HTML --
@@ -266,12 +266,12 @@ def test_page():
         "0.44%",
     ):
         assert wanted in page.text, wanted
-    assert page.text.count("Every session and the pods that answered it") == 5
+    assert page.text.count("Every session and the pods that it landed on") == 5
 
 
 def test_page_without_services():
     assert "No service of this cluster asks for session affinity." in check_page(to_html(run_of())).text
-    assert "Not all could be looked at: refused" in check_page(to_html(run_of(error="refused"))).text
+    assert "Not everything could be inspected: refused" in check_page(to_html(run_of(error="refused"))).text
 
 
 def test_index():

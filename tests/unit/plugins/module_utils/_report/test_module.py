@@ -96,7 +96,7 @@ def test_clusters_share_a_page(report: Report, home: Path):
     page = (home.parent / "index.html").read_text()
     assert "1 of 2 clusters need attention." in page
     assert 'href="prod/20261124T120000Z/index.html"' in page
-    assert "Not all could be looked at: connection refused" in page
+    assert "Not everything could be inspected: connection refused" in page
 
 
 def _of_its_own(folder: str, cluster: str) -> None:
@@ -158,7 +158,7 @@ def test_nothing_half_written_is_seen(report: Report, home: Path, monkeypatch: p
     monkeypatch.setattr(store, "write", full)
     found = report(of("failed"), now=at(13))
     assert count > 1
-    assert (found["rc"], found["msg"].split(": ")[0]) == (1, "The report can't be written")
+    assert (found["rc"], found["msg"].split(": ")[0]) == (1, "The report cannot be written")
     assert "No space left on device" in found["msg"]
     assert "option dir" in found["msg"]
     assert (home.parent / "index.html").read_bytes() == page
@@ -250,7 +250,7 @@ WAIVER = {"service": "shop/*", "match": "failed", "owner": "me", "reason": "beca
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"cluster": "../etc"}, "Option cluster is '../etc', which can't name a folder"),
+        ({"cluster": "../etc"}, "Option cluster is '../etc', which cannot name a directory"),
         ({"cluster": "a/b"}, "Option cluster is 'a/b'"),
         ({"cluster": ""}, "Option cluster is ''"),
         ({"cluster": "index.html"}, "Option cluster is 'index.html'"),
@@ -278,12 +278,12 @@ def test_bad_input(report: Report, home: Path, options: dict[str, Any], message:
 
 def test_folders_that_are_none(report: Report, tmp_path: Path, home: Path):
     (tmp_path / "file").write_text("")
-    assert "is no folder. Next: move it away" in report(of("passed"), dir=str(tmp_path / "file"))["msg"]
-    assert "can't be written" in report(of("passed"), dir=str(tmp_path / "file/below"))["msg"]
+    assert "is not a directory. Next: move it away" in report(of("passed"), dir=str(tmp_path / "file"))["msg"]
+    assert "cannot be written" in report(of("passed"), dir=str(tmp_path / "file/below"))["msg"]
     (home / "latest").mkdir(parents=True)
-    assert "is no link that this module made" in report(of("passed"))["msg"]
+    assert "is not a link of this module" in report(of("passed"))["msg"]
     (tmp_path / "reports/.salt").mkdir()
-    assert ".salt can't be read: Is a directory" in report(of("passed"), cluster="other", hash_session_ids=True)["msg"]
+    assert ".salt cannot be read: Is a directory" in report(of("passed"), cluster="other", hash_session_ids=True)["msg"]
 
 
 def test_two_ports_of_a_service(report: Report):
