@@ -342,13 +342,13 @@ def read_entries(services: list[dict[str, Any]]) -> list[Entry]:
         )
         for given in services
     ]
-    seen = set()
+    identities = set()
     for number, entry in enumerate(entries):
         if not entry.namespace or not entry.service:
             raise BadOptionError(f"Option services[{number}] has an empty namespace or service; name both.")
-        if entry.identity in seen:
+        if entry.identity in identities:
             raise BadOptionError(f"Option services has {entry.namespace}/{entry.service} twice; remove one, or give each its port.")
-        seen.add(entry.identity)
+        identities.add(entry.identity)
     return entries
 
 

@@ -42,8 +42,8 @@ def hide(entry: Entry, hashed: Callable[[str], str]) -> Entry:
         result = dataclasses.replace(_in_sentences(result, in_text), sessions=sessions)
     static = entry.static
     if static:
-        looked = tuple(dataclasses.replace(session, id=hashed(session.id)) for session in static.sessions)
-        static = dataclasses.replace(_in_sentences(static, in_text), sessions=looked)
+        predicted = tuple(dataclasses.replace(session, id=hashed(session.id)) for session in static.sessions)
+        static = dataclasses.replace(_in_sentences(static, in_text), sessions=predicted)
     return dataclasses.replace(entry, result=result, static=static, error=in_text(entry.error) if entry.error else entry.error)
 
 

@@ -53,7 +53,7 @@ def section(service: ServiceReport) -> Html:
     summary = tag("summary", name, badge(service.status), verdict, strip(service.history))
     since = tag("p", "Broken since ", moment(service.since), class_="since") if service.since else None
     why = tag("p", service.why[:1].upper() + service.why[1:], class_="why")
-    parts = (since, why, waiver(service), each(map(finding, service.findings)), probed(service), looked(service), past(service))
+    parts = (since, why, waiver(service), each(map(finding, service.findings)), probed(service), inspected(service), past(service))
     folded = service.status in (GREEN, NOT_APPLICABLE)
     return tag("article", tag("details", summary, *parts, open=not folded), id=anchor(service), class_=f"panel {service.status}")
 
@@ -281,7 +281,7 @@ def session_row(session: SessionSeen) -> tuple[Child, ...]:
 # -- the inspection, and the history --
 
 
-def looked(service: ServiceReport) -> Html:
+def inspected(service: ServiceReport) -> Html:
     static = service.static
     if static is None:
         return Html()
