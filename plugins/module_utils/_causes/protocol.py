@@ -45,7 +45,7 @@ PROTOCOLS = "https://istio.io/latest/docs/ops/configuration/traffic-management/p
 
 
 def protocol(port: JsonDict) -> str:
-    """The protocol of a port: its appProtocol, else its name up to the first dash. Empty if Istio detects the protocol."""
+    """What Istio takes a port for: by appProtocol, else by the name up to its first dash; nothing means that it is sniffed."""
     name = str(port.get("name") or "").split("-", maxsplit=1)[0].lower()
     known = (*HTTP, *TLS, "tcp", "udp", "mongo", "mysql", "redis")
     return str(port.get("appProtocol") or "").lower() or (name if name in known else "")
