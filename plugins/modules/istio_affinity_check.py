@@ -53,7 +53,7 @@ options:
     description:
       - How much to send unless O(sessions), O(session_ids) and O(requests) set it.
       - V(quick) sends 3 requests for each session, V(default) 20 and V(deep) 50.
-      - V(quick) and V(default) use 20 sessions or 12 for each ready backend, V(deep) at least 60. None uses more than 120.
+      - V(quick) and V(default) use 20 sessions, or 12 for each ready backend if that is more, V(deep) at least 60. None uses more than 120.
     type: str
     choices: [quick, default, deep]
     default: default

@@ -63,7 +63,7 @@ options:
         type: bool
         default: false
       single:
-        description: Whether the service has one replica by intent. Affinity is then not applicable.
+        description: Whether the service has one replica by intent. An inconclusive result is then not applicable.
         type: bool
         default: false
       result:
