@@ -22,6 +22,7 @@ SHIPPED = {"changelogs", "docs", "meta", "monitoring", "playbooks", "plugins", "
     "LICENSE",
     "MANIFEST.json",
     "README.md",
+    "SECURITY.md",
 }
 COMPLETE = ("meta", "monitoring", "playbooks", "plugins", "roles")
 
