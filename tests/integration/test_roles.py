@@ -70,9 +70,9 @@ def test_site_shows_pods_sessions_and_verdict(sample: Played):
     assert sample.named("Verdict").result["msg"].startswith("passed: ")
     assert max(len(line) for line in [*pods, *sessions]) <= 80
     # Cluster and API server are named before anything else happens.
-    assert next(task.name for task in sample.tasks if task.status == "ok") == "Cluster, context and API server"
-    assert "context istio-lab" in sample.named("Cluster, context and API server").result["msg"]
-    assert "https://127.0.0.1:26443" in sample.named("Cluster, context and API server").result["msg"]
+    assert next(task.name for task in sample.tasks if task.status == "ok") == "Show cluster, context and API server"
+    assert "context istio-lab" in sample.named("Show cluster, context and API server").result["msg"]
+    assert "https://127.0.0.1:26443" in sample.named("Show cluster, context and API server").result["msg"]
 
 
 @pytest.mark.usefixtures("sample")
@@ -147,7 +147,7 @@ def test_altered_objects_are_put_right(ansible: Ansible, kubectl: Kubectl):
     kubectl(*shlex.split(ALTERED[rule]))
     failed = ansible(SITE, arguments=("--tags", "verify")).expect(2)
     assert any(line.endswith("moved") for line in failed.named("Sessions").result["msg"])
-    assert failed.named("Verdict, affinity is not proven").result["msg"].startswith("failed: ")
+    assert failed.named("Report that affinity is not proven").result["msg"].startswith("failed: ")
 
     for item in set(ALTERED) - {rule}:
         kubectl(*shlex.split(ALTERED[item]))
