@@ -41,9 +41,7 @@ def _items(played: Played) -> set[str]:
 
 def _tasks(played: Played) -> set[str]:
     """The names of the tasks that changed something, those of check mode as what they stand for."""
-    return {
-        name.rpartition(": ")[2].removesuffix(" (check mode)").removesuffix(", or correct its labels") for name in played.changed
-    }
+    return {name.rpartition(": ")[2].removesuffix(" (check mode)").removesuffix(", or correct its labels") for name in played.changed}
 
 
 def _get(kubectl: Kubectl, *words: str) -> Any:
