@@ -6,7 +6,7 @@ from __future__ import annotations
 
 
 class ModuleDocFragment:
-    """Options that name the service, the key and the client pods."""
+    """Options that select the service, the key and the client pods."""
 
     DOCUMENTATION = r"""
 options:
@@ -21,30 +21,30 @@ options:
   port:
     description:
       - The port number of the service.
-      - The default is its only port, or the only port that its name or C(appProtocol) declares as HTTP.
+      - The default is its only port, or the only port that Istio treats as HTTP by its name or C(appProtocol).
     type: int
   client:
     description:
-      - The client pods inside the mesh.
-      - The module never runs anything in a pod that is neither named nor selected here.
+      - The pods inside the mesh that send the requests.
+      - The module only runs commands in pods that are named here or carry the label.
     type: dict
     suboptions:
       pod:
         description:
           - The name of one pod.
-          - A pod without a sidecar is accepted, because a missing sidecar is one of the causes that the module reports.
+          - A pod without a sidecar is accepted, because a missing sidecar is a cause for sessions that do not stick.
         type: str
       selector:
-        description: The label selector of the client pods. The module uses one ready pod for each zone.
+        description: The label selector of the client pods. One ready pod in each zone is used.
         type: str
         default: meshops.istio/probe=true
       container:
         description:
-          - The container to run the requests in.
-          - The default is the default container of C(kubectl exec), but never C(istio-proxy), whose traffic bypasses the mesh.
+          - The container that runs the commands.
+          - The default is the container that C(kubectl exec) uses, but never C(istio-proxy), whose traffic bypasses the mesh.
         type: str
       namespace:
-        description: The namespace of the client pods. The default is that of the service.
+        description: The namespace of the client pods. The default is the namespace of the service.
         type: str
       max:
         description: The maximum number of client pods, regardless of zone.
@@ -52,8 +52,8 @@ options:
   key:
     description:
       - The part of the request that identifies a session.
-      - The default is the key of the rule in force. Set it if you know it, because a check that takes its key from the
-        rule cannot detect a rule with the wrong key.
+      - The default is the key of the rule in force. Set it whenever you know it, because a check that takes its key
+        from the rule cannot detect a rule with the wrong key.
     type: dict
     suboptions:
       type:
@@ -66,12 +66,12 @@ options:
         type: str
       cookie:
         description:
-          - Where the value of the cookie comes from.
-          - With V(given), the module sends the session ID as the value.
-          - With V(learned), the first request of a session has no cookie. Later requests send the cookie that the first
-            response set, whether by Envoy (a rule with C(ttl)) or by the application. The first request counts, which
-            is why a cookie that the application issues only after the request has landed does not stick.
-          - With V(browser), the module also follows every later C(Set-Cookie) of that name.
+          - Where the values of a cookie come from.
+          - With V(given) the session IDs are sent as the value of the cookie.
+          - With V(learned) the first request of a session has no cookie. All later requests send the cookie that the
+            first response sets, whether Envoy (a rule with C(ttl)) or the application issues it. The first request
+            counts, so a cookie that the application issues after the first request has landed does not stick.
+          - With V(browser) every later C(Set-Cookie) of that name is followed too.
         type: str
         choices: [given, learned, browser]
         default: given
