@@ -151,7 +151,7 @@ def lock_holder(layout: Layout) -> str | None:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return None
     except BlockingIOError:
-        return (layout.cache / "lock").read_text().strip() or "somebody"
+        return (layout.cache / "lock").read_text().strip() or "an unknown holder"
     except OSError:
         return None
 

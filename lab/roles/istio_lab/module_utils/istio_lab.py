@@ -179,7 +179,7 @@ def kill(pid: int) -> None:
 def stop_node(layout: Layout, name: str) -> bool:
     """Ends a node: its PID 1 takes all its processes, mounts and interfaces with it. Returns whether there was anything to end.
 
-    The node of another cache's lab is not this one, though it bears the same name.
+    The node of another cache's lab is not this one, although it has the same name.
     """
     if other_cache(layout):
         return False
