@@ -94,7 +94,7 @@ def secrets_of_an_account(want: Object, live: Object) -> Object:
     return {**{name: value for name, value in live.items() if name in ("secrets", "imagePullSecrets")}, **want}
 
 
-def what_istiod_writes_into_webhooks(want: Object, live: Object) -> Object:
+def webhook_fields_of_istiod(want: Object, live: Object) -> Object:
     """Keep istiod's certificate and, for validating webhooks, the policy that istiod sets to `Fail` once it is ready."""
     if "webhooks" not in want:
         return want
@@ -114,7 +114,7 @@ KEPT: tuple[Callable[[Object, Object], Object], ...] = (
     fields_of_the_cluster,
     time_of_a_restart,
     secrets_of_an_account,
-    what_istiod_writes_into_webhooks,
+    webhook_fields_of_istiod,
 )
 
 
