@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,25 +53,24 @@ def _description(option: dict[str, Any]) -> str:
     return re.sub(r"\s+", " ", text) + (f" {which} of {choices}." if choices else "")
 
 
+# Ansible's markup as Markdown, as far as roles use it.
+MARKUP: dict[type, Callable[[Any], str]] = {
+    dom.TextPart: lambda part: part.text,
+    dom.BoldPart: lambda part: f"**{part.text}**",
+    dom.CodePart: lambda part: f"`{part.text}`",
+    dom.OptionNamePart: lambda part: f"`{part.name}`" if part.value is None else f"`{part.name}: {part.value}`",
+    dom.OptionValuePart: lambda part: f"`{part.value}`",
+    dom.EnvVariablePart: lambda part: f"`{part.name}`",
+    dom.ModulePart: lambda part: f"`{part.fqcn}`",
+    dom.PluginPart: lambda part: f"`{part.plugin.fqcn}`",
+    dom.LinkPart: lambda part: f"[{part.text}]({part.url})",
+}
+
+
 def _plain(part: dom.AnyPart) -> str:
-    """Ansible's markup as Markdown, as far as roles use it."""
-    if isinstance(part, dom.TextPart):
-        return part.text
-    if isinstance(part, (dom.CodePart, dom.OptionValuePart)):
-        return f"`{part.text if isinstance(part, dom.CodePart) else part.value}`"
-    if isinstance(part, dom.OptionNamePart):
-        return f"`{part.name}`" if part.value is None else f"`{part.name}: {part.value}`"
-    if isinstance(part, dom.EnvVariablePart):
-        return f"`{part.name}`"
-    if isinstance(part, dom.ModulePart):
-        return f"`{part.fqcn}`"
-    if isinstance(part, dom.PluginPart):
-        return f"`{part.plugin.fqcn}`"
-    if isinstance(part, dom.BoldPart):
-        return f"**{part.text}**"
-    if isinstance(part, dom.LinkPart):
-        return f"[{part.text}]({part.url})"
-    sys.exit(f"{part} is markup that .ci/role_variables.py does not know. Next: add it to _plain.")
+    if type(part) not in MARKUP:
+        sys.exit(f"{part} is markup that .ci/role_variables.py does not know. Next: add it to MARKUP.")
+    return MARKUP[type(part)](part)
 
 
 def readme(role: Path) -> str:

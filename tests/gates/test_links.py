@@ -44,9 +44,8 @@ def broken_links(tree: Path, page: Path) -> Iterator[str]:
         path, _mark, anchor = (link[own.end() :] if own else link).partition("#")
         base = ROOT if own else (tree / page).parent
         target = (base / path).resolve() if path else tree / page
-        if not target.exists() or not target.is_relative_to(base if own else tree.resolve()):
-            yield link
-        elif anchor and target.suffix == ".md" and anchor not in anchors(target):
+        inside = target.exists() and target.is_relative_to(base if own else tree.resolve())
+        if not inside or (anchor and target.suffix == ".md" and anchor not in anchors(target)):
             yield link
 
 
