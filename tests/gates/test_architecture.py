@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 meshops.istio contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""docs/architecture.md and docs/developing.md name what is there: rooms, files, and the tests to run."""
+"""docs/architecture.md and docs/developing.md name rooms, files and tests that exist."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from harness import ROOT
+from harness import BIN, ROOT, run
 
 UTILS = ROOT / "plugins/module_utils"
 ROW = re.compile(r"^\| `(_\w+(?:/|\.py))` \|", re.MULTILINE)
@@ -26,3 +26,15 @@ def test_paths_exist(page: str):
     named = set(PATH.findall((ROOT / page).read_text()))
     assert len(named) > 10
     assert not [name for name in sorted(named) if not (ROOT / name).exists() and not (UTILS / name).exists()]
+
+
+@pytest.mark.slow
+def test_commands_select_tests():
+    """Each call of pytest in docs/developing.md, but for the one with the ID of the example."""
+    calls = re.findall(r"^\.venv/bin/pytest (.*?) *(?:#.*)?$", (ROOT / "docs/developing.md").read_text(), re.MULTILINE)
+    assert len(calls) > 5
+    folders = [ROOT / "tests" / name for name in ("gates", "unit", "integration")]
+    collected = run(BIN / "pytest", "--collect-only", "-q", *folders).expect().stdout.splitlines()
+    for call in calls:
+        places, _option, word = call.replace("-k C99", "").partition("-k ")
+        assert all(any(name.startswith(place) and word in name for name in collected) for place in places.split()), call
