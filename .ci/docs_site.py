@@ -77,7 +77,7 @@ def main() -> None:
         pages(source / "pages")
         inventory(source, source / "ansible.inv")
         shutil.rmtree(out, ignore_errors=True)
-        subprocess.run((BIN / "sphinx-build", "-W", "--keep-going", "-q", "-b", "html", "-d", work / "doctrees", source, out), check=True)
+        subprocess.run((sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", "-d", work / "doctrees", source, out), check=True)
     print(f"{out / 'index.html'}")
 
 
