@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 meshops.istio contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Shows that a long step of the lab is alive: every few seconds the last line of its log."""
+"""Shows the progress of a long step of the lab: the last line of its log, every ten seconds."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ INTERVAL = 10
 
 
 def last_line(log: Path, since: float) -> str | None:
-    """The end of a log that was written to since a task began."""
+    """The last line of a log, if it was written since the task began."""
     try:
         if log.stat().st_mtime < since:
             return None
@@ -52,7 +52,7 @@ class CallbackModule(CallbackBase):
         while not done.wait(INTERVAL):
             line = last_line(log, started)
             if line:
-                # Straight to the descriptor: no lock of Python's is held when Ansible forks.
+                # Written directly to the descriptor: Ansible must not fork while a lock of Python's buffered output is held.
                 os.write(1, f"  {time.time() - started:5.0f} s  {line[:140]}\n".encode())
 
     def v2_playbook_on_play_start(self, play: Any) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 
 class ModuleDocFragment:
-    """Attributes that all modules of the collection share: they read, and change nothing."""
+    """Attributes that all modules of the collection share: they never change anything."""
 
     DOCUMENTATION = r"""
 options: {}

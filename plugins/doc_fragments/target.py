@@ -6,7 +6,7 @@ from __future__ import annotations
 
 
 class ModuleDocFragment:
-    """Options that say which service is meant, by which key, and from where it is looked at."""
+    """Options that select the service, the key and the client pods."""
 
     DOCUMENTATION = r"""
 options:
@@ -20,40 +20,40 @@ options:
     required: true
   port:
     description:
-      - The port of the service, by its number.
-      - The default is its only port, or the only one that Istio takes for HTTP by its name or C(appProtocol).
+      - The port number of the service.
+      - The default is its only port, or the only port that Istio treats as HTTP by its name or C(appProtocol).
     type: int
   client:
     description:
-      - The pods inside the mesh from which the service is seen.
-      - The module never runs anything in a pod that is neither named here nor carries the label.
+      - The pods inside the mesh that send the requests.
+      - The module only runs commands in pods that are named here or carry the label.
     type: dict
     suboptions:
       pod:
         description:
           - The name of one pod.
-          - A pod without sidecar is accepted here, as that is a cause for sessions that do not stick.
+          - A pod without a sidecar is accepted, because a missing sidecar is a cause for sessions that do not stick.
         type: str
       selector:
-        description: The label selector of the client pods. One ready pod for each zone is taken.
+        description: The label selector of the client pods. One ready pod in each zone is used.
         type: str
         default: meshops.istio/probe=true
       container:
         description:
-          - The container to run in.
-          - The default is the one that C(kubectl exec) takes, but never C(istio-proxy), whose traffic bypasses the mesh.
+          - The container that runs the commands.
+          - The default is the container that C(kubectl exec) uses, but never C(istio-proxy), whose traffic bypasses the mesh.
         type: str
       namespace:
-        description: The namespace of the client pods, by default that of the service.
+        description: The namespace of the client pods. The default is the namespace of the service.
         type: str
       max:
-        description: Take up to so many ready pods of the selector, whatever their zones.
+        description: The maximum number of client pods, regardless of zone.
         type: int
   key:
     description:
-      - What tells one session from another.
-      - The default is the key of the rule in force. Give it wherever you know it, because a check that takes its key
-        from the rule can't find a rule with the wrong key.
+      - The part of the request that identifies a session.
+      - The default is the key of the rule in force. Set it whenever you know it, because a check that takes its key
+        from the rule cannot detect a rule with the wrong key.
     type: dict
     suboptions:
       type:
@@ -67,10 +67,10 @@ options:
       cookie:
         description:
           - Where the values of a cookie come from.
-          - With V(given) the session IDs are sent as the cookie's value.
-          - With V(learned) the first request of a session has no cookie, and the one that its answer sets is sent from
-            then on, whoever set it, Envoy (a rule with C(ttl)) or the application. The first request counts, so a cookie
-            that the application issues after the request has landed somewhere is found not to stick.
+          - With V(given) the session IDs are sent as the value of the cookie.
+          - With V(learned) the first request of a session has no cookie. All later requests send the cookie that the
+            first response sets, whether Envoy (a rule with C(ttl)) or the application issues it. The first request
+            counts, so a cookie that the application issues after the first request has landed does not stick.
           - With V(browser) every later C(Set-Cookie) of that name is followed too.
         type: str
         choices: [given, learned, browser]

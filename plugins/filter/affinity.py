@@ -2,12 +2,11 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What the role istio_affinity decides between its tasks: which services opted in, what is to be sent, and what is reported. Pure.
+"""The decisions that the role `istio_affinity` takes between its tasks: which services opted in, the probe plan, and the report entries. Pure.
 
-Each filter is documented in a file of its name. Everything here comes from and goes to Ansible, so services are dicts:
-a I(target) has the options of an entry of C(istio_affinity_services), a I(found) service is an entry of what
-M(meshops.istio.istio_affinity_info) returns, and an I(entry) has the options of C(services) of
-M(meshops.istio.istio_affinity_report).
+Each filter is documented in a file of its name. Ansible passes services as dicts: a `target` has the options of an entry of
+`istio_affinity_services`, a `found` service is an entry of the result of `istio_affinity_info`, and an `entry` has the options of
+`services` of `istio_affinity_report`.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ KEYS = ("header", "cookie", "query")
 
 
 def affinity_targets(listed: Any, services: Any = ()) -> list[Options]:
-    """What opted in, by name. What the inventory says of a service counts before what its annotations say."""
+    """The services that opted in, by name. Options in the inventory override those in annotations."""
     given = [entry for entry in dicts(listed, "affinity_targets") if entry.get("namespace") and entry.get("service")]
     annotated = {name_of(target): target for target in map(annotated_target, dicts(services, "affinity_targets")) if target}
     merged = [merged_target(entry, annotated.get(name_of(entry), {})) for entry in given]
@@ -42,28 +41,28 @@ def affinity_targets(listed: Any, services: Any = ()) -> list[Options]:
 
 
 def affinity_plan(targets: Any, found: Any, looked: bool = True, namespaces: Sequence[str] = ()) -> list[Options]:
-    """What a run is to do: C(entry) as it would be reported if it ended here, and the C(target), which is empty where no service opted in."""
-    seen = dicts(found, "affinity_plan")
-    asked = dicts(targets, "affinity_plan")
-    names = {name_of(target) for target in asked}
-    planned = [planned_target(target, seen, looked and target["namespace"] in (namespaces or [target["namespace"]])) for target in asked]
-    return planned + [only_looked_at(service, seen) for service in seen if name_of(service) not in names]
+    """The probe plan: for each service the `entry`, as reported if the run ended here, and the `target`, which is empty if it did not opt in."""
+    static = dicts(found, "affinity_plan")
+    opted_in = dicts(targets, "affinity_plan")
+    names = {name_of(target) for target in opted_in}
+    planned = [planned_target(target, static, looked and target["namespace"] in (namespaces or [target["namespace"]])) for target in opted_in]
+    return planned + [static_only(service, static) for service in static if name_of(service) not in names]
 
 
 def affinity_entries(plan: Any, checked: Any, reason: str = "the run ended before") -> list[Options]:
-    """The plan's entries with the outcome of each check; one that was to be probed and was not says so, as nobody is to take it for looked at."""
+    """The entries of the plan with the outcome of each check. A planned probe without outcome becomes an error, never an apparent success."""
     outcomes = {identity_of(entry): entry for entry in dicts(checked, "affinity_entries")}
     entries = [item["entry"] for item in dicts(plan, "affinity_entries")]
     return [outcomes.get(identity_of(entry), not_probed(entry, reason)) if entry["live"] else entry for entry in entries]
 
 
 def affinity_how_to_opt_in(plan: Any) -> list[str]:
-    """Lines with the annotations, and with the inventory, that would have the services probed that nobody opted in; none if there are none."""
+    """Lines with the annotations and the inventory entries that opt in the remaining services; empty if every service opted in."""
     services = [item["entry"]["static"] for item in dicts(plan, "affinity_how_to_opt_in") if not item["target"]]
     if not services:
         return []
     return [
-        "These services ask for affinity and were judged by configuration alone. To have one probed, annotate it, or list it in istio_affinity_services:",
+        "These services ask for affinity and got a static verdict only. To opt in to probing, annotate a service or list it in istio_affinity_services:",
         *map(annotation_of, services),
         "istio_affinity_services:",
         *map(inventory_line_of, services),
@@ -71,7 +70,7 @@ def affinity_how_to_opt_in(plan: Any) -> list[str]:
 
 
 class FilterModule:
-    """What Ansible loads."""
+    """The entry point that Ansible loads."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         return {
@@ -82,17 +81,17 @@ class FilterModule:
         }
 
 
-# -- who opted in --
+# -- services that opted in --
 
 
 def annotated_target(service: Mapping[str, Any]) -> Options:
-    """A Service's annotations as an entry of the inventory; empty where it did not opt in. C(refused) says what is wrong with them."""
+    """A Service's annotations as an inventory entry; empty if it did not opt in. `refused` describes invalid annotations."""
     meta = service["metadata"]
     marks: Mapping[str, str] = meta.get("annotations") or {}
     if PROBE not in marks:
         return {}
     target: Options = {"namespace": meta["namespace"], "service": meta["name"], "path": marks[PROBE]}
-    refused = [] if marks[PROBE].startswith("/") else [f"{PROBE} is '{marks[PROBE]}'; it must be a path, with a / at its beginning"]
+    refused = [] if marks[PROBE].startswith("/") else [f"{PROBE} is '{marks[PROBE]}'; it must be a path that starts with /"]
     if PROBE_KEY in marks:
         key = annotated_key(marks[PROBE_KEY])
         refused += [] if key else [f"{PROBE_KEY} is '{marks[PROBE_KEY]}'; it must be header:<name>, cookie:<name>, query:<name> or source_ip"]
@@ -106,7 +105,7 @@ def annotated_target(service: Mapping[str, Any]) -> Options:
 
 
 def annotated_key(text: str) -> Options:
-    """Empty for what is no key."""
+    """The key as a dict; empty if the text is not a valid key."""
     if text == "source_ip":
         return {"type": "source_ip"}
     kind, _colon, name = text.partition(":")
@@ -114,17 +113,17 @@ def annotated_key(text: str) -> Options:
 
 
 def merged_target(entry: Mapping[str, Any], annotated: Mapping[str, Any]) -> Options:
-    """Both words for yes and no are made what they mean, as a quoted "false" must not send a request, nor hide a verdict."""
+    """The inventory entry over the annotations. Booleans are converted: a quoted "false" must neither send a request nor hide a verdict."""
     kept = {name: value for name, value in annotated.items() if name != "refused"}
     target = kept | {name: value for name, value in entry.items() if value is not None}
     return target | {name: is_yes(target[name]) for name in ("probe", "single") if name in target}
 
 
-# -- what is to be done --
+# -- probe plan --
 
 
 def planned_target(target: Options, found: Sequence[Mapping[str, Any]], looked: bool) -> Options:
-    """C(looked) is whether rules were read where this service is, so that none found means that there is none."""
+    """The plan of one service that opted in. `looked`: rules in its namespace were read, and a missing rule is a fact."""
     same = [service for service in found if name_of(service) == name_of(target)]
     port = port_of(target)
     exact = next((service for service in same if port in (None, service.get("port"))), None)
@@ -133,7 +132,7 @@ def planned_target(target: Options, found: Sequence[Mapping[str, Any]], looked: 
         "namespace": target["namespace"],
         "service": target["service"],
         "port": port,
-        # Nothing is sent to one pod that is meant to be alone; more than one is to be told apart after all.
+        # A service with one replica by intent is probed only if there are more.
         "live": target.get("probe", True) and not (single and exact is not None and ready_pods(exact) < 2),
         "single": single,
         "static": judged_by_expectation(target, exact or next(iter(same), None), looked),
@@ -143,17 +142,17 @@ def planned_target(target: Options, found: Sequence[Mapping[str, Any]], looked: 
     return {"target": target, "entry": entry}
 
 
-def only_looked_at(service: Mapping[str, Any], found: Sequence[Mapping[str, Any]]) -> Options:
-    """The port is part of its name only where there are several."""
+def static_only(service: Mapping[str, Any], found: Sequence[Mapping[str, Any]]) -> Options:
+    """The plan of a service that did not opt in. The port identifies it only if the service has several."""
     ports = sum(1 for other in found if name_of(other) == name_of(service))
     entry = {"namespace": service["namespace"], "service": service["service"], "port": service.get("port") if ports > 1 else None}
     return {"target": {}, "entry": entry | {"live": False, "single": False, "static": service, "result": None, "error": None}}
 
 
 def judged_by_expectation(target: Options, service: Mapping[str, Any] | None, looked: bool) -> Mapping[str, Any] | None:
-    """What was found; that no rule asks for affinity, or one by another key than is expected, is a verdict too.
+    """The static verdict; `does_not` if no rule asks for affinity, or if the rule hashes on another key than expected.
 
-    A cookie that is learned may be one of Istio's persistent sessions, which need no rule.
+    A learned cookie may belong to Istio's persistent sessions, which need no rule.
     """
     expected = as_dict(target.get("key"))
     learned = expected.get("cookie", "given") != "given"
@@ -167,7 +166,7 @@ def judged_by_expectation(target: Options, service: Mapping[str, Any] | None, lo
 
 
 def same_key(expected: Mapping[str, Any], key: Mapping[str, Any]) -> bool:
-    """Names of headers alone are the same in any case."""
+    """Only header names ignore case."""
     kind, name, other = expected.get("type") or "header", expected.get("name") or "", key.get("name") or ""
     return kind == key.get("type") and (name.lower() == other.lower() if kind == "header" else name == other)
 
@@ -176,7 +175,7 @@ def not_probed(entry: Options, reason: str) -> Options:
     return entry | {"error": entry["error"] or f"It was not probed: {reason}"}
 
 
-# -- how to opt in --
+# -- opting in --
 
 
 def annotation_of(service: Mapping[str, Any]) -> str:
@@ -190,16 +189,16 @@ def inventory_line_of(service: Mapping[str, Any]) -> str:
     return f"  - {json.dumps({'namespace': service['namespace'], 'service': service['service'], 'key': key, 'path': '/'})}"
 
 
-# -- small words --
+# -- helpers --
 
 
 def is_yes(value: Any) -> bool:
-    """As Ansible reads a bool; what is none is a no."""
+    """Convert as Ansible converts a bool; anything else is false."""
     return bool(boolean(value, strict=False))  # type: ignore[no-untyped-call]  # ansible-core has no types for it
 
 
 def as_dict(value: Any) -> Options:
-    """As a module's option of type dict takes it (C(type=header name=x) is one); empty for what it would refuse."""
+    """Convert as a module option of type dict (`type=header name=x` is valid); empty for invalid values."""
     try:
         return dict(check_type_dict(value or {}))  # type: ignore[no-untyped-call]  # ansible-core has no types for it
     except TypeError:
@@ -215,7 +214,7 @@ def identity_of(entry: Mapping[str, Any]) -> tuple[str, str, int | None]:
 
 
 def port_of(entry: Mapping[str, Any]) -> int | None:
-    """None where there is none, or none that can be one."""
+    """None if there is no port, or no valid one."""
     text = str(entry.get("port") or "")
     return int(text) if text.isdecimal() else None
 

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What helm's own records in the cluster say of releases. Pure."""
+"""The state of Helm releases, from Helm's own records in the cluster. Pure."""
 
 from __future__ import annotations
 
@@ -14,56 +14,56 @@ from ansible_collections.meshops.istio.plugins.plugin_utils._lists import dicts
 
 Revision = dict[str, Any]
 
-# helm's words for revisions that came to an end; https://helm.sh/docs/helm/helm_status/ lists all of them.
+# Helm's statuses of completed revisions; https://helm.sh/docs/helm/helm_status/ lists all statuses.
 DEPLOYED = "deployed"
-ENDED = (DEPLOYED, "superseded", "uninstalled")
+COMPLETED = (DEPLOYED, "superseded", "uninstalled")
 
 
 def helm_history(records: Any, releases: Any, note: str = "") -> dict[str, Any]:
-    """C(revisions) of each release, oldest first; C(current), the one in force of each that has one; C(stuck), all that did not come to an end.
+    """`revisions` of each release, oldest first; `current`, the deployed revision of each release; `stuck`, revisions that were not completed.
 
-    helm refuses to go on after an attempt that failed or whose helm died, or takes it for done.
+    After a revision that failed or whose Helm died, Helm refuses to continue or treats it as complete.
     """
-    secrets, asked = dicts(records, "helm_history"), dicts(releases, "helm_history")
-    revisions = {release["name"]: revisions_of(release, secrets, note) for release in asked}
-    deployed = {name: [revision for revision in found if revision["status"] == DEPLOYED] for name, found in revisions.items()}
+    secrets = dicts(records, "helm_history")
+    revisions = {release["name"]: revisions_of(release, secrets, note) for release in dicts(releases, "helm_history")}
+    deployed = {name: [revision for revision in history if revision["status"] == DEPLOYED] for name, history in revisions.items()}
     return {
         "revisions": revisions,
-        "current": {name: found[-1] for name, found in deployed.items() if found},
-        "stuck": [revision for found in revisions.values() for revision in after_the_last_that_ended(found)],
+        "current": {name: history[-1] for name, history in deployed.items() if history},
+        "stuck": [revision for history in revisions.values() for revision in after_the_last_completed(history)],
     }
 
 
 class FilterModule:
-    """What Ansible loads."""
+    """The entry point that Ansible loads."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         return {"helm_history": helm_history}
 
 
 def revisions_of(release: Mapping[str, Any], secrets: Sequence[Mapping[str, Any]], note: str) -> list[Revision]:
-    found = [
+    history = [
         {
             "number": int(secret["metadata"]["labels"]["version"]),
             "status": secret["metadata"]["labels"]["status"],
             "secret": secret["metadata"]["name"],
             "namespace": secret["metadata"]["namespace"],
             "release": release["name"],
-            "note": noted((secret["metadata"].get("annotations") or {}).get(note)),
+            "note": parsed_note((secret["metadata"].get("annotations") or {}).get(note)),
         }
         for secret in secrets
         if (secret["metadata"]["labels"]["name"], secret["metadata"]["namespace"]) == (release["name"], release["namespace"])
     ]
-    return sorted(found, key=lambda revision: revision["number"])
+    return sorted(history, key=lambda revision: revision["number"])
 
 
-def after_the_last_that_ended(revisions: Sequence[Revision]) -> list[Revision]:
-    last = max((revision["number"] for revision in revisions if revision["status"] in ENDED), default=0)
+def after_the_last_completed(revisions: Sequence[Revision]) -> list[Revision]:
+    last = max((revision["number"] for revision in revisions if revision["status"] in COMPLETED), default=0)
     return [revision for revision in revisions if revision["number"] > last]
 
 
-def noted(text: str | None) -> Any:
-    """An annotation that somebody broke is as good as none."""
+def parsed_note(text: str | None) -> Any:
+    """The annotation's JSON; an invalid annotation counts as none."""
     try:
         return json.loads(text or "{}")
     except ValueError:

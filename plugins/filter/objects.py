@@ -2,9 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""How the roles compare Kubernetes objects: as they would replace those that are there, and by digests. Pure.
+"""How the roles compare Kubernetes objects: as replacements of the live objects, and by digests. Pure.
 
-Each filter is documented in a file of its name. A I(want) is an object as it is defined, a I(live) one as the cluster has it.
+Each filter is documented in a file of its name. `want` is an object as defined, `live` the object in the cluster.
 """
 
 from __future__ import annotations
@@ -21,44 +21,44 @@ from ansible_collections.meshops.istio.plugins.plugin_utils._lists import dicts
 
 Object = Mapping[str, Any]
 
-# What other tools write beside what a definition says.
+# Metadata that other tools write too.
 OTHERS = ("labels", "annotations", "finalizers", "ownerReferences")
 # Fields of the spec that the cluster fills in when a definition leaves them out.
 FILLED_IN = {
     "Deployment": ("replicas",),
     "Service": ("allocateLoadBalancerNodePorts", "clusterIP", "clusterIPs", "healthCheckNodePort", "ipFamilies", "ipFamilyPolicy", "loadBalancerClass"),
 }
-# Their status alone moves their resourceVersion, so a replacement can't insist on it.
+# Kinds whose status changes the resourceVersion all the time, which is why a replacement cannot require it.
 UNVERSIONED = ("CronJob", "Deployment", "HorizontalPodAutoscaler")
 RESTARTED = "kubectl.kubernetes.io/restartedAt"
 
 
 def objects_desired(definitions: Any, live: Any) -> list[Object]:
-    """Each definition with what the cluster and other tools own in the object that is there; as it is where none is."""
-    wanted, there = dicts(definitions, "objects_desired"), dicts(live, "objects_desired")
-    if len(wanted) != len(there):
-        raise AnsibleFilterError(f"objects_desired needs as many objects as definitions, not {len(there)} for {len(wanted)}; of one that is missing {{}}.")
-    return [replacement(want, current) if current else want for want, current in zip(wanted, there, strict=True)]
+    """Each definition with the fields of the live object that the cluster and other tools own; unchanged if there is no live object."""
+    wanted, existing = dicts(definitions, "objects_desired"), dicts(live, "objects_desired")
+    if len(wanted) != len(existing):
+        raise AnsibleFilterError(f"objects_desired needs one live object for each definition, not {len(existing)} for {len(wanted)}; pass {{}} if missing.")
+    return [replacement(want, current) if current else want for want, current in zip(wanted, existing, strict=True)]
 
 
 def objects_digests(objects: Any, waited: bool = False) -> list[list[str]]:
-    """For each object [apiVersion, kind, namespace, name, digest of all in it that only its owner may change].
+    """For each object [apiVersion, kind, namespace, name, digest of the fields that only its owner may change].
 
-    C(waited) says that the pods of its Deployments were waited for since, so that an older status means nothing.
+    `waited`: the caller has waited for the pods of the Deployments since, and their older status is ignored.
     """
-    there = [live for live in dicts(objects, "objects_digests") if live]
-    scaled = {live["spec"]["scaleTargetRef"]["name"] for live in there if live["kind"] == "HorizontalPodAutoscaler"}
-    return [[*identity(live), digest([live["metadata"]["uid"], live["metadata"].get("labels", {}), owned(live, scaled, waited)])] for live in there]
+    existing = [live for live in dicts(objects, "objects_digests") if live]
+    scaled = {live["spec"]["scaleTargetRef"]["name"] for live in existing if live["kind"] == "HorizontalPodAutoscaler"}
+    return [[*identity(live), digest([live["metadata"]["uid"], live["metadata"].get("labels", {}), owned(live, scaled, waited)])] for live in existing]
 
 
 class FilterModule:
-    """What Ansible loads."""
+    """The entry point that Ansible loads."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         return {"objects_desired": objects_desired, "objects_digests": objects_digests}
 
 
-# -- as it would replace the object that is there --
+# -- replacements --
 
 
 def replacement(want: Object, live: Object) -> Object:
@@ -81,7 +81,7 @@ def fields_of_the_cluster(want: Object, live: Object) -> Object:
 
 
 def time_of_a_restart(want: Object, live: Object) -> Object:
-    """Without it a replacement would be one more rollout."""
+    """Keep the restart timestamp: without it, the replacement would start another rollout."""
     if want["kind"] != "Deployment":
         return want
     restarted = (live["spec"]["template"].get("metadata", {}).get("annotations") or {}).get(RESTARTED)
@@ -94,13 +94,13 @@ def secrets_of_an_account(want: Object, live: Object) -> Object:
     return {**{name: value for name, value in live.items() if name in ("secrets", "imagePullSecrets")}, **want}
 
 
-def what_istiod_writes_into_webhooks(want: Object, live: Object) -> Object:
-    """Its certificate, and the policy of those that validate: it is C(Fail) once istiod is up."""
+def webhook_fields_of_istiod(want: Object, live: Object) -> Object:
+    """Keep istiod's certificate and, for validating webhooks, the policy that istiod sets to `Fail` once it is ready."""
     if "webhooks" not in want:
         return want
-    there = {hook["name"]: hook for hook in live.get("webhooks") or []}
+    hooks = {hook["name"]: hook for hook in live.get("webhooks") or []}
     names = ("failurePolicy",) if want["kind"] == "ValidatingWebhookConfiguration" else ()
-    return {**want, "webhooks": [webhook(hook, there.get(hook["name"], {}), names) for hook in want["webhooks"]]}
+    return {**want, "webhooks": [webhook(hook, hooks.get(hook["name"], {}), names) for hook in want["webhooks"]]}
 
 
 def webhook(hook: Object, live: Object, names: Sequence[str]) -> Object:
@@ -114,7 +114,7 @@ KEPT: tuple[Callable[[Object, Object], Object], ...] = (
     fields_of_the_cluster,
     time_of_a_restart,
     secrets_of_an_account,
-    what_istiod_writes_into_webhooks,
+    webhook_fields_of_istiod,
 )
 
 
@@ -122,9 +122,9 @@ KEPT: tuple[Callable[[Object, Object], Object], ...] = (
 
 
 def owned(live: Object, scaled: set[str], waited: bool) -> Any:
-    """What is in an object that only its owner may change."""
+    """The fields of an object that only its owner may change."""
     if live["kind"] == "CustomResourceDefinition":
-        # Half a megabyte: the generation stands for what is in it.
+        # A CRD has half a megabyte; its generation changes with its content.
         return live["metadata"]["generation"]
     if "webhooks" in live:
         loose = {"failurePolicy": ""} if live["kind"] == "ValidatingWebhookConfiguration" else {}
@@ -152,11 +152,11 @@ def digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(plain(content), sort_keys=True).encode()).hexdigest()[:16]
 
 
-# -- small words --
+# -- helpers --
 
 
 def merged(*parts: Object) -> dict[str, Any]:
-    """As Ansible's combine with recursive=true: later parts count, and a list is replaced as a whole."""
+    """Merge as Ansible's `combine` with recursive=true: later parts win, and lists are replaced as a whole."""
     result: dict[str, Any] = {}
     for part in parts:
         result = merge_hash(result, dict(part))  # type: ignore[no-untyped-call]  # ansible-core has no types for it
@@ -164,7 +164,7 @@ def merged(*parts: Object) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """Ansible 2.19 hands over containers that make their items on access, and C(json) written in C does not ask them."""
+    """Convert to plain containers: those of Ansible 2.19 create items on access, which the C implementation of `json` bypasses."""
     if isinstance(value, Mapping):
         return {name: plain(item) for name, item in value.items()}
     return [plain(item) for item in value] if isinstance(value, list) else value

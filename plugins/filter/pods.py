@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What keeps pods from being ready, in words. Pure."""
+"""Messages that explain why pods are not ready. Pure."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ansible_collections.meshops.istio.plugins.plugin_utils._lists import dicts
 
 
 def pods_not_ready(pods: Any) -> list[str]:
-    """A line for each pod that is not scheduled, and for each container that is not ready; none where all is well."""
+    """A line for each pod that is not scheduled and each container that is not ready; empty if all are ready."""
     return [line for pod in dicts(pods, "pods_not_ready") for line in problems_of(pod)]
 
 
 class FilterModule:
-    """What Ansible loads."""
+    """The entry point that Ansible loads."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         return {"pods_not_ready": pods_not_ready}
@@ -35,6 +35,6 @@ def problems_of(pod: Mapping[str, Any]) -> Iterator[str]:
 
 
 def reason_of(state: Mapping[str, Any]) -> str:
-    """The kubelet's own words, as C(ImagePullBackOff Back-off pulling image …)."""
+    """The kubelet's reason and message, such as `ImagePullBackOff Back-off pulling image …`."""
     stopped = state.get("waiting") or state.get("terminated") or {}
     return f"{stopped.get('reason') or 'not ready'} {stopped.get('message') or ''}".strip()

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What the filters have in common. Private to the collection: it may change at any time."""
+"""Shared by the filters. Private to the collection: it may change at any time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ansible.errors import AnsibleFilterError
 
 
 def dicts(value: Any, name: str) -> list[dict[str, Any]]:
-    """A filter's input, or an AnsibleFilterError that says what the filter C(name) needs."""
+    """A filter's input as a list of dicts. Raises AnsibleFilterError, naming the filter `name`, for anything else."""
     items = None if isinstance(value, (str, Mapping)) or not isinstance(value, Iterable) else list(value)
     if items is None or not all(isinstance(item, Mapping) for item in items):
         raise AnsibleFilterError(f"{name} needs lists of dicts. See: ansible-doc -t filter meshops.istio.{name}")

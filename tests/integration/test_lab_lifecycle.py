@@ -136,8 +136,8 @@ def test_says_what_the_machine_lacks(elsewhere: dict[str, str], tmp_path: Path):
     """All at once: a second lab while this one runs, its ports, memory and disk for a build."""
     lacking = {"istio_lab_build_memory_mib": 10**9, "istio_lab_build_disk_mib": 10**9}
     refused = plain(lab("present", env=elsewhere, **lacking).expect(2))
-    assert f"Another lab runs on this machine, of the cache {LAB.parent}, and there can be only one" in refused
-    assert "somebody else has port 26443 and port 26480" in refused
+    assert f"Another lab runs on this machine, from the cache {LAB.parent}. Only one can run at a time." in refused
+    assert "another process uses port 26443 and port 26480" in refused
     assert "needs 1000000000 MiB of available memory" in refused
     assert f"needs 1000000000 MiB of disk below {tmp_path}/cache" in refused
     assert OTHER_WAY in refused

@@ -136,7 +136,7 @@ def test_a_probe_pod_that_is_there_already(mesh: Mesh, account: Path, ansible: A
     }
     ran = Estate(ansible, tmp_path).verify(hosts).expect(2)
     said = {name: " ".join(outcome(ran, name)["problems"]) for name in hosts}
-    assert "is there already, without the labels" in said["theirs"]
+    assert "already exists, without the labels of a probe pod" in said["theirs"]
     assert "is in use by another run, or was left by one that was killed" in said["other-run"]
     assert seconds(mesh, "/already") == []
     kubectl("-n", NAMESPACE, "get", "pods", *pods)
@@ -218,5 +218,5 @@ def test_the_latest_outcome_in_a_configmap(mesh: Mesh, account: Path, ansible: A
     kept = json.loads(kubectl("-n", NAMESPACE, "get", "configmap", ACCOUNT, "-o", "json").stdout)["data"]
     assert json.loads(kept["outcome.json"])["status"] == outcome(ran, ACCOUNT)["status"]
     assert "istio_affinity_verdict" in kept["affinity.prom"]
-    assert "without the labels that verify's have" in " ".join(outcome(ran, "theirs")["problems"])
+    assert "theirs already exists, without the labels of this role" in " ".join(outcome(ran, "theirs")["problems"])
     assert json.loads(kubectl("-n", NAMESPACE, "get", "configmap", "theirs", "-o", "json").stdout)["data"] == {"a": "b"}

@@ -41,9 +41,7 @@ def _items(played: Played) -> set[str]:
 
 def _tasks(played: Played) -> set[str]:
     """The names of the tasks that changed something, those of check mode as what they stand for."""
-    return {
-        name.rpartition(": ")[2].replace("Would create", "Create").replace("Would make", "Make").removesuffix(", or mend its labels") for name in played.changed
-    }
+    return {name.rpartition(": ")[2].removesuffix(" (check mode)").removesuffix(", or correct its labels") for name in played.changed}
 
 
 def _get(kubectl: Kubectl, *words: str) -> Any:
@@ -70,9 +68,9 @@ def test_site_shows_pods_sessions_and_verdict(sample: Played):
     assert sample.named("Verdict").result["msg"].startswith("passed: ")
     assert max(len(line) for line in [*pods, *sessions]) <= 80
     # Cluster and API server are named before anything else happens.
-    assert next(task.name for task in sample.tasks if task.status == "ok") == "Cluster, context and API server"
-    assert "context istio-lab" in sample.named("Cluster, context and API server").result["msg"]
-    assert "https://127.0.0.1:26443" in sample.named("Cluster, context and API server").result["msg"]
+    assert next(task.name for task in sample.tasks if task.status == "ok") == "Show cluster, context and API server"
+    assert "context istio-lab" in sample.named("Show cluster, context and API server").result["msg"]
+    assert "https://127.0.0.1:26443" in sample.named("Show cluster, context and API server").result["msg"]
 
 
 @pytest.mark.usefixtures("sample")
@@ -147,7 +145,7 @@ def test_altered_objects_are_put_right(ansible: Ansible, kubectl: Kubectl):
     kubectl(*shlex.split(ALTERED[rule]))
     failed = ansible(SITE, arguments=("--tags", "verify")).expect(2)
     assert any(line.endswith("moved") for line in failed.named("Sessions").result["msg"])
-    assert failed.named("Verdict, affinity is not proven").result["msg"].startswith("failed: ")
+    assert failed.named("Report that affinity is not proven").result["msg"].startswith("failed: ")
 
     for item in set(ALTERED) - {rule}:
         kubectl(*shlex.split(ALTERED[item]))
@@ -160,7 +158,7 @@ def test_altered_objects_are_put_right(ansible: Ansible, kubectl: Kubectl):
     done = ansible(SITE).expect()
     assert _items(done) == set(ALTERED) | {"test-pod"}
     assert _tasks(predicted) == _tasks(done)
-    assert "test-pod is deleted and made again: its image was altered" in _said(done)
+    assert "test-pod is recreated: its image was changed" in _said(done)
     for item, was in before.items():
         now = _get(kubectl, *_named(item))
         for key in set(was) - {"metadata", "status"}:
@@ -185,7 +183,7 @@ def _without_addresses(value: Any) -> Any:
 def test_says_what_the_sample_waits_for(ansible: Ansible, namespace: Callable[..., str]):
     variables = {"istio_sample_namespace": namespace(), "istio_sample_nginx_image": "docker.io/library/none:1", "istio_sample_wait_timeout": 10}
     stopped = ansible([_role("istio_sample", **variables)]).expect(2)
-    message = stopped.named("Stop, with what is missing").result["msg"]
+    message = stopped.named("Report why the sample is not ready").result["msg"]
     assert "nginx-deployment: 3 pods wanted, 3 of the latest configuration, 0 available" in message
     assert re.search(r"nginx-deployment-\S+, container nginx: (ErrImagePull|ImagePullBackOff)", message)
 
@@ -252,7 +250,7 @@ def test_sample_leaves_other_objects(cases: Cases, kubectl: Kubectl, namespace: 
         "outside": {"istio_sample_namespace": outside},
     }
     played, said = cases([_role("istio_sample")], hosts, 2)
-    assert f"Service {name}/nginx-service: there already" in said["there"]
+    assert f"Service {name}/nginx-service: already there" in said["there"]
     assert "is not labelled for sidecars" in said["outside"]
     assert "gone" not in said
     assert f"Service {name}/nginx-service: kept" in _said(played)
@@ -273,8 +271,8 @@ def test_namespaces(cases: Cases, kubectl: Kubectl, namespace: Callable[..., str
         "both": {"istio_namespace_name": "test-both", "istio_namespace_revision": "canary"},
     }
     labelled, said = cases([_role("istio_namespace")], hosts, 2)
-    assert f"Without one in {bare}: bare." in _said(labelled)
-    assert "by somebody else" in said["theirs"]
+    assert f"Pods without one in {bare}: bare." in _said(labelled)
+    assert f'Namespace {theirs} was labelled {{"istio.io/rev": "theirs"}} by someone else' in said["theirs"]
     assert "contradict each other" in said["both"]
     assert [_injection(kubectl, name) for name in ("test-own", bare, theirs)] == [{"istio-injection": "enabled"}] * 2 + [{"istio.io/rev": "theirs"}]
     # Its own may change over; never to both labels.

@@ -100,7 +100,7 @@ class Hosts:
 def _changed(results: list[dict[str, Any]]) -> set[tuple[str, str]]:
     """What was changed where, those of check mode as what they stand for."""
     names = {(line["host"], line["task"].rpartition(": ")[2]) for line in results if line.get("result", {}).get("changed")}
-    return {(host, name.replace("Would start", "Start")) for host, name in names}
+    return {(host, name.removesuffix(" (check mode)")) for host, name in names}
 
 
 def _failures(results: list[dict[str, Any]]) -> dict[str, str]:
@@ -159,7 +159,7 @@ def scheduled(hosts: Hosts) -> Hosts:
     done = _changed(hosts.play("--diff", "-vvv"))
     assert hosts.secret not in hosts.said
     assert predicted == done
-    assert {("timer", "Start the timer"), ("cron", "Write the cron file"), ("timer", "Show the metrics to node_exporter")} <= done
+    assert {("timer", "Start the timer"), ("cron", "Write the cron file"), ("timer", "Link the metrics for node_exporter")} <= done
     # Debian's own, by the service of its package; it ends with the machine.
     hosts.box("systemctl", "start", "cron")
     return hosts
@@ -256,7 +256,7 @@ def _prometheus(box: Machine) -> Iterator[Callable[[], set[str]]]:
 def test_overlapping_runs_exclude_each_other(scheduled: Hosts):
     before = scheduled.box.read(f"{DATA}/{TIMER}/metrics/affinity.prom")
     scheduled.box("flock", f"{DATA}/{TIMER}/lock", "systemctl", "start", TIMER)
-    assert "another run is under way" in scheduled.box("journalctl", f"--unit={TIMER}", "--lines=20", "--no-pager").stdout
+    assert "skipped, because another run is active" in scheduled.box("journalctl", f"--unit={TIMER}", "--lines=20", "--no-pager").stdout
     assert scheduled.box.read(f"{DATA}/{TIMER}/metrics/affinity.prom") == before
 
 
@@ -290,16 +290,16 @@ def test_stops_before_any_change(scheduled: Hosts):
         "name": ({"istio_schedule_name": "Bad Name"}, "istio_schedule_name is 'Bad Name'"),
         "inventory": ({"istio_schedule_inventory": ""}, "istio_schedule_inventory is ''; it must be the absolute path"),
         "noinventory": ({"istio_schedule_inventory": "/etc/nowhere.yml"}, "there is no /etc/nowhere.yml."),
-        "hidden": ({"istio_schedule_inventory": hidden}, f"{hidden}: the service has a temporary folder of its own"),
+        "hidden": ({"istio_schedule_inventory": hidden}, f"{hidden}: the service has its own temporary directory"),
         "noprogram": ({"istio_schedule_ansible_playbook": "none"}, "there is no program none."),
-        "nopython": ({"istio_schedule_python": "/usr/bin/true-not"}, "/usr/bin/true-not is no Python of 3.9 or newer."),
-        "calendar": ({"istio_schedule_calendar": "sometimes"}, "systemd can't read 'sometimes'"),
+        "nopython": ({"istio_schedule_python": "/usr/bin/true-not"}, "/usr/bin/true-not is not Python 3.9 or newer."),
+        "calendar": ({"istio_schedule_calendar": "sometimes"}, "systemd cannot parse 'sometimes'"),
         "fields": ({"istio_schedule_kind": "cron", "istio_schedule_cron": "* * * *"}, "it must be five fields"),
-        "textfiles": ({"istio_schedule_textfile_dir": "/nowhere"}, "there is no folder /nowhere; is node_exporter installed?"),
+        "textfiles": ({"istio_schedule_textfile_dir": "/nowhere"}, "there is no directory /nowhere; is node_exporter installed?"),
         "root": ({"istio_schedule_user": "root"}, "istio_schedule_user is 'root'"),
         "webhook": ({"istio_schedule_on_failure_webhook": "file:///etc/passwd"}, "must begin with http:// or https://"),
         "reports": ({"istio_schedule_variables": {"istio_affinity_report_dir": "/x"}}, "which this role sets itself"),
-        "theirs": ({"istio_schedule_name": "somebodys"}, "/etc/cron.d/somebodys: there already, and not of this role."),
+        "theirs": ({"istio_schedule_name": "somebodys"}, "/etc/cron.d/somebodys: already there, and not written by this role."),
     }
     base = {"istio_schedule_name": "other"}
     results = scheduled.play(codes=(2,), hosts={name: base | variables for name, (variables, _said) in cases.items()})
@@ -392,8 +392,8 @@ def test_cron_job(ansible: Ansible, kubectl: Kubectl, place: str):
 def test_cron_job_needs_an_account_and_a_claim(ansible: Ansible, kubectl: Kubectl, place: str):
     variables = {"istio_schedule_kind": "kubernetes", "istio_schedule_namespace": place, "istio_schedule_image": "x", "istio_schedule_claim": "none"}
     stopped = ansible(SCHEDULE, extra_vars=variables | {"istio_schedule_service_account": "nobody"}).expect(2)
-    said = stopped.named("Stop without what the CronJob needs").result["msg"]
-    assert "there is no ServiceAccount nobody and no PersistentVolumeClaim none (istio_schedule_claim_size would make it)" in said
+    said = stopped.named("Stop if the CronJob's namespace, service account or claim is missing").result["msg"]
+    assert f"there is no ServiceAccount {place}/nobody and no PersistentVolumeClaim {place}/none (set istio_schedule_claim_size to create it)" in said
     assert stopped.stats["lab"]["changed"] == 0
     stopped = ansible(SCHEDULE, extra_vars=variables | {"istio_schedule_image": ""}).expect(2)
     assert "istio_schedule_image is empty" in re.sub(r"\s+", " ", stopped.stdout)

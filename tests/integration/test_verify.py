@@ -143,7 +143,7 @@ def test_an_estate(services: Mesh, estate: Estate, lab: Path, tmp_path: Path, re
     assert {path for path in got if path.startswith("/red/")} == {f"/red/{name}" for name in ("report.json", "junit.xml", "affinity.prom", "index.html")}
     assert b"istio_affinity_verdict" in got["/metrics/job/istio_affinity/instance/red"]
     assert "CUSTOM STATS" in ran.stdout
-    table = ran.named("Every cluster").result["msg"]
+    table = ran.named("Show the outcome of every cluster").result["msg"]
     assert {line for line in table if not line.startswith(" ")} == {f"{name}: {result['status']}" for name, result in found.items()}
     assert {name for name, counts in ran.stats.items() if counts["failures"]} == {"red", "expired", "dead", "gone"}
 

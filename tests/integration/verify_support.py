@@ -84,7 +84,7 @@ class Estate:
 
 def outcome(played: Played, host: str) -> dict[str, Any]:
     """What the role ended with on one host."""
-    found = [task.result["ansible_facts"] for task in played.tasks if task.host == host and task.name.endswith("Say it in one place")]
+    found = [task.result["ansible_facts"] for task in played.tasks if task.host == host and task.name.endswith("Collect the outcome")]
     assert len(found) == 1, f"{len(found)} outcomes of {host}\n{played}"
     result: dict[str, Any] = found[0]["istio_affinity_outcome"]
     return result

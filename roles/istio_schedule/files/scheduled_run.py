@@ -1,16 +1,16 @@
 # SPDX-FileCopyrightText: 2026 meshops.istio contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Kept by the role meshops.istio.istio_schedule
-"""One scheduled run: alone, within its time, with its metrics exported, and somebody told when it failed.
+"""One scheduled run: it holds a lock, has a timeout, exports its metrics, and sends a notification when it fails.
 
-    python3 scheduled_run.py run CONFIG [--no-notify]    as cron and the CronJob do, and systemd with --no-notify
-    python3 scheduled_run.py notify CONFIG               as systemd does after a run, whatever became of it
-    python3 scheduled_run.py check CONFIG                reads inventory and playbook, and runs nothing
+    python3 scheduled_run.py run CONFIG [--no-notify]    called by cron and the CronJob, and by systemd with --no-notify
+    python3 scheduled_run.py notify CONFIG               called by systemd after every run
+    python3 scheduled_run.py check CONFIG                only reads inventory and playbook
 
-Needs Python 3.9 and nothing else. CONFIG is JSON, its fields are those of Config.
+Needs Python 3.9 and no packages. CONFIG is a JSON file with the fields of `Config`.
 
-Exit status: that of the run; 73 when it passed and left no report, 74 when it passed and its reports could not be handed on, 75 when another run
-is under way, 124 when its time was up, 127 when it could not be started, 128 and the signal when it was killed.
+Exit status: that of the run; 73 if it passed without a report, 74 if it passed but its reports could not be exported, 75 if another run
+is active, 124 after a timeout, 127 if it could not be started, 128 plus the signal if it was killed.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from types import FrameType
 from typing import BinaryIO
 
 NO_REPORT = 73
-NOT_HANDED_ON = 74
+NOT_EXPORTED = 74
 BUSY = 75
 TIMED_OUT = 124
 NOT_STARTED = 127
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-GRACE = 30  # seconds between asking a run to end and killing it
+GRACE = 30  # seconds between SIGTERM and SIGKILL
 HOOK_TIMEOUT = 60  # seconds for the command or the webhook
 
 REASONS = {
@@ -47,34 +47,34 @@ REASONS = {
     4: "a host of the inventory was unreachable",
     5: "the playbook or an option is wrong",
     99: "Ansible was interrupted",
-    NO_REPORT: "it looked at no cluster, perhaps for want of one in the inventory",
-    NOT_HANDED_ON: "it passed, and its reports could not be handed on",
-    TIMED_OUT: "it was ended as its time was up",
+    NO_REPORT: "it verified no cluster; the inventory may be empty",
+    NOT_EXPORTED: "it passed, but its reports could not be exported",
+    TIMED_OUT: "it was ended by its timeout",
     NOT_STARTED: "it could not be started",
-    250: "Ansible met an error it did not expect",
+    250: "Ansible failed with an unexpected error",
 }
 
 
 @dataclass(frozen=True)
 class Config:
-    """What the role wrote. Paths are absolute; an empty string or list leaves that part out."""
+    """The settings that the role wrote. Paths are absolute; an empty string or list disables that part."""
 
     name: str
     command: list[str]
     environment: dict[str, str]
-    folder: str  # holds the lock, and is where the run takes place
+    folder: str  # holds the lock; the working directory of the run
     report_dir: str
     timeout: int  # seconds
-    metrics: str  # the file that the clusters' metrics are gathered in
-    log: str  # the file that the run prints to instead of standard output
+    metrics: str  # the file for the metrics of all clusters
+    log: str  # the file for the run's output, instead of standard output
     print_reports: bool
-    needs_report: bool  # whether a run that leaves no report has failed, whatever it says
+    needs_report: bool  # whether a run without a report fails, regardless of its exit status
     on_failure_command: list[str]
     on_failure_webhook: str
 
 
 class StoppedError(Exception):
-    """A signal asked this program to end."""
+    """This program received a signal to end."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -90,7 +90,7 @@ def say(text: str) -> None:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the run and whatever it started."""
+    """End the run and all its processes."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     for number in (signal.SIGTERM, signal.SIGKILL):
@@ -106,7 +106,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _log(config: Config) -> BinaryIO | None:
-    """Where the run prints to, if not to our own standard output; the log of the run before stays beside it."""
+    """The log file of the run, if its output does not go to standard output. Keeps the log of the previous run as `.1`."""
     if not config.log:
         return None
     log = Path(config.log)
@@ -116,7 +116,7 @@ def _log(config: Config) -> BinaryIO | None:
 
 
 def execute(config: Config, lock: int) -> int:
-    """Run the command to its end or its time; what it started holds the lock too, so that nothing outlives it unnoticed."""
+    """Run the command until it ends or its timeout. Its processes inherit the lock: while one of them lives, no other run starts."""
 
     def stop(number: int, _frame: FrameType | None) -> None:
         raise StoppedError(number)
@@ -136,12 +136,12 @@ def execute(config: Config, lock: int) -> int:
             pass_fds=[lock],
         )
     except OSError as error:
-        say(f"{config.name}: {config.command[0]} can't be started: {error}")
+        say(f"{config.name}: {config.command[0]} cannot be started: {error}")
         return NOT_STARTED
     try:
         status = process.wait(config.timeout)
     except subprocess.TimeoutExpired:
-        say(f"{config.name}: ended after {config.timeout} s, as told by istio_schedule_timeout")
+        say(f"{config.name}: ended after {config.timeout} s (istio_schedule_timeout)")
         _end(process)
         return TIMED_OUT
     except StoppedError as stopped:
@@ -151,17 +151,17 @@ def execute(config: Config, lock: int) -> int:
 
 
 def run(config: Config, *, notify: bool) -> int:
-    # The lock's file stays: deleting it would let two runs each hold a lock of their own.
+    # The lock file is never deleted: otherwise two runs could each lock their own file.
     lock = os.open(Path(config.folder) / "lock", os.O_RDWR | os.O_CREAT, 0o640)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        say(f"{config.name}: another run is under way, so this one is left out")
+        say(f"{config.name}: skipped, because another run is active")
         return BUSY
     started = time.time()
     status = execute(config, lock)
     if config.needs_report and not status and not _fresh(config, started):
-        # Ansible has nothing against an inventory without hosts.
+        # Ansible exits with 0 for an inventory without hosts.
         say(f"{config.name}: {REASONS[NO_REPORT]}: {config.report_dir} has no report of this run")
         status = NO_REPORT
     try:
@@ -170,10 +170,10 @@ def run(config: Config, *, notify: bool) -> int:
         if config.print_reports:
             print_reports(config, started)
     except (OSError, ValueError) as error:
-        say(f"{config.name}: its reports in {config.report_dir} can't be handed on: {error}")
-        status = status or NOT_HANDED_ON
+        say(f"{config.name}: the reports in {config.report_dir} cannot be exported: {error}")
+        status = status or NOT_EXPORTED
     if status and notify:
-        tell(config, status, reason(status))
+        send_notification(config, status, reason(status))
     return status
 
 
@@ -181,19 +181,19 @@ def run(config: Config, *, notify: bool) -> int:
 
 
 def _reports(config: Config, name: str) -> dict[str, Path]:
-    """The latest file of this name of each cluster."""
-    found = sorted(Path(config.report_dir).glob(f"*/latest/{name}"))
-    return {path.parent.parent.name: path for path in found}
+    """The latest file of this name for each cluster."""
+    paths = sorted(Path(config.report_dir).glob(f"*/latest/{name}"))
+    return {path.parent.parent.name: path for path in paths}
 
 
 def _fresh(config: Config, started: float) -> dict[str, Path]:
-    """The reports that this run left."""
-    # The clock of files ticks more slowly.
+    """The reports that this run wrote."""
+    # File timestamps are coarser than the clock.
     return {cluster: path for cluster, path in _reports(config, "report.json").items() if path.stat().st_mtime >= started - 0.1}
 
 
 def merge(texts: list[str]) -> list[str]:
-    """Several expositions as one: a family's samples must stand together, under one head."""
+    """Merge several expositions: the samples of a family must be consecutive, under one header."""
     heads: dict[str, list[str]] = {}
     samples: dict[str, list[str]] = {}
     for text in texts:
@@ -212,7 +212,7 @@ def merge(texts: list[str]) -> list[str]:
 
 
 def export(config: Config, started: float, status: int) -> None:
-    """Gather what the clusters' reports say, and how this run went, in one file that is never seen half written."""
+    """Write the metrics of all clusters and of this run to one file, atomically."""
     own = {
         "last_run_timestamp_seconds": ("When the last scheduled run ended.", time.time()),
         "last_run_duration_seconds": ("How long the last scheduled run took.", time.time() - started),
@@ -226,20 +226,20 @@ def export(config: Config, started: float, status: int) -> None:
     target = Path(config.metrics)
     partial = target.with_name(f".{target.name}.partial")
     partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    # For node_exporter, which is another user. No session and no secret is in it.
+    # Readable for node_exporter, which runs as another user. The file contains no sessions or secrets.
     partial.chmod(0o644)
     partial.replace(target)
 
 
 def print_reports(config: Config, started: float) -> None:
-    """Print this run's reports, a line each, for where standard output is all that is kept."""
+    """Print this run's reports, one line each, for environments that keep only standard output."""
     for cluster, path in _fresh(config, started).items():
         report = json.loads(path.read_text(encoding="utf-8"))
         sys.stdout.write(f"report of {cluster}: {json.dumps(report, separators=(',', ':'))}\n")
     sys.stdout.flush()
 
 
-# -- who is told --
+# -- notification --
 
 
 def reason(status: int) -> str:
@@ -248,16 +248,16 @@ def reason(status: int) -> str:
     return REASONS.get(status, f"it ended with status {status}")
 
 
-def tell(config: Config, status: int, why: str) -> bool:
-    """Run the command and call the webhook; whether all that was asked for worked. A hook that fails doesn't hide how the run went."""
+def send_notification(config: Config, status: int, why: str) -> bool:
+    """Run the command and call the webhook. Returns whether both worked; a failing hook does not change the run's exit status."""
     done = True
     if config.on_failure_command:
-        told = {"NAME": config.name, "STATUS": str(status), "REASON": why, "REPORT_DIR": config.report_dir}
-        environment = {**os.environ, **{f"ISTIO_SCHEDULE_{name}": value for name, value in told.items()}}
+        variables = {"NAME": config.name, "STATUS": str(status), "REASON": why, "REPORT_DIR": config.report_dir}
+        environment = {**os.environ, **{f"ISTIO_SCHEDULE_{name}": value for name, value in variables.items()}}
         try:
             subprocess.run(config.on_failure_command, env=environment, stdin=subprocess.DEVNULL, timeout=HOOK_TIMEOUT, check=True)
         except (OSError, subprocess.SubprocessError) as error:
-            say(f"{config.name}: istio_schedule_on_failure_command did not work: {error}")
+            say(f"{config.name}: istio_schedule_on_failure_command failed: {error}")
             done = False
     if config.on_failure_webhook:
         done = _post(config, status, why) and done
@@ -273,32 +273,32 @@ def _post(config: Config, status: int, why: str) -> bool:
         "reason": why,
         "report_dir": config.report_dir,
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        # What chat services show.
+        # The field that chat services show.
         "text": f"Session affinity: the scheduled run {config.name} on {host} failed: {why}. Reports: {config.report_dir}",
     }
     try:
         head = {"Content-Type": "application/json"}
         request = urllib.request.Request(config.on_failure_webhook, json.dumps(body).encode(), head)  # noqa: S310 - the role takes http and https only
-        with urllib.request.urlopen(request, timeout=HOOK_TIMEOUT) as answer:  # noqa: S310 - the same
-            answer.read()
+        with urllib.request.urlopen(request, timeout=HOOK_TIMEOUT) as response:  # noqa: S310 - the same
+            response.read()
     except (OSError, ValueError) as error:
-        # Its address may be a secret, and a text of ours never has it.
+        # The URL may be a secret and must not appear in the message.
         code = f"HTTP {error.code}" if isinstance(error, urllib.error.HTTPError) else type(error).__name__
         cause = getattr(error, "reason", "") if isinstance(error, urllib.error.URLError) else ""
-        say(f"{config.name}: istio_schedule_on_failure_webhook did not work: {code} {cause}".rstrip())
+        say(f"{config.name}: istio_schedule_on_failure_webhook failed: {code} {cause}".rstrip())
         return False
     return True
 
 
 def notify(config: Config) -> int:
-    """As ExecStopPost of systemd, which says in the environment what became of the run: `man systemd.exec`."""
+    """Run as ExecStopPost of systemd, which passes the result of the run in the environment (`man systemd.exec`)."""
     result = os.environ.get("SERVICE_RESULT", "")
     if result == "success":
         return 0
     ended, value = os.environ.get("EXIT_CODE", ""), os.environ.get("EXIT_STATUS", "")
     status = int(value) if ended == "exited" and value.isdigit() else 128 + getattr(signal, f"SIG{value}", 0)
-    why = {"timeout": REASONS[TIMED_OUT], "oom-kill": "it was killed for want of memory"}.get(result, reason(status))
-    return 0 if tell(config, status, why) else 1
+    why = {"timeout": REASONS[TIMED_OUT], "oom-kill": "it was killed because it ran out of memory"}.get(result, reason(status))
+    return 0 if send_notification(config, status, why) else 1
 
 
 def check(config: Config) -> int:
@@ -308,14 +308,14 @@ def check(config: Config) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=["run", "notify", "check"])
+    parser.add_argument("action", choices=["run", "notify", "check"])
     parser.add_argument("config", type=Path)
     parser.add_argument("--no-notify", action="store_true")
-    words = parser.parse_args()
-    config = Config(**json.loads(words.config.read_text(encoding="utf-8")))
-    if words.what == "run":
-        return run(config, notify=not words.no_notify)
-    return notify(config) if words.what == "notify" else check(config)
+    arguments = parser.parse_args()
+    config = Config(**json.loads(arguments.config.read_text(encoding="utf-8")))
+    if arguments.action == "run":
+        return run(config, notify=not arguments.no_notify)
+    return notify(config) if arguments.action == "notify" else check(config)
 
 
 if __name__ == "__main__":

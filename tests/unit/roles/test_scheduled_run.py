@@ -97,8 +97,8 @@ def test_nobody_is_told_twice(folder: Path):
     for result, code, status, said in (
         ("exit-code", "exited", "2", "verify 2 a service did not pass, or a cluster could not be checked"),
         ("signal", "killed", "KILL", "verify 137 it was killed by signal 9"),
-        ("timeout", "killed", "TERM", "verify 143 it was ended as its time was up"),
-        ("oom-kill", "killed", "KILL", "verify 137 it was killed for want of memory"),
+        ("timeout", "killed", "TERM", "verify 143 it was ended by its timeout"),
+        ("oom-kill", "killed", "KILL", "verify 137 it was killed because it ran out of memory"),
     ):
         (folder / "told").unlink(missing_ok=True)
         _run(config, "notify", env={"SERVICE_RESULT": result, "EXIT_CODE": code, "EXIT_STATUS": status}).expect()
@@ -109,8 +109,8 @@ def test_a_hook_that_fails_hides_nothing(folder: Path):
     hooks = {"on_failure_command": ["/nonexistent"], "on_failure_webhook": "http://127.0.0.1:9/not-for-anybody"}
     config = _config(folder, *_shell("exit 2"), **hooks)
     seen = _run(config).expect(2)
-    assert "istio_schedule_on_failure_command did not work" in seen.stderr
-    assert "istio_schedule_on_failure_webhook did not work" in seen.stderr
+    assert "istio_schedule_on_failure_command failed" in seen.stderr
+    assert "istio_schedule_on_failure_webhook failed" in seen.stderr
     assert "not-for-anybody" not in seen.output
     assert "Traceback" not in seen.output
     _run(config, "notify", env={"SERVICE_RESULT": "exit-code", "EXIT_CODE": "exited", "EXIT_STATUS": "2"}).expect(1)
@@ -118,7 +118,7 @@ def test_a_hook_that_fails_hides_nothing(folder: Path):
 
 def test_no_program(folder: Path):
     seen = _run(_config(folder, "/nonexistent/ansible-playbook", **_teller(folder))).expect(127)
-    assert "/nonexistent/ansible-playbook can't be started" in seen.stderr
+    assert "/nonexistent/ansible-playbook cannot be started" in seen.stderr
     assert "it could not be started" in _told(folder)
 
 
@@ -129,7 +129,7 @@ def test_time_is_up_for_all_that_was_started(folder: Path):
     seen = _run(_config(folder, *_shell(script), timeout=1, **_teller(folder))).expect(124)
     assert time.monotonic() - start < 20
     assert "ended after 1 s" in seen.stderr
-    assert "its time was up" in _told(folder)
+    assert "it was ended by its timeout" in _told(folder)
     assert _has_ended(int((folder / "child").read_text()))
 
 
@@ -150,7 +150,7 @@ def test_two_runs_exclude_each_other(folder: Path):
     with subprocess.Popen([sys.executable, PROGRAM, "run", config]) as program:
         while not (folder / "started").exists() or not (folder / "started").read_text():
             time.sleep(0.05)
-        assert "another run is under way" in _run(config).expect(75).stderr
+        assert "skipped, because another run is active" in _run(config).expect(75).stderr
         program.kill()
         program.wait()
         _run(config).expect(75)
@@ -190,8 +190,8 @@ def test_metrics_of_all_clusters_are_one_file(folder: Path):
 
 def test_metrics_that_cannot_be_written_are_a_failure(folder: Path):
     seen = _run(_config(folder, "true", metrics=str(folder / "nowhere/affinity.prom"), **_teller(folder))).expect(74)
-    assert "can't be handed on" in seen.stderr
-    assert "it passed, and its reports could not be handed on" in _told(folder)
+    assert "cannot be exported" in seen.stderr
+    assert "it passed, but its reports could not be exported" in _told(folder)
 
 
 def test_a_run_without_a_report_has_failed(folder: Path):
@@ -200,7 +200,7 @@ def test_a_run_without_a_report_has_failed(folder: Path):
     os.utime(folder / "reports/old/latest/report.json", (1, 1))
     seen = _run(_config(folder, "true", needs_report=True, **_teller(folder))).expect(73)
     assert "has no report of this run" in seen.stderr
-    assert "it looked at no cluster" in _told(folder)
+    assert "it verified no cluster" in _told(folder)
     _run(_config(folder, "touch", str(folder / "reports/old/latest/report.json"), needs_report=True)).expect()
     _run(_config(folder, *_shell("exit 2"), needs_report=True)).expect(2)
 

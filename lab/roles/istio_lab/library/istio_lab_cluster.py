@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 meshops.istio contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Makes one cluster of the lab's running nodes, and waits until everything on it runs."""
+"""Joins the lab's running nodes to a cluster, and waits until everything on it runs."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ module: istio_lab_cluster
 short_description: The embedded lab's cluster
 options:
   cache: {description: The lab's folder., type: path, required: true}
-  nodes: {description: Names of the nodes that are to be its members., type: list, elements: str, required: true}
+  nodes: {description: Names of the nodes to join., type: list, elements: str, required: true}
   tools: {description: Path of the part with the programs., type: path, required: true}
-  content: {description: Hash of all that the nodes were made of., type: str, required: true}
+  content: {description: Hash of the content of the nodes., type: str, required: true}
   api_port: {description: The API's port on the loopback address., type: int, required: true}
   settle: {description: Whether to wait for the pods of all namespaces too., type: bool, required: true}
   timeout: {description: Seconds to wait for the API to answer., type: int, default: 120}
@@ -32,13 +32,13 @@ POD_SECONDS = 120
 
 
 class DoesNotComeBackError(LabError):
-    """The cluster is there and does not run: making it anew may help."""
+    """The cluster exists and does not run: recreating it may help."""
 
 
 class Cluster:
     def __init__(self, layout: Layout, tools: Path, step: Step) -> None:
         self.layout, self.step, self.kubectl = layout, step, tools / "bin" / "kubectl"
-        # The user's own settings for kubectl have no say.
+        # Ignore the user's own kubectl settings.
         self.environment = {"PATH": os.environ.get("PATH", ""), "HOME": str(layout.lab), "KUBECONFIG": str(layout.kubeconfig)}
 
     def call(self, *arguments: str, check: bool = True) -> str:
@@ -56,7 +56,7 @@ class Cluster:
         return done.stdout if not done.returncode else ""
 
     def items(self, kind: str) -> list[dict[str, Any]] | None:
-        """All objects of a kind, None while the API does not answer."""
+        """All objects of a kind; None while the API does not respond."""
         answer = self.call("get", kind, "--all-namespaces", "--output=json", "--request-timeout=5s", check=False)
         return json.loads(answer)["items"] if answer else None
 
@@ -89,7 +89,7 @@ def condition(thing: dict[str, Any], kind: str) -> dict[str, Any]:
 
 
 def pod_is_back(pod: dict[str, Any], started: float) -> bool:
-    """Whether a pod is ready by what was seen since its node was started: the API remembers what it was told before that."""
+    """Whether a pod became ready after its node started: the API also returns the status from before that."""
     statuses = pod["status"].get("containerStatuses", [])
     runs = [status["state"]["running"]["startedAt"] for status in statuses if "running" in status["state"]]
     fresh = len(runs) == len(pod["spec"]["containers"]) and all(seconds(at) >= int(started) for at in runs)
@@ -97,7 +97,7 @@ def pod_is_back(pod: dict[str, Any], started: float) -> bool:
 
 
 def missing(cluster: Cluster, nodes: list[str], everything: bool) -> list[str] | None:
-    """What does not run yet, None while the API does not answer."""
+    """The nodes and pods that do not run yet; None while the API does not respond."""
     started = {name: (node_process(cluster.layout, name) or {"at": time.time()})["at"] for name in nodes}
     members, pods = cluster.items("nodes"), cluster.items("pods")
     if members is None or pods is None:
@@ -193,7 +193,7 @@ def converge(module: AnsibleModule) -> dict[str, Any]:
     changed = changed or layout.kubeconfig.read_text() != before
     step.say("waiting for the API server")
     if not wait_until(cluster.ready, options["timeout"], 0.2):
-        raise DoesNotComeBackError(str(step.failure(f"The API server does not answer /readyz after {options['timeout']} s")))
+        raise DoesNotComeBackError(str(step.failure(f"The API server does not respond to /readyz after {options['timeout']} s")))
     if "node-1" in fresh:
         write_stamp(layout, "node-1", options["content"])
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 meshops.istio contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Says what machine this is, what of the lab is there already, and what runs."""
+"""Reports the properties of the machine and the state of the lab."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ module: istio_lab_facts
 short_description: The state of the embedded lab and of its machine
 options:
   cache: {description: The lab's folder., type: path, required: true}
-  source: {description: The folder that the inputs of the parts are below., type: path, required: true}
-  parts: {description: The parts of the lab, each after those that it needs., type: list, elements: dict, required: true}
-  more_parts: {description: Parts that are built only when asked for and that no node is made of., type: list, elements: dict, default: []}
-  node_inputs: {description: Paths of what the nodes are made of besides the parts., type: list, elements: path, required: true}
-  settings: {description: What else makes one lab differ from another., type: dict, required: true}
-  ports: {description: Ports that the lab is to listen on., type: list, elements: int, required: true}
+  source: {description: The directory that contains the inputs of the parts., type: path, required: true}
+  parts: {description: The parts of the lab, in the order of their dependencies., type: list, elements: dict, required: true}
+  more_parts: {description: Parts that are built only on request and are not used by nodes., type: list, elements: dict, default: []}
+  node_inputs: {description: Paths of further content of the nodes., type: list, elements: path, required: true}
+  settings: {description: Further settings that distinguish labs., type: dict, required: true}
+  ports: {description: Ports that the lab listens on., type: list, elements: int, required: true}
 """
 
 COMMANDS = ("unshare", "nsenter", "mount", "pivot_root", "chroot", "cp", "sh", "apt-get")
@@ -65,7 +65,7 @@ def free_disk_mib(path: Path) -> int:
 
 
 def kernel_gaps(cache: Path) -> list[str]:
-    """What the nodes need of the kernel and can't have here: tried, as no list of features tells."""
+    """Kernel features that the nodes need and that do not work here. Each one is tried, because no list of features is reliable."""
     gaps = []
     if subprocess.run(["unshare", "--fork", "--pid", "--net", "--mount", "--uts", "--ipc", "true"], capture_output=True, check=False).returncode:
         return ["namespaces (unshare)"]
@@ -101,9 +101,9 @@ def package_sources(apt: Path) -> list[tuple[str, str]]:
 
 
 def debian_mirror(release: str, apt: Path = Path("/etc/apt")) -> str | None:
-    """The archive of Debian that the machine's own package sources name for the release that it runs."""
+    """The Debian archive in the machine's package sources for its own release."""
     for uri, suite in package_sources(apt):
-        # Not the updates, nor the security archive, nor another vendor's packages.
+        # Skip the updates, the security archive and packages of other vendors.
         if suite not in (release, "stable", "testing", "unstable", "sid") or "security" in uri:
             continue
         listed = Path(uri.removeprefix("mirror+file:"))
@@ -114,7 +114,7 @@ def debian_mirror(release: str, apt: Path = Path("/etc/apt")) -> str | None:
 
 
 def find_go(source: Path, cache: Path) -> dict[str, Any]:
-    """A Go that is new enough for the module of tools, the machine's own before the one in the cache."""
+    """A Go that is recent enough for the tools; the machine's own takes precedence over the one in the cache."""
     line = next(line for line in (source / "tools/go.mod").read_text().splitlines() if line.startswith("go "))
     major, minor, *_rest = line.removeprefix("go ").split(".")
     need = (int(major), int(minor))
@@ -143,7 +143,7 @@ def parts_with_paths(layout: Layout, source: Path, parts: list[dict[str, Any]]) 
 
 
 def lock_holder(layout: Layout) -> str | None:
-    """Who works with the lab now, if that is not the one who started this."""
+    """The holder of the lab's lock, unless it is the command that started this."""
     if os.environ.get("ISTIO_LAB_LOCKED") == os.path.abspath(layout.cache):  # noqa: PTH100 - as lab/with-lock writes it
         return None
     try:
@@ -151,7 +151,7 @@ def lock_holder(layout: Layout) -> str | None:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return None
     except BlockingIOError:
-        return (layout.cache / "lock").read_text().strip() or "somebody"
+        return (layout.cache / "lock").read_text().strip() or "an unknown holder"
     except OSError:
         return None
 
@@ -212,7 +212,7 @@ def main() -> None:
         machine=here,
         disk_mib=free_disk_mib(layout.cache),
         kernel_gaps=kernel_gaps(layout.cache) if usable and not nodes["node-1"]["running"] else [],
-        # Another system's archive does not hold the nodes' Debian.
+        # The archive of another distribution does not contain the nodes' Debian release.
         mirror=debian_mirror(here["release"]) if here["debian"] else None,
         go=find_go(source, layout.cache) if not all(part["present"] for part in planned) else None,
         pip=find_spec("pip") is not None,

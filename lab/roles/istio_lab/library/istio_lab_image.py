@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 meshops.istio contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Puts an image into the storage of the lab's registry, where running nodes find it at once."""
+"""Stores an image in the lab's registry, where running nodes can pull it at once."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from ansible.module_utils.istio_lab import LabError, delete_tree
 
 DOCUMENTATION = r"""
 module: istio_lab_image
-short_description: Put an image into the embedded lab's registry
+short_description: Store an image in the embedded lab's registry
 description:
-  - Copies an image from one registry's storage into another's, with all its tags, in the place of what was there under this name.
-  - The registry of each node reads that storage and writes nothing, so that it serves the image from then on.
+  - Copies an image with all its tags from one registry storage to another, and replaces the image of that name there.
+  - The registry of each node serves images directly from that storage, and never writes to it.
 options:
   name: {description: Name of the image without a registry and a tag., type: str, required: true}
   source: {description: The storage that has the image., type: path, required: true}
@@ -34,7 +34,7 @@ def blob(storage: Path, digest: str) -> Path:
 
 
 def linked(folder: Path) -> dict[str, str]:
-    """What a repository consists of: its links, each with the blob that it names."""
+    """The content of a repository: its links, each with the blob that it names."""
     return {str(link.relative_to(folder)): link.read_text() for link in sorted(folder.rglob("link"))}
 
 
@@ -43,13 +43,13 @@ def blobs(links: dict[str, str]) -> set[str]:
 
 
 def whole(storage: Path, name: str) -> dict[str, str] | None:
-    """The links of an image that is there with all its blobs."""
+    """The links of an image, if all its blobs exist."""
     links = linked(repository(storage, name))
     return links if links and all((blob(storage, digest) / "data").exists() for digest in blobs(links)) else None
 
 
 def replace(source: Path, registry: Path, name: str) -> None:
-    """Blobs first: a name that can be seen never lacks one, wherever this is killed."""
+    """Copy the blobs first: a visible image is always complete, even if this process is killed."""
     wanted = blobs(linked(repository(source, name)))
     for digest in wanted:
         target = blob(registry, digest)
@@ -84,13 +84,13 @@ def main() -> None:
     name, source, registry = module.params["name"], Path(module.params["source"]), Path(module.params["registry"])
     wanted = whole(source, name)
     if not wanted:
-        module.fail_json(msg=f"The image {name} is not whole in {source}. Delete that folder's parent, and it is built anew.")
+        module.fail_json(msg=f"The image {name} is incomplete in {source}. Next: delete {source.parent} to rebuild it.")
     changed = whole(registry, name) != wanted
     if changed and not module.check_mode:
         try:
             replace(source, registry, name)
         except (LabError, OSError) as error:
-            module.fail_json(msg=f"The image {name} could not be put into {registry}: {error}")
+            module.fail_json(msg=f"The image {name} cannot be stored in {registry}: {error}")
     module.exit_json(changed=changed)
 
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 meshops.istio contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Builds one part of the lab, if its content is not there yet."""
+"""Builds one part of the lab, unless it exists with the same content."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ DOCUMENTATION = r"""
 module: istio_lab_part
 short_description: Build a part of the embedded lab
 description:
-  - Runs a script in a new folder, which becomes the part when the script has ended well.
-  - A folder of the same part with other content is deleted then.
+  - Runs a script in a new directory, which becomes the part after the script succeeds.
+  - Directories of the same part with other content are deleted then.
 options:
   cache: {description: The lab's folder., type: path, required: true}
   name: {description: Name of the part., type: str, required: true}
-  path: {description: Where the part belongs; its name ends in a hash of all that goes into it., type: path, required: true}
+  path: {description: The path of the part, which ends in the hash of its inputs., type: path, required: true}
   script: {description: The script that builds it., type: path, required: true}
-  environment: {description: What the script is told., type: dict, required: true}
+  environment: {description: The environment variables of the script., type: dict, required: true}
 """
 
 
 def die_with_parent() -> None:
-    """Ends the build with the module that waits for it."""
+    """Ends the build together with the module that waits for it."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 def build(layout: Layout, name: str, path: Path, script: str, environment: dict[str, str]) -> None:
     layout.parts.mkdir(parents=True, exist_ok=True)
-    # This build takes the place of one that a killed play left.
+    # A killed play may have left an earlier build running.
     end_build(layout)
     builder = layout.parts / ".builder"
     for partial in layout.parts.glob("*.partial"):
@@ -45,7 +45,7 @@ def build(layout: Layout, name: str, path: Path, script: str, environment: dict[
     partial = path.with_name(f"{path.name}.partial")
     partial.mkdir()
     remember_process(builder, os.getpid())
-    # Namespaces of its own: no mount outlives the build, and killing the first process ends all others.
+    # The build has its own namespaces: no mount outlives it, and killing its first process ends all others.
     step.run(
         ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", script],
         f"Building {name}",

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 meshops.istio contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the modules of the lab share: its folders, its processes, and the log of the step that runs."""
+"""Shared by the modules of the lab: its directories, its processes, and the log of the current step."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ NODES = ("node-1", "node-2")
 
 
 class LabError(Exception):
-    """Something a person has to read."""
+    """An error with a message for the user."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where everything of the lab is."""
+    """The paths of the lab."""
 
     cache: Path
 
@@ -53,12 +53,12 @@ class Layout:
         return self.node(name) / "root"
 
     def stamp(self, name: str) -> Path:
-        """Written when a node has become part of a cluster; a node without it is made anew."""
+        """Written after a node has joined a cluster; a node without it is recreated."""
         return self.node(name) / "joined"
 
 
 def start_time(pid: int) -> str | None:
-    """When a process started, in the kernel's ticks: with the pid this names one process for good."""
+    """The start time of a process in kernel ticks, which together with the PID identifies it."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
@@ -68,7 +68,7 @@ def start_time(pid: int) -> str | None:
 
 
 def boot() -> str:
-    """Which boot of the machine this is: process numbers and ticks begin anew with each."""
+    """The boot ID of the machine: PIDs and ticks restart with each boot."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
@@ -77,7 +77,7 @@ def remember_process(path: Path, pid: int) -> None:
 
 
 def remembered_process(path: Path) -> dict[str, float] | None:
-    """The process that a file names, if it still runs."""
+    """The PID in a file, if that process still runs."""
     try:
         known = json.loads(path.read_text())
         alive = known["boot"] == boot() and known["start"] is not None and start_time(known["pid"]) == known["start"]
@@ -87,12 +87,12 @@ def remembered_process(path: Path) -> dict[str, float] | None:
 
 
 def node_process(layout: Layout, name: str) -> dict[str, float] | None:
-    """PID 1 of a node as the host numbers it, and when it was started."""
+    """The host's PID of a node's PID 1, and its start time."""
     return remembered_process(layout.node(name) / "pid")
 
 
 def cgroup_folders() -> Iterator[Path]:
-    """The lab's folder in each hierarchy of this machine, whether it is there or not."""
+    """The lab's directory in each control group hierarchy, existing or not."""
     roots = [CGROUPS] if (CGROUPS / "cgroup.procs").exists() else sorted(CGROUPS.iterdir()) if CGROUPS.is_dir() else []
     for root in roots:
         if (root / "cgroup.procs").exists() and not root.is_symlink():
@@ -100,7 +100,7 @@ def cgroup_folders() -> Iterator[Path]:
 
 
 def end_build(layout: Layout) -> bool:
-    """Ends the build that a killed play left running, if there is one."""
+    """Ends a build that a killed play left running."""
     builder = layout.parts / ".builder"
     leftover = remembered_process(builder)
     if leftover:
@@ -111,17 +111,17 @@ def end_build(layout: Layout) -> bool:
 
 
 def make_cgroups(name: str) -> list[Path]:
-    """Makes a node's folder in each hierarchy, and returns the files that take its first process."""
+    """Creates a node's directory in each hierarchy, and returns the files to write its first PID to."""
     entries = []
     for folder in cgroup_folders():
         for made in (folder, folder / name, folder / name / "system"):
             made.mkdir(exist_ok=True)
-            # Version 1: a set of processors must be filled before a process may enter it.
+            # Version 1: a cpuset must have processors before a process can join it.
             for setting in ("cpuset.cpus", "cpuset.mems"):
                 mine = made / setting
                 if (made.parent / "cpuset.cpus").exists() and mine.exists() and not mine.read_text().strip():
                     mine.write_text((made.parent / setting).read_text())
-        # Version 2: a controller must be handed down folder by folder.
+        # Version 2: controllers must be enabled level by level.
         available = folder.parent / "cgroup.controllers"
         if available.exists():
             for controller in available.read_text().split():
@@ -135,7 +135,7 @@ def make_cgroups(name: str) -> list[Path]:
 
 
 def lab_processes(name: str | None = None) -> list[int]:
-    """Every process of the lab, or of one node of it, whoever started it: its group tells."""
+    """Every process of the lab, or of one node, identified by its control group."""
     found: set[int] = set()
     for folder in cgroup_folders():
         for member in (folder / name if name else folder).rglob("cgroup.procs"):
@@ -147,7 +147,7 @@ def lab_processes(name: str | None = None) -> list[int]:
 
 
 def other_cache(layout: Layout) -> str | None:
-    """The cache of the lab that runs on this machine, if it is another one than this."""
+    """The cache of a running lab, if it is not this one."""
     if any(node_process(layout, name) for name in NODES):
         return None
     for pid in lab_processes():
@@ -177,9 +177,9 @@ def kill(pid: int) -> None:
 
 
 def stop_node(layout: Layout, name: str) -> bool:
-    """Ends a node: with its PID 1 go all its processes, mounts and interfaces. Returns whether there was anything to end.
+    """Ends a node: its PID 1 takes all its processes, mounts and interfaces with it. Returns whether there was anything to end.
 
-    The node of another cache's lab is not this one, though it bears the same name.
+    The node of another cache's lab is not this one, although it has the same name.
     """
     if other_cache(layout):
         return False
@@ -206,7 +206,7 @@ def stop_node(layout: Layout, name: str) -> bool:
 
 
 def remove_cgroup(folder: Path) -> bool:
-    """Removes a folder of the control group tree; the kernel lets go of the last member a moment after it ended."""
+    """Removes a directory of the control group tree; the kernel releases the last member a moment after it ends."""
 
     def removed() -> bool:
         for path, _folders, _files in os.walk(folder, topdown=False):
@@ -217,23 +217,23 @@ def remove_cgroup(folder: Path) -> bool:
     if not folder.exists():
         return False
     if not wait_until(removed, 10):
-        raise LabError(f"The control group {folder} can't be removed")
+        raise LabError(f"The control group {folder} cannot be removed")
     return True
 
 
 def delete_tree(path: Path) -> None:
-    """Deletes a folder, but never what is mounted below it."""
+    """Deletes a directory, but never anything mounted below it."""
     if not path.exists():
         return
     for line in Path("/proc/self/mounts").read_text().splitlines():
         mounted = line.split()[1].encode().decode("unicode_escape")
         if mounted.startswith(f"{path.resolve()}/"):
-            raise LabError(f"{mounted} is mounted below a folder that is to be deleted; unmount it first")
+            raise LabError(f"{path} cannot be deleted, because {mounted} is mounted below it. Next: unmount it.")
     subprocess.run(["rm", "-rf", "--one-file-system", "--", str(path)], check=True)
 
 
 class Step:
-    """The log of one step. logs/current points to the latest, so that whoever watches can show its last line."""
+    """The log of one step. logs/current points to the latest log, which lets the callback show its last line."""
 
     def __init__(self, layout: Layout, name: str) -> None:
         layout.logs.mkdir(parents=True, exist_ok=True)
@@ -257,7 +257,7 @@ class Step:
         env: dict[str, str] | None = None,
         preexec_fn: Callable[[], None] | None = None,
     ) -> None:
-        """Runs a command into the log; on failure the end of the log is the message."""
+        """Runs a command with its output in the log. On failure, the message contains the end of the log."""
         with self.path.open("ab") as log:
             done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, check=False, cwd=cwd, env=env, preexec_fn=preexec_fn)
         if done.returncode:
@@ -269,7 +269,7 @@ class Step:
 
 
 def digest(*pieces: bytes) -> str:
-    """A short name for contents."""
+    """A short hash of contents."""
     total = hashlib.sha256()
     for piece in pieces:
         total.update(hashlib.sha256(piece).digest())
@@ -277,8 +277,8 @@ def digest(*pieces: bytes) -> str:
 
 
 def contents(path: Path) -> bytes:
-    """A file, or all files of a folder with their names and whether they can be run, as one piece."""
+    """The content of a file, or of all files of a directory with their names and executable bits."""
     files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
     if not files:
-        raise LabError(f"{path} is not there")
+        raise LabError(f"{path} does not exist")
     return b"".join(f"{file.relative_to(path.parent)} {os.access(file, os.X_OK)} ".encode() + digest(file.read_bytes()).encode() for file in files)
