@@ -92,8 +92,13 @@ fixtures: venv ## Record anew, on the lab with its sample, what unit tests take 
 	lab/with-lock .venv/bin/python tests/unit/record_fixtures.py "$$kubeconfig"
 
 .PHONY: docs
-docs: venv ## Write docs/my-session-does-not-stick.md anew from the catalogue of causes
+docs: venv ## Generate docs/my-session-does-not-stick.md from the catalogue of causes, and the tables of variables in roles/*/README.md
 	.venv/bin/python .ci/causes_page.py
+	.venv/bin/python .ci/role_variables.py
+
+.PHONY: docs-site
+docs-site: venv ## Build the documentation site as HTML into docs-site/
+	.venv/bin/python .ci/docs_site.py
 
 .PHONY: soundness
 soundness: venv ## Count how often the verdict is right: hundreds of checks and a million windows (hours; fewer with CHECKS= and WINDOWS=)

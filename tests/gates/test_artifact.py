@@ -15,7 +15,7 @@ import pytest
 from harness import BIN, ROOT, build, clean_environment, project_files, run
 
 # What someone who installs the collection uses or reads; the lab, the tests and the clone's own files are not among it.
-SHIPPED = {"changelogs", "docs", "meta", "monitoring", "playbooks", "plugins", "roles"} | {
+SHIPPED = {"changelogs", "docs", "examples", "meta", "monitoring", "playbooks", "plugins", "roles"} | {
     "CHANGELOG.md",
     "CONTRIBUTING.md",
     "FILES.json",
@@ -24,7 +24,7 @@ SHIPPED = {"changelogs", "docs", "meta", "monitoring", "playbooks", "plugins", "
     "README.md",
     "SECURITY.md",
 }
-COMPLETE = ("meta", "monitoring", "playbooks", "plugins", "roles")
+COMPLETE = ("examples", "meta", "monitoring", "playbooks", "plugins", "roles")
 
 
 def _members(artifact: Path) -> list[tarfile.TarInfo]:
