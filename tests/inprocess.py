@@ -10,11 +10,13 @@ from typing import Any
 
 from ansible_collections.kubernetes.core.plugins.module_utils.k8s.core import requires
 
+from ansible_collections.meshops.istio.plugins.module_utils._check import check
+from ansible_collections.meshops.istio.plugins.module_utils._inspection import gather
 from ansible_collections.meshops.istio.plugins.module_utils._model import CheckError
+from ansible_collections.meshops.istio.plugins.module_utils._options import read_settings
 from ansible_collections.meshops.istio.plugins.module_utils._result import error_result
-from ansible_collections.meshops.istio.plugins.modules.istio_affinity_check import argument_spec, check, read_settings
+from ansible_collections.meshops.istio.plugins.modules.istio_affinity_check import argument_spec
 from ansible_collections.meshops.istio.plugins.modules.istio_affinity_info import argument_spec as info_argument_spec
-from ansible_collections.meshops.istio.plugins.modules.istio_affinity_info import gather
 
 
 def _filled(spec: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:

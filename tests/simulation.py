@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 
-from ansible_collections.meshops.istio.plugins.module_utils._identity import identify
+from ansible_collections.meshops.istio.plugins.module_utils._envoy.ring import Chooser, chooser_of, request_hash
+from ansible_collections.meshops.istio.plugins.module_utils._membership import PUSH_DELAY, all_backends, is_settled
 from ansible_collections.meshops.istio.plugins.module_utils._model import (
     Backend,
     Checkpoint,
@@ -29,10 +30,10 @@ from ansible_collections.meshops.istio.plugins.module_utils._model import (
     ProxyView,
     RouteView,
 )
-from ansible_collections.meshops.istio.plugins.module_utils._plan import PROFILES, Plan, make_plan, of_one_source
-from ansible_collections.meshops.istio.plugins.module_utils._ring import Chooser, chooser_of, request_hash
-from ansible_collections.meshops.istio.plugins.module_utils._tally import MOST_RUNS, Run, Tally, Trace
-from ansible_collections.meshops.istio.plugins.module_utils._verdict import PUSH_DELAY, Evidence, Window, all_backends, is_settled
+from ansible_collections.meshops.istio.plugins.module_utils._requests.identity import identify
+from ansible_collections.meshops.istio.plugins.module_utils._requests.plan import PROFILES, Plan, make_plan, of_one_source
+from ansible_collections.meshops.istio.plugins.module_utils._requests.tally import MOST_RUNS, Run, Tally, Trace
+from ansible_collections.meshops.istio.plugins.module_utils._verdict.window import Evidence, Window
 
 KEY = Key("header", "user-session")
 CLUSTER = ClusterView("outbound|80||nginx-service.sample.svc.cluster.local", "EDS", "RING_HASH", "sample/nginx-destinationrule", "1")

@@ -9,9 +9,17 @@ This module util is private to the collection: it may change at any time.
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
+from urllib.parse import quote
+
+JsonDict = dict[str, Any]
+PROBE_LABEL = "meshops.istio/probe=true"
+PASSED, FAILED, INCONCLUSIVE, NOT_PROVEN, ERROR = "passed", "failed", "inconclusive", "not_proven", "error"
+STICKS, DOES_NOT, UNKNOWN = "sticks", "does_not", "unknown"
+HASHING = ("RING_HASH", "MAGLEV")
 
 
 class CheckError(Exception):
@@ -333,9 +341,6 @@ class Finding:
     reference: str
 
 
-JsonDict = dict[str, Any]
-
-
 @dataclass(frozen=True)
 class Facts:
     """Bodies of the objects that a cause may lie in: services and pods by namespace and name, rules by kind, and the
@@ -347,3 +352,30 @@ class Facts:
     pods: dict[tuple[str, str], JsonDict]
     unread: tuple[str, ...] = ()
     versions: dict[str, str | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ClientChoice:
+    """The option C(client): a named pod, or a selector and how many pods of it."""
+
+    namespace: str
+    pod: str | None = None
+    selector: str = PROBE_LABEL
+    container: str | None = None
+    max: int | None = None
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What is to be looked at: these namespaces (None: all), and there one service by its name, or whatever asks for affinity."""
+
+    namespaces: tuple[str, ...] | None
+    service: str | None = None
+    port: int | None = None
+
+
+def hashed_value(key: Key, value: str) -> str:
+    """What Envoy hashes for a session: a parameter as it stands in the URL, an address in its shortest form."""
+    if key.type == "query":
+        return quote(value, safe="")
+    return str(ipaddress.ip_address(value)) if key.type == "source_ip" else value

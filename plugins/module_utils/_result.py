@@ -13,8 +13,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from ansible_collections.meshops.istio.plugins.module_utils._curl import url_of
 from ansible_collections.meshops.istio.plugins.module_utils._model import (
+    ERROR,
+    FAILED,
+    PASSED,
     Backend,
     CheckError,
     ClientPod,
@@ -25,17 +27,9 @@ from ansible_collections.meshops.istio.plugins.module_utils._model import (
     Survey,
     Target,
 )
-from ansible_collections.meshops.istio.plugins.module_utils._probe import ClientRun
-from ansible_collections.meshops.istio.plugins.module_utils._tally import Latencies
-from ansible_collections.meshops.istio.plugins.module_utils._verdict import (
-    ERROR,
-    FAILED,
-    PASSED,
-    Control,
-    SessionFate,
-    Verdict,
-    Window,
-)
+from ansible_collections.meshops.istio.plugins.module_utils._requests.curl import url_of
+from ansible_collections.meshops.istio.plugins.module_utils._requests.tally import ClientRun, Latencies
+from ansible_collections.meshops.istio.plugins.module_utils._verdict.window import Control, SessionFate, Verdict, Window
 
 # A longer command would bury the message.
 LONG_COMMAND = 200

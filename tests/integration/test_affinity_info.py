@@ -18,8 +18,8 @@ import yaml
 from affinity_support import INFO, KEY, Mesh, curl_pod, probe_pod
 from inprocess import ask_info, run_info
 
+from ansible_collections.meshops.istio.plugins.module_utils._envoy.ring import maglev_chooser, request_hash
 from ansible_collections.meshops.istio.plugins.module_utils._model import CheckError
-from ansible_collections.meshops.istio.plugins.module_utils._ring import maglev_chooser, request_hash
 
 HASH: dict[str, Any] = {"consistentHash": {"httpHeaderName": "user-session"}}
 SCENARIO = "scenario"

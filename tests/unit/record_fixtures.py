@@ -23,10 +23,13 @@ init_plugin_loader([str(ROOT / "collections")])
 
 from ansible_collections.kubernetes.core.plugins.module_utils.k8s.core import requires  # noqa: E402 - by the loader
 
-from ansible_collections.meshops.istio.plugins.module_utils._envoy import admin_pages, hosts_filter  # noqa: E402 - by the loader
-from ansible_collections.meshops.istio.plugins.module_utils._options import Connection  # noqa: E402 - by the loader
-from ansible_collections.meshops.istio.plugins.module_utils._session import PodSession  # noqa: E402 - by the loader
-from ansible_collections.meshops.istio.plugins.module_utils._survey import ClientChoice, Cluster, choose_clients, find_target  # noqa: E402 - by the loader
+from ansible_collections.meshops.istio.plugins.module_utils._cluster.api import Cluster  # noqa: E402 - by the loader
+from ansible_collections.meshops.istio.plugins.module_utils._cluster.clients import choose_clients  # noqa: E402 - by the loader
+from ansible_collections.meshops.istio.plugins.module_utils._cluster.connection import Connection  # noqa: E402 - by the loader
+from ansible_collections.meshops.istio.plugins.module_utils._cluster.survey import find_target  # noqa: E402 - by the loader
+from ansible_collections.meshops.istio.plugins.module_utils._envoy.pages import admin_pages, hosts_filter  # noqa: E402 - by the loader
+from ansible_collections.meshops.istio.plugins.module_utils._model import ClientChoice  # noqa: E402 - by the loader
+from ansible_collections.meshops.istio.plugins.module_utils._probe.session import PodSession  # noqa: E402 - by the loader
 
 FIXTURES = Path(__file__).parent / "fixtures"
 NAMESPACE = "sample"

@@ -29,7 +29,7 @@ from ansible_collections.meshops.istio.plugins.module_utils._model import (
     Survey,
     Target,
 )
-from ansible_collections.meshops.istio.plugins.module_utils._verdict import Verdict, Window
+from ansible_collections.meshops.istio.plugins.module_utils._verdict.window import Verdict, Window
 
 __all__ = ["CATALOGUE", "SECTIONS", "Cause", "Client", "Situation", "find_causes", "situation_of", "situation_seen"]
 

@@ -24,7 +24,7 @@ from ansible_collections.meshops.istio.plugins.module_utils._model import (
     ProxyView,
     Target,
 )
-from ansible_collections.meshops.istio.plugins.module_utils._verdict import Evidence, Verdict, Window
+from ansible_collections.meshops.istio.plugins.module_utils._verdict.window import Evidence, Verdict, Window
 
 SEVERITIES = ("error", "warning", "info")
 

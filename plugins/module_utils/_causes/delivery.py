@@ -16,23 +16,18 @@ from ansible_collections.meshops.istio.plugins.module_utils._causes._objects imp
     HASHING,
     ROOT_NAMESPACE,
     applies,
-    balancer,
     blind_to_service,
-    cluster_parts,
     command,
     delete,
-    hashes,
     label,
     made_anew,
-    named,
     patch,
-    policy_of,
     rule_in_force,
     rules_of,
-    selects,
-    spec_of,
     what_is_in_force,
 )
+from ansible_collections.meshops.istio.plugins.module_utils._istio.hosts import selects
+from ansible_collections.meshops.istio.plugins.module_utils._istio.rules import balancer, cluster_parts, hashes, named, policy_of, spec_of
 from ansible_collections.meshops.istio.plugins.module_utils._model import JsonDict
 
 SECTION = Section("The rule is right, and Envoy has something else")

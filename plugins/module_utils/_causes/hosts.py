@@ -23,17 +23,8 @@ from ansible_collections.meshops.istio.plugins.module_utils._causes._base import
     policies_of,
     proxy_name,
 )
-from ansible_collections.meshops.istio.plugins.module_utils._causes._objects import (
-    command,
-    delete,
-    label,
-    named,
-    patch,
-    policy_of,
-    rule_in_force,
-    spec_of,
-    workload_of,
-)
+from ansible_collections.meshops.istio.plugins.module_utils._causes._objects import command, delete, label, patch, rule_in_force, workload_of
+from ansible_collections.meshops.istio.plugins.module_utils._istio.rules import named, policy_of, spec_of
 from ansible_collections.meshops.istio.plugins.module_utils._model import Fix, JsonDict, ProxyView
 
 SECTION = Section("The hosts to choose from differ")

@@ -17,10 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ansible_collections.meshops.istio.plugins.module_utils._causes import CATALOGUE, SECTIONS, Client, Situation, find_causes
-from ansible_collections.meshops.istio.plugins.module_utils._causes._objects import covers, exported, hash_on, workload_of
-from ansible_collections.meshops.istio.plugins.module_utils._causes.protocol import protocol
+from ansible_collections.meshops.istio.plugins.module_utils._causes._objects import hash_on, workload_of
+from ansible_collections.meshops.istio.plugins.module_utils._istio.hosts import covers, exported
+from ansible_collections.meshops.istio.plugins.module_utils._istio.ports import protocol
 from ansible_collections.meshops.istio.plugins.module_utils._model import Facts, Finding, HashPolicy, JsonDict, Key, ProxyView, Target
-from ansible_collections.meshops.istio.plugins.module_utils._verdict import judge
+from ansible_collections.meshops.istio.plugins.module_utils._verdict.judge import judge
 from simulation import KEY, Balancer, Truth, address, at_random, flipping, ring, weighted, window
 
 FQDN = "nginx-service.sample.svc.cluster.local"
