@@ -18,7 +18,7 @@ from ansible_collections.meshops.istio.plugins.module_utils._requests.brake impo
 from ansible_collections.meshops.istio.plugins.module_utils._requests.curl import Sending
 from ansible_collections.meshops.istio.plugins.module_utils._requests.identity import Method
 from ansible_collections.meshops.istio.plugins.module_utils._requests.plan import PROFILES
-from ansible_collections.meshops.istio.plugins.module_utils._verdict.what_if import Plan, read_plan
+from ansible_collections.meshops.istio.plugins.module_utils._verdict.what_if import Scenario, read_scenario
 
 # option: the smallest and the largest value that makes sense
 LIMITS = {
@@ -106,7 +106,7 @@ class Settings:
 
 
 def read_settings(params: JsonDict) -> Settings:
-    """Refuse what makes no sense, before anything is touched. Raises CheckError with C(bad_option)."""
+    """Refuse what makes no sense, before anything is touched. Raises CheckError with `bad_option`."""
     for option, (least, most) in LIMITS.items():
         value = params[option]
         if value is not None and not least <= value <= most:
@@ -130,7 +130,7 @@ def read_settings(params: JsonDict) -> Settings:
 
 
 def read_stop_on(params: JsonDict) -> StopOn | None:
-    """When to stop. Raises CheckError with C(bad_option)."""
+    """When to stop. Raises CheckError with `bad_option`."""
     option = params["stop_on"]
     if option is None:
         return None
@@ -144,7 +144,7 @@ def read_stop_on(params: JsonDict) -> StopOn | None:
 
 
 def read_method(params: JsonDict) -> Method:
-    """How the pods are to be known. Raises CheckError with C(bad_option)."""
+    """How the pods are to be known. Raises CheckError with `bad_option`."""
     pattern = params["identify_pattern"]
     if (params["identify"] == "body") != (pattern is not None):
         raise CheckError("bad_option", "Options identify=body and identify_pattern go together; give both or neither.")
@@ -159,17 +159,17 @@ def read_method(params: JsonDict) -> Method:
 
 @dataclass(frozen=True)
 class Wanted:
-    """The options, read and found to make sense."""
+    """The options of istio_affinity_info after they were checked."""
 
     scope: Scope
     choice: ClientChoice
     key: Key | None
     sessions: tuple[str, ...]
-    plan: Plan | None
+    scenario: Scenario | None
 
 
 def read_wanted(params: JsonDict) -> Wanted:
-    """Raises L(CheckError) with C(bad_option)."""
+    """Refuse options that make no sense. Raises `CheckError` with `bad_option`."""
     namespaces = tuple(dict.fromkeys(params.get("namespace") or ())) or None
     if namespaces is not None and not all(namespaces):
         raise CheckError("bad_option", "Option namespace holds an empty name. Next: correct it, or leave the option out for all namespaces.")
@@ -179,4 +179,4 @@ def read_wanted(params: JsonDict) -> Wanted:
         raise CheckError("bad_option", "Option client.pod needs client.namespace, as the option namespace does not say which one is meant.")
     sessions = tuple(dict.fromkeys(params.get("session_ids") or ()))
     scope = Scope(namespaces, params.get("service"), params.get("port"))
-    return Wanted(scope, choice, given_key(params), sessions, read_plan(params.get("what_if")))
+    return Wanted(scope, choice, given_key(params), sessions, read_scenario(params.get("what_if")))

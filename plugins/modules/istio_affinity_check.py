@@ -423,12 +423,12 @@ elapsed:
 from ansible_collections.kubernetes.core.plugins.module_utils.k8s.core import AnsibleK8SModule
 
 from ansible_collections.meshops.istio.plugins.module_utils._check import check, fails_task
-from ansible_collections.meshops.istio.plugins.module_utils._cluster.connection import connection_spec
+from ansible_collections.meshops.istio.plugins.module_utils._cluster.connection import connect, connection_spec
 from ansible_collections.meshops.istio.plugins.module_utils._model import CheckError, JsonDict
 from ansible_collections.meshops.istio.plugins.module_utils._options import client_spec, key_spec, read_settings
-from ansible_collections.meshops.istio.plugins.module_utils._probe.senders import SENDERS
 from ansible_collections.meshops.istio.plugins.module_utils._probe.watch import end_with_the_play
 from ansible_collections.meshops.istio.plugins.module_utils._requests.curl import IDENTITY_HEADERS
+from ansible_collections.meshops.istio.plugins.module_utils._requests.identity import METHODS
 from ansible_collections.meshops.istio.plugins.module_utils._result import error_result
 
 
@@ -469,7 +469,7 @@ def argument_spec() -> JsonDict:
                 "port": {"type": "int", "default": 80},
             },
         },
-        "identify": {"type": "str", "default": "auto", "choices": ["auto", *SENDERS]},
+        "identify": {"type": "str", "default": "auto", "choices": ["auto", *METHODS]},
         "identify_pattern": {"type": "str"},
         "identify_header": {"type": "list", "elements": "str", "default": list(IDENTITY_HEADERS)},
         "max_flip_rate": {"type": "float"},
@@ -500,7 +500,7 @@ def main() -> None:
     try:
         settings = read_settings(module.params)
         seed = settings.seed
-        result, moved = check(module, settings)
+        result, moved = check(module.params, settings, connect(module), check_mode=module.check_mode)
     except CheckError as error:
         result = error_result(error, seed)
         if module.check_mode and error.code in ("no_service", "no_client"):

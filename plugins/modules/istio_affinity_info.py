@@ -296,10 +296,10 @@ unread:
 
 from ansible_collections.kubernetes.core.plugins.module_utils.k8s.core import AnsibleK8SModule
 
-from ansible_collections.meshops.istio.plugins.module_utils._cluster.connection import connection_spec
-from ansible_collections.meshops.istio.plugins.module_utils._inspection import gather
+from ansible_collections.meshops.istio.plugins.module_utils._cluster.connection import connect, connection_spec
+from ansible_collections.meshops.istio.plugins.module_utils._inspection import inspect
 from ansible_collections.meshops.istio.plugins.module_utils._model import CheckError, JsonDict
-from ansible_collections.meshops.istio.plugins.module_utils._options import client_spec, key_spec
+from ansible_collections.meshops.istio.plugins.module_utils._options import client_spec, key_spec, read_wanted
 
 
 def argument_spec() -> JsonDict:
@@ -325,7 +325,7 @@ def argument_spec() -> JsonDict:
 def main() -> None:
     module = AnsibleK8SModule(argument_spec=argument_spec(), supports_check_mode=True)
     try:
-        services, unread = gather(module)
+        services, unread = inspect(read_wanted(module.params), connect(module))
     except CheckError as error:
         module.fail_json(msg=error.msg, error={"code": error.code, "msg": error.msg}, services=[])
     module.exit_json(changed=False, services=services, unread=unread)

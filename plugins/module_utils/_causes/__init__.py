@@ -39,7 +39,7 @@ CATALOGUE: tuple[Cause, ...] = tuple(cause for section in SECTIONS for cause in 
 
 def situation_of(survey: Survey, facts: Facts, window: Window, verdict: Verdict) -> Situation:
     """What a check saw, as a situation."""
-    clients = tuple(Client(entry.client, tuple(entry.views())) for entry in window.evidence)
+    clients = tuple(Client(entry.client, tuple(entry.views())) for entry in window.client_windows)
     return Situation(window.key, survey.target, facts, clients, window.after, window, verdict)
 
 

@@ -2,10 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What a rule means, by Istio's own ways of choosing and merging, and how one is put right. Pure.
+"""The rules that apply in a situation, and how one is put right. Pure.
 
-The ways are those of istio/istio pilot/pkg/model/push_context.go (destinationRule), pilot/pkg/model/destination_rule.go
-and pilot/pkg/networking/core/route/route.go (HashForHTTPDestination).
+What the rules mean is known in `_istio`.
 
 This module util is private to the collection: it may change at any time.
 """
@@ -20,12 +19,20 @@ from collections.abc import Iterable, Iterator
 from ansible.module_utils.common.yaml import yaml_dump
 
 from ansible_collections.meshops.istio.plugins.module_utils._causes._base import Client, Item, Situation, policies_of, proxy_name, speaks_http
-from ansible_collections.meshops.istio.plugins.module_utils._istio.hosts import covers, exported, selects
-from ansible_collections.meshops.istio.plugins.module_utils._istio.rules import cluster_parts, destinations, named, policy_of, port_entry, spec_of
+from ansible_collections.meshops.istio.plugins.module_utils._istio.hosts import covers
+from ansible_collections.meshops.istio.plugins.module_utils._istio.rules import (
+    applies_to,
+    cluster_parts,
+    consulted_namespaces,
+    destination_rules,
+    destinations,
+    named,
+    policy_of,
+    port_entry,
+    virtual_services,
+)
 from ansible_collections.meshops.istio.plugins.module_utils._model import Fix, JsonDict, Key, ProxyView
 
-ROOT_NAMESPACE = "istio-system"
-HASHING = ("RING_HASH", "MAGLEV")
 KEY_FIELDS = ("httpHeaderName", "httpCookie", "httpQueryParameterName", "useSourceIp")
 # What the API server adds, and what says how somebody applied it.
 OWN_METADATA = ("name", "namespace", "labels", "annotations")
@@ -47,21 +54,18 @@ def label(kind: str, body: JsonDict) -> str:
 
 def rules_of(situation: Situation) -> list[JsonDict]:
     """Every DestinationRule that was read and names the service, oldest first, as Istio takes them."""
-    rules = situation.facts.rules.get("DestinationRule", ())
-    found = [rule for rule in rules if covers(spec_of(rule).get("host", ""), rule["metadata"]["namespace"], situation.fqdn)]
-    return sorted(found, key=lambda rule: (rule["metadata"].get("creationTimestamp") or "", named(rule)))
+    return destination_rules(situation.facts.rules.get("DestinationRule", ()), situation.fqdn)
 
 
 def consulted(situation: Situation, client: Client) -> list[str]:
     """The namespaces in which Istio looks for a DestinationRule, in this order."""
-    return list(dict.fromkeys((situation.namespace_of(client), situation.target.namespace, ROOT_NAMESPACE)))
+    return consulted_namespaces(situation.namespace_of(client), situation.target.namespace)
 
 
 def applies(situation: Situation, client: Client, rule: JsonDict) -> bool:
     """Whether Istio would consider this rule for the client at all."""
-    namespace = situation.namespace_of(client)
-    chosen = selects(spec_of(rule).get("workloadSelector"), situation.body_of(client)["metadata"].get("labels") or {})
-    return rule["metadata"]["namespace"] in consulted(situation, client) and exported(rule, namespace) and chosen
+    labels = situation.body_of(client)["metadata"].get("labels") or {}
+    return applies_to(rule, situation.namespace_of(client), situation.target.namespace, labels)
 
 
 def rule_in_force(situation: Situation, client: Client) -> JsonDict | None:
@@ -112,9 +116,7 @@ def hash_on(key: Key, settings: JsonDict | None = None, *, nulls: bool = False) 
 
 def routes_of(situation: Situation) -> list[JsonDict]:
     """The VirtualServices whose hosts name the service, oldest first."""
-    rules = situation.facts.rules.get("VirtualService", ())
-    found = [rule for rule in rules if any(covers(host, rule["metadata"]["namespace"], situation.fqdn) for host in spec_of(rule).get("hosts") or [])]
-    return sorted(found, key=lambda rule: (rule["metadata"].get("creationTimestamp") or "", named(rule)))
+    return virtual_services(situation.facts.rules.get("VirtualService", ()), situation.fqdn)
 
 
 def route_in_force(situation: Situation, client: Client) -> JsonDict | None:

@@ -13,8 +13,6 @@ from collections.abc import Iterator
 
 from ansible_collections.meshops.istio.plugins.module_utils._causes._base import Client, Hit, Section, Situation, evidence, proxy_name
 from ansible_collections.meshops.istio.plugins.module_utils._causes._objects import (
-    HASHING,
-    ROOT_NAMESPACE,
     applies,
     blind_to_service,
     command,
@@ -27,8 +25,8 @@ from ansible_collections.meshops.istio.plugins.module_utils._causes._objects imp
     what_is_in_force,
 )
 from ansible_collections.meshops.istio.plugins.module_utils._istio.hosts import selects
-from ansible_collections.meshops.istio.plugins.module_utils._istio.rules import balancer, cluster_parts, hashes, named, policy_of, spec_of
-from ansible_collections.meshops.istio.plugins.module_utils._model import JsonDict
+from ansible_collections.meshops.istio.plugins.module_utils._istio.rules import ROOT_NAMESPACE, balancer, cluster_parts, hashes, named, policy_of, spec_of
+from ansible_collections.meshops.istio.plugins.module_utils._model import HASHING, JsonDict
 
 SECTION = Section("The rule is right, and Envoy has something else")
 # Seconds after which a change has surely reached every Envoy that is connected.

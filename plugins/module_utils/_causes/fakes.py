@@ -147,7 +147,7 @@ def connections_reused(situation: Situation) -> Iterator[Hit]:
 )
 def nobody_in_particular(situation: Situation) -> Iterator[Hit]:
     window = situation.window
-    if window is None or any(entry.identified for entry in window.evidence) or not any(entry.tally.answered for entry in window.evidence):
+    if window is None or any(entry.identified for entry in window.client_windows) or not any(entry.tally.answered for entry in window.client_windows):
         return
     seen = [
         ("answers", "identity", window.identification.unknown[:3]),

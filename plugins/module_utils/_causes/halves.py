@@ -13,7 +13,6 @@ from collections.abc import Iterator
 
 from ansible_collections.meshops.istio.plugins.module_utils._causes._base import Client, Hit, Item, Section, Situation, evidence, policies_of, proxy_name
 from ansible_collections.meshops.istio.plugins.module_utils._causes._objects import (
-    HASHING,
     ambient_by,
     as_yaml,
     command,
@@ -43,7 +42,7 @@ from ansible_collections.meshops.istio.plugins.module_utils._istio.rules import 
     spec_of,
     subset_of,
 )
-from ansible_collections.meshops.istio.plugins.module_utils._model import JsonDict, ProxyView
+from ansible_collections.meshops.istio.plugins.module_utils._model import HASHING, JsonDict, ProxyView
 
 SECTION = Section("One half is missing: the route's hash policy or the cluster's balancer")
 REFERENCE = "https://istio.io/latest/docs/reference/config/networking/"

@@ -115,7 +115,7 @@ def ejected(situation: Situation) -> Iterator[Hit]:
             continue
         seen: list[Item] = [(proxy_name(situation, client), f"health_flags of {address}", flags) for address, flags in hosts.items()]
         seen.append((label("DestinationRule", rule), "spec.trafficPolicy.outlierDetection", policy_of(rule).get("outlierDetection")))
-        statuses = [entry.tally.by_status for entry in situation.window.evidence] if situation.window else []
+        statuses = [entry.tally.by_status for entry in situation.window.client_windows] if situation.window else []
         bad = sum(count for by_status in statuses for status, count in by_status.items() if status.startswith("5"))
         seen += [("answers", "status 5xx", bad)] if bad else []
         yield Hit(evidence(*seen), _nobody_put_out(rule))

@@ -166,7 +166,7 @@ def _moved_once(trace: Trace) -> bool:
 
 
 def _traces(situation: Situation) -> list[Trace]:
-    return [trace for entry in situation.window.evidence for trace in entry.traces if trace.moves] if situation.window else []
+    return [trace for entry in situation.window.client_windows for trace in entry.traces if trace.moves] if situation.window else []
 
 
 @SECTION.cause(

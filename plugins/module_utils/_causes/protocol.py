@@ -89,7 +89,7 @@ def not_http(situation: Situation) -> Iterator[Hit]:
 def tls(situation: Situation) -> Iterator[Hit]:
     if protocol(situation.port) not in TLS:
         return
-    answered = situation.window is not None and any(entry.tally.answered for entry in situation.window.evidence)
+    answered = situation.window is not None and any(entry.tally.answered for entry in situation.window.client_windows)
     for _client, seen in _opaque(situation):
         if answered:
             yield Hit(evidence(*seen, (situation.source, "answers to plain HTTP on this port", True)), _as_http(situation))

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
@@ -40,7 +41,7 @@ GROUPS = {plural: ("networking.istio.io", version) for plural, (_kind, version) 
 
 
 class Cluster:
-    """The few reads that the check needs, as plain dictionaries, with every failure as a L(CheckError).
+    """The few reads that the check needs, as plain dictionaries, with every failure as a `CheckError`.
 
     By paths and the dynamic client, as the generated API classes of the Python client cost a second to import (release 37).
     """
@@ -49,10 +50,10 @@ class Cluster:
         self.client = client
 
     def service(self, namespace: str, name: str) -> JsonDict | None:
-        return self._found(_core(namespace, "services", name), f"get services in namespace {namespace}")
+        return self._read(_core(namespace, "services", name), f"get services in namespace {namespace}")
 
     def pod(self, namespace: str, name: str) -> JsonDict | None:
-        return self._found(_core(namespace, "pods", name), f"get pods in namespace {namespace}")
+        return self._read(_core(namespace, "pods", name), f"get pods in namespace {namespace}")
 
     def pods(self, namespace: str, selector: str) -> list[JsonDict]:
         return self.listed("pods", namespace, selector)
@@ -72,21 +73,21 @@ class Cluster:
 
     def listed(self, plural: str, namespace: str | None, selector: str = "") -> list[JsonDict]:
         """All objects of a kind in a namespace, or with None in all of them: one of another namespace may be the one that was meant."""
-        found = self._found(*_list(plural, namespace), label_selector=selector or None)
-        return list((found or {}).get("items") or [])
+        answer = self._read(*_list(plural, namespace), label_selector=selector or None)
+        return list((answer or {}).get("items") or [])
 
     def namespace(self, name: str) -> JsonDict | None:
-        return self._found(_core(name), f"get namespace {name}")
+        return self._read(_core(name), f"get namespace {name}")
 
     def namespaces(self) -> tuple[str, ...]:
-        found = self._found("/api/v1/namespaces", "list namespaces")
-        return tuple(entry["metadata"]["name"] for entry in (found or {}).get("items") or [])
+        answer = self._read("/api/v1/namespaces", "list namespaces")
+        return tuple(entry["metadata"]["name"] for entry in (answer or {}).get("items") or [])
 
     def node(self, name: str) -> JsonDict | None:
-        return self._found(_path("api", "v1", "nodes", name), f"get node {name}")
+        return self._read(_path("api", "v1", "nodes", name), f"get node {name}")
 
     def version(self) -> str | None:
-        return (self._found("/version", "get /version") or {}).get("gitVersion")
+        return (self._read("/version", "get /version") or {}).get("gitVersion")
 
     def sidecar_log(self, client: ClientPod, since: float) -> str:
         """What the client's sidecar has logged from a time on (seconds since 1970)."""
@@ -95,14 +96,14 @@ class Cluster:
         answer = self._answer(path, what, query_params=query, header_params={"Accept": "*/*"})
         return "" if answer is None else bytes(answer.data).decode("utf-8", "replace")
 
-    def _found(self, path: str, what: str, **words: Any) -> JsonDict | None:
+    def _read(self, path: str, what: str, **words: Any) -> JsonDict | None:
         """The answer as a dictionary, or None where the object or its kind does not exist."""
         answer = self._answer(path, what, **words)
-        found = json.loads(answer.data) if answer is not None else None
-        return found if isinstance(found, dict) else None
+        body = json.loads(answer.data) if answer is not None else None
+        return body if isinstance(body, dict) else None
 
     def _answer(self, path: str, what: str, **words: Any) -> Any:
-        """The answer, or None where there is no such object. Raises L(CheckError) for every other failure."""
+        """The answer, or None where there is no such object. Raises `CheckError` for every other failure."""
         try:
             return self.client.request("get", path, serialize=False, _request_timeout=TIMEOUT, **words)
         except ApiException as error:
@@ -111,6 +112,14 @@ class Cluster:
             raise _api_error(error, what) from error
         except (HTTPError, OSError) as error:
             raise CheckError("api_unreachable", f"The API server did not answer ({what}): {error}. Next: check kubeconfig, context and network.") from error
+
+
+@dataclass(frozen=True)
+class Access:
+    """How this run reaches the cluster: the API server by `cluster`, pods by execs with the client's `configuration`."""
+
+    cluster: Cluster
+    configuration: Any
 
 
 def _path(*parts: str) -> str:

@@ -19,7 +19,7 @@ CONTAINER_ANNOTATION = "kubectl.kubernetes.io/default-container"
 
 
 def choose_clients(cluster: Cluster, choice: ClientChoice, zones: Mapping[str | None, str | None] | None = None) -> tuple[ClientPod, ...]:
-    """The named pod, or the ready pods of the selector, one for each zone unless C(max) asks for more or fewer; C(zones)
+    """The named pod, or the ready pods of the selector, one for each zone unless `max` asks for more or fewer; `zones`
     are those of nodes, as far as they are known already."""
     if choice.pod is not None:
         pod = cluster.pod(choice.namespace, choice.pod)
@@ -33,20 +33,20 @@ def choose_clients(cluster: Cluster, choice: ClientChoice, zones: Mapping[str | 
             f"No ready Pod in namespace {choice.namespace} carries the label {choice.selector}. "
             f"Next: kubectl -n {choice.namespace} get pods -l {choice.selector}, or name a pod in the option client.",
         )
-    found = [client_pod(pod, choice.container) for pod in running]
-    return pick_clients(found if choice.max else with_zones(cluster, found, zones or {}), choice.max)
+    candidates = [client_pod(pod, choice.container) for pod in running]
+    return pick_clients(candidates if choice.max else with_zones(cluster, candidates, zones or {}), choice.max)
 
 
 def with_zones(cluster: Cluster, clients: Iterable[ClientPod], zones: Mapping[str | None, str | None]) -> list[ClientPod]:
     """The clients, each in the zone of its node where its pod names none: only a newer Kubernetes copies the node's label to
     pods, and only to those that its scheduler places. Where nodes may not be read either, the zone stays unknown."""
     known: dict[str | None, str | None] = {node: zone for node, zone in zones.items() if zone}
-    found = []
+    placed = []
     for client in clients:
         if client.zone is None and client.node and client.node not in known:
             known[client.node] = zone_of_node(cluster, client.node)
-        found.append(replace(client, zone=client.zone or known.get(client.node)))
-    return found
+        placed.append(replace(client, zone=client.zone or known.get(client.node)))
+    return placed
 
 
 def zone_of_node(cluster: Cluster, name: str) -> str | None:
@@ -61,9 +61,9 @@ def _zone(meta: JsonDict) -> str | None:
     return (meta.get("labels") or {}).get("topology.kubernetes.io/zone")
 
 
-def pick_clients(found: Iterable[ClientPod], most: int | None) -> tuple[ClientPod, ...]:
+def pick_clients(candidates: Iterable[ClientPod], most: int | None) -> tuple[ClientPod, ...]:
     """One for each zone, or up to so many, the first by their names."""
-    ordered = sorted(found, key=lambda client: (client.namespace, client.pod))
+    ordered = sorted(candidates, key=lambda client: (client.namespace, client.pod))
     if most is not None:
         return tuple(ordered[:most])
     by_zone: dict[str | None, ClientPod] = {}
@@ -73,13 +73,12 @@ def pick_clients(found: Iterable[ClientPod], most: int | None) -> tuple[ClientPo
 
 
 def client_pod(pod: JsonDict, container: str | None) -> ClientPod:
-    """Where to run curl in this pod. Raises L(CheckError) with C(client_not_running) or C(no_container)."""
+    """Where to run curl in this pod. Raises `CheckError` with `client_not_running` or `no_container`."""
     meta, spec, status = pod["metadata"], pod["spec"], pod.get("status", {})
     label = f"Pod {meta['namespace']}/{meta['name']}"
     if status.get("phase") != "Running" or meta.get("deletionTimestamp"):
         phase = "Terminating" if meta.get("deletionTimestamp") else status.get("phase", "unknown")
         raise CheckError("client_not_running", f"{label} is {phase}, not Running. Next: wait for it, or name another client.")
-    statuses = status.get("containerStatuses") or []
     return ClientPod(
         namespace=meta["namespace"],
         pod=meta["name"],
@@ -88,7 +87,6 @@ def client_pod(pod: JsonDict, container: str | None) -> ClientPod:
         zone=_zone(meta),
         container=choose_container(pod, label, container),
         sidecar=has_sidecar(spec),
-        restarts=sum(int(entry.get("restartCount", 0)) for entry in statuses),
         address=status.get("podIP") or "",
     )
 

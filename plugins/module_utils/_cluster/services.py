@@ -26,8 +26,8 @@ SERVICE_LABEL = "kubernetes.io/service-name"
 
 @dataclass(frozen=True)
 class Objects:
-    """What the API server said. C(slices) are the EndpointSlices by (namespace, service), or None where they may not be
-    read; C(filters) are for each client the EnvoyFilters that reach its filter chains; C(unread) are sentences for people."""
+    """What the API server said. `slices` are the EndpointSlices by (namespace, service), or None where they may not be
+    read; `filters` are for each client the EnvoyFilters that reach its filter chains; `unread` are sentences for people."""
 
     services: tuple[JsonDict, ...]
     slices: Mapping[Name, list[JsonDict]] | None
@@ -56,8 +56,8 @@ class Lists:
                 namespaces = self._all_namespaces(error)
         else:
             namespaces = self.namespaces
-        found = [self._in(plural, namespace, selector) for namespace in dict.fromkeys((*namespaces, *extra))]
-        readable = [items for items in found if items is not None]
+        lists = [self._in(plural, namespace, selector) for namespace in dict.fromkeys((*namespaces, *extra))]
+        readable = [items for items in lists if items is not None]
         return [item for items in readable for item in items] if readable else None
 
     def _in(self, plural: str, namespace: str, selector: str) -> list[JsonDict] | None:
@@ -82,9 +82,9 @@ class Lists:
 
 
 def read_objects(cluster: Cluster, scope: Scope, choice: ClientChoice | None) -> Objects:
-    """All that the API server has to say. C(choice) is None for the labelled pods of the scope.
+    """All that the API server has to say. `choice` is None for the labelled pods of the scope.
 
-    Raises L(CheckError) where no service may be read at all; other things that may not be read are noted.
+    Raises `CheckError` where no service may be read at all; other things that may not be read are noted.
     """
     lists = Lists(cluster, scope.namespaces)
     with ThreadPoolExecutor(max_workers=AT_ONCE) as pool:
@@ -101,32 +101,32 @@ def read_objects(cluster: Cluster, scope: Scope, choice: ClientChoice | None) ->
 
 def _services(lists: Lists, scope: Scope) -> tuple[JsonDict, ...]:
     """The named service in each namespace, by a get each; or all of them by a list."""
-    found: list[JsonDict] | None
+    services: list[JsonDict] | None
     if scope.service is None or scope.namespaces is None:
-        found = lists.items("services")
+        services = lists.items("services")
     else:
         read = [lists.noted(service_named, lists.cluster, namespace, scope.service) for namespace in scope.namespaces]
-        found = [entry for entries in read if entries is not None for entry in entries] if any(entries is not None for entries in read) else None
-    if found is None:
+        services = [entry for entries in read if entries is not None for entry in entries] if any(entries is not None for entries in read) else None
+    if services is None:
         raise CheckError("forbidden", lists.unread[0])
-    return tuple(service for service in found if scope.service in (None, service["metadata"]["name"]))
+    return tuple(service for service in services if scope.service in (None, service["metadata"]["name"]))
 
 
 def service_named(cluster: Cluster, namespace: str, name: str) -> list[JsonDict]:
-    found = cluster.service(namespace, name)
-    return [found] if found else []
+    service = cluster.service(namespace, name)
+    return [service] if service else []
 
 
 def _slices(lists: Lists, scope: Scope, services: Sequence[JsonDict]) -> dict[Name, list[JsonDict]] | None:
     if scope.service is None or scope.namespaces is None:
-        found = lists.items("endpointslices")
+        slices = lists.items("endpointslices")
     else:
         read = [lists.noted(lists.cluster.endpoint_slices, *name_of(service)) for service in services]
-        found = [entry for entries in read if entries is not None for entry in entries] if None not in read else None
-    if found is None:
+        slices = [entry for entries in read if entries is not None for entry in entries] if None not in read else None
+    if slices is None:
         return None
     by_service: dict[Name, list[JsonDict]] = {}
-    for entry in found:
+    for entry in slices:
         service = (entry["metadata"].get("labels") or {}).get(SERVICE_LABEL)
         by_service.setdefault((entry["metadata"]["namespace"], service or ""), []).append(entry)
     return by_service
@@ -154,7 +154,7 @@ def _clients(lists: Lists, choice: ClientChoice | None) -> tuple[ClientPod, ...]
     by_namespace: dict[str, list[ClientPod]] = {}
     for client in clients if most else with_zones(lists.cluster, clients, {}):
         by_namespace.setdefault(client.namespace, []).append(client)
-    return tuple(client for _namespace, found in sorted(by_namespace.items()) for client in pick_clients(found, most))
+    return tuple(client for _namespace, near in sorted(by_namespace.items()) for client in pick_clients(near, most))
 
 
 def _filters_of(cluster: Cluster, client: ClientPod, filters: Iterable[JsonDict]) -> tuple[str, ...]:

@@ -21,15 +21,14 @@ PERSISTENCE_LABEL = "istio.io/persistent-session"
 
 
 def take_survey(cluster: Cluster, target: Target, choice: ClientChoice) -> Survey:
-    """Everything that is read before the first request. Raises L(CheckError)."""
+    """Everything that is read before the first request. Raises `CheckError`."""
     membership = read_membership(cluster, target)
     clients = choose_clients(cluster, choice, {backend.node: backend.zone for backend in membership.backends})
-    rules, unread = read_rules(cluster, target, choice.namespace)
-    return Survey(target, clients, membership, rules, unread, {"kubernetes": cluster.version()})
+    return Survey(target, clients, membership, read_rules(cluster, target, choice.namespace), {"kubernetes": cluster.version()})
 
 
 def find_target(cluster: Cluster, namespace: str, name: str, client_namespace: str, port: int | None, path: str, method: str) -> Target:
-    """The service and the port to call. Raises L(CheckError) with C(no_service), C(no_port) or C(headless)."""
+    """The service and the port to call. Raises `CheckError` with `no_service` or `no_port`."""
     service = cluster.service(namespace, name)
     if service is None:
         raise CheckError("no_service", f"There is no Service {namespace}/{name}. Next: correct the options namespace and service, or create it.")
@@ -41,14 +40,13 @@ def find_target(cluster: Cluster, namespace: str, name: str, client_namespace: s
     return Target(namespace, name, chosen["port"], chosen.get("name"), host, path, method, persistence=persistence, listener=listener)
 
 
-def read_rules(cluster: Cluster, target: Target, client_namespace: str) -> tuple[tuple[ObjectVersion, ...], tuple[str, ...]]:
-    """The versions of all rules that could touch the request, and what may not be read with this account's rights.
+def read_rules(cluster: Cluster, target: Target, client_namespace: str) -> tuple[ObjectVersion, ...]:
+    """The versions of all rules that could touch the request, without those that this account may not read.
 
     An account that may only read pods and services can still run the check: Envoy's own configuration, read in the
     client, is the first witness for a change of the rules.
     """
-    found: list[ObjectVersion] = []
-    unread: list[str] = []
+    versions: list[ObjectVersion] = []
     for namespace in dict.fromkeys((target.namespace, client_namespace, ISTIO_NAMESPACE)):
         for plural, (kind, _version) in RULES.items():
             try:
@@ -56,10 +54,9 @@ def read_rules(cluster: Cluster, target: Target, client_namespace: str) -> tuple
             except CheckError as error:
                 if error.code != "forbidden":
                     raise
-                unread.append(f"{plural} in namespace {namespace}")
                 continue
-            found.extend(object_version(kind, entry["metadata"]) for entry in entries if concerns(kind, entry, target))
-    return tuple(found), tuple(unread)
+            versions.extend(object_version(kind, entry["metadata"]) for entry in entries if concerns(kind, entry, target))
+    return tuple(versions)
 
 
 def object_version(kind: str, meta: JsonDict) -> ObjectVersion:

@@ -45,8 +45,8 @@ def parse_clusters(dump: JsonDict) -> dict[str, ClusterView]:
 
 def _panic_threshold(cluster: JsonDict) -> float:
     """In percent. Envoy's own is 50; a percentage of nothing, which Istio sends with outlierDetection, is printed empty."""
-    found = (cluster.get("common_lb_config") or {}).get("healthy_panic_threshold")
-    return 50.0 if found is None else float(found.get("value", 0))
+    threshold = (cluster.get("common_lb_config") or {}).get("healthy_panic_threshold")
+    return 50.0 if threshold is None else float(threshold.get("value", 0))
 
 
 def _unusual_balancing(cluster: JsonDict) -> Iterator[str]:
@@ -61,7 +61,7 @@ def _unusual_balancing(cluster: JsonDict) -> Iterator[str]:
 
 
 def parse_hosts(text: str) -> dict[str, list[Host]]:
-    """Hosts by cluster from C(/clusters), a line a value: C(cluster::address::name::value)."""
+    """Hosts by cluster from `/clusters`, a line a value: `cluster::address::name::value`."""
     values: dict[tuple[str, str], dict[str, str]] = {}
     for line in text.splitlines():
         cluster, _sep, rest = line.partition("::")

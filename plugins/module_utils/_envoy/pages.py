@@ -24,7 +24,7 @@ def admin_pages(target: Target) -> dict[str, str]:
     """The pages to read for a full view, by name. The filters keep each to a few kilobytes on a big mesh.
 
     Istio puts all plain HTTP ports of one number into a route configuration named after the port, and a port whose
-    protocol is sniffed into one of its own (C(service.namespace.svc.domain:port)).
+    protocol is sniffed into one of its own (`service.namespace.svc.domain:port`).
     """
     name = f"{re.escape(target.service)}\\.{re.escape(target.namespace)}\\.svc\\..*"
     # A gateway names its route configurations after its own ports, which are not the Service's.
@@ -41,19 +41,19 @@ def admin_pages(target: Target) -> dict[str, str]:
 
 
 def hosts_page() -> str:
-    """All hosts of all clusters as text; Envoy can't filter it (envoy#14702), so the pod does, by L(hosts_filter)."""
+    """All hosts of all clusters as text; Envoy can't filter it (envoy#14702), so the pod does, by `hosts_filter`."""
     return f"{ADMIN}/clusters"
 
 
 def hosts_filter(target: Target) -> str:
-    """The part of a line that marks the target's clusters: C(outbound|80|v1|nginx-service.sample.svc.cluster.local::…)."""
+    """The part of a line that marks the target's clusters: `outbound|80|v1|nginx-service.sample.svc.cluster.local::…`."""
     return f"|{target.service}.{target.namespace}.svc."
 
 
 def wide_pages(namespaces: Sequence[str] | None, ports: Sequence[int], listeners: Sequence[str]) -> dict[str, str]:
     """The pages to read for all services of some namespaces (None: of all) at once, by name.
 
-    C(ports) are the services' ports, C(listeners) the names (C(ip_port)) of those that may not be HTTP.
+    `ports` are the services' ports, `listeners` the names (`ip_port`) of those that may not be HTTP.
     """
     where = f"({'|'.join(map(re.escape, namespaces))})" if namespaces is not None else "[^.]+"
     name = f"[^.]+\\.{where}\\.svc\\..*"

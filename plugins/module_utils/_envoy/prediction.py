@@ -18,8 +18,8 @@ from ansible_collections.meshops.istio.plugins.module_utils._model import Backen
 
 @dataclass(frozen=True)
 class Prediction:
-    """C(pods) maps a session to the pod it must land on. C(available) is false where the model can't be applied or
-    does not fit what was seen; C(reason) says which."""
+    """`pods` maps a session to the pod it must land on. `available` is false where the model can't be applied or
+    does not fit what was seen; `reason` says which."""
 
     available: bool
     reason: str | None
@@ -60,10 +60,10 @@ def compare(prediction: Prediction, landed: dict[str, set[str]]) -> Prediction:
     not the mesh: whether a session moved is for the verdict to say."""
     if not prediction.available:
         return prediction
-    seen = {session: pods for session, pods in landed.items() if pods}
-    matched = sum(1 for session, pods in seen.items() if pods == {prediction.pods[session]})
-    reason = None if matched == len(seen) else f"{len(seen) - matched} of {len(seen)} sessions landed elsewhere than computed"
-    return Prediction(reason is None and bool(seen), reason, prediction.pods, matched, len(seen))
+    measured = {session: pods for session, pods in landed.items() if pods}
+    matched = sum(1 for session, pods in measured.items() if pods == {prediction.pods[session]})
+    reason = None if matched == len(measured) else f"{len(measured) - matched} of {len(measured)} sessions landed elsewhere than computed"
+    return Prediction(reason is None and bool(measured), reason, prediction.pods, matched, len(measured))
 
 
 def no_prediction(view: ProxyView | None, key: Key) -> str | None:

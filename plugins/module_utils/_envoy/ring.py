@@ -65,7 +65,7 @@ def xxhash64(data: bytes, seed: int = 0) -> int:
 
 
 def ring_points(hosts: Sequence[str], minimum: int = RING_SIZE) -> list[tuple[int, str]]:
-    """The ring for hosts of equal weight: each has the same number of points, in all at least C(minimum)."""
+    """The ring for hosts of equal weight: each has the same number of points, in all at least `minimum`."""
     each = math.ceil(min(minimum, LARGEST_RING) / len(hosts))
     return sorted((point, host) for host in hosts for point in _points(host, each))
 
@@ -134,7 +134,7 @@ def request_hash(value: str, policies: int = 1) -> int:
 
 
 def chooser_of(cluster: ClusterView, hosts: Iterable[str], weights: Mapping[str, int] | None = None) -> Chooser:
-    """The balancing of a cluster that hashes, over these hosts; C(weights) count for Maglev only (L(no_prediction))."""
+    """The balancing of a cluster that hashes, over these hosts; `weights` count for Maglev only (`no_prediction`)."""
     if cluster.lb_policy == "MAGLEV":
         return maglev_chooser(sorted(hosts), cluster.table_size or TABLE_SIZE, weights)
     return ring_chooser(sorted(hosts), cluster.minimum_ring_size or RING_SIZE)

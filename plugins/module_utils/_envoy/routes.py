@@ -51,7 +51,7 @@ def domains_of(target: Target) -> set[str]:
 
 
 def _covers(domain: str, host: str) -> bool:
-    """Whether a virtual host's domain (exact, C(*.example.com), C(host:*) or C(*)) takes a Host header."""
+    """Whether a virtual host's domain (exact, `*.example.com`, `host:*` or `*`) takes a Host header."""
     domain = domain.removesuffix(":*")
     name = host.partition(":")[0] if ":" not in domain else host
     return domain in ("*", name, host) or (domain.startswith("*.") and name.endswith(domain[1:]))

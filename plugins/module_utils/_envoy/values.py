@@ -19,10 +19,10 @@ from ansible_collections.meshops.istio.plugins.module_utils._model import CheckE
 
 def json_of(body: bytes) -> JsonDict:
     try:
-        found = json.loads(body)
+        parsed = json.loads(body)
     except (ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return parsed if isinstance(parsed, dict) else {}
 
 
 def seconds_of(text: str | None) -> float | None:
@@ -37,7 +37,7 @@ def int_of(text: str | None, default: int) -> int:
 
 
 def istio_rule(meta: JsonDict | None, kind: str) -> str | None:
-    """C(namespace/name) from the path that Istio writes: /apis/networking.istio.io/v1/namespaces/NS/KIND/NAME."""
+    """`namespace/name` from the path that Istio writes: /apis/networking.istio.io/v1/namespaces/NS/KIND/NAME."""
     path = ((((meta or {}).get("filter_metadata") or {}).get("istio") or {}).get("config")) or ""
     match = re.search(rf"/namespaces/([^/]+)/{kind}/([^/]+)$", path)
     return f"{match.group(1)}/{match.group(2)}" if match else None

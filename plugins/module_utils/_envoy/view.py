@@ -16,16 +16,15 @@ from dataclasses import dataclass, field, replace
 from ansible_collections.meshops.istio.plugins.module_utils._envoy.clusters import parse_clusters, parse_hosts
 from ansible_collections.meshops.istio.plugins.module_utils._envoy.routes import carries_port, domains_of, matching_route, serves, tcp_route, virtual_hosts_of
 from ansible_collections.meshops.istio.plugins.module_utils._envoy.values import json_of, known_form, seconds_of
-from ansible_collections.meshops.istio.plugins.module_utils._model import ClusterView, Host, JsonDict, Key, ProxyView, RouteView, Target
+from ansible_collections.meshops.istio.plugins.module_utils._model import HASHING, ClusterView, Host, JsonDict, Key, ProxyView, RouteView, Target
 
-HASHING = ("RING_HASH", "MAGLEV")
 DEFAULT_KEY = Key("header", "user-session")
 
 
 @dataclass(frozen=True)
 class AdminDump:
-    """One Envoy's pages, parsed once for however many services: C(virtual_hosts) by the domains that they serve,
-    C(listeners) by name. C(hosts) and C(clusters) are by the cluster's name."""
+    """One Envoy's pages, parsed once for however many services: `virtual_hosts` by the domains that they serve,
+    `listeners` by name. `hosts` and `clusters` are by the cluster's name."""
 
     info: JsonDict
     clusters: dict[str, ClusterView]
@@ -33,11 +32,10 @@ class AdminDump:
     routes: JsonDict = field(default_factory=dict)
     virtual_hosts: dict[str, list[tuple[JsonDict, JsonDict]]] = field(default_factory=dict)
     listeners: dict[str, JsonDict] = field(default_factory=dict)
-    bytes_read: int = 0
 
 
 def parse_pages(pages: dict[str, bytes]) -> AdminDump | None:
-    """The pages' bodies as data, or None where there is no Envoy to ask. Raises L(CheckError) with C(strange_envoy)."""
+    """The pages' bodies as data, or None where there is no Envoy to ask. Raises `CheckError` with `strange_envoy`."""
     info = json_of(pages.get("info", b""))
     if not info:
         return None
@@ -59,12 +57,11 @@ def _parsed(pages: dict[str, bytes], info: JsonDict) -> AdminDump:
         routes=routes,
         virtual_hosts=by_domain,
         listeners=listeners,
-        bytes_read=sum(len(body) for body in pages.values()),
     )
 
 
 def proxy_view(target: Target, pages: dict[str, bytes]) -> ProxyView | None:
-    """The view from the pages' bodies, or None where there is no Envoy to ask. Raises L(CheckError) with C(strange_envoy)."""
+    """The view from the pages' bodies, or None where there is no Envoy to ask. Raises `CheckError` with `strange_envoy`."""
     dump = parse_pages(pages)
     return view_of(dump, target) if dump else None
 
@@ -79,7 +76,7 @@ def led_to(target: Target, view: ProxyView | None) -> Target:
 
 
 def view_of(dump: AdminDump, target: Target) -> ProxyView:
-    """One service's part. Raises L(CheckError) with C(strange_envoy)."""
+    """One service's part. Raises `CheckError` with `strange_envoy`."""
     with known_form():
         return _view(dump, target)
 
@@ -96,7 +93,6 @@ def _view(dump: AdminDump, target: Target) -> ProxyView:
         route=route,
         cluster=dump.clusters.get(name) if name else None,
         hosts=tuple(dump.hosts.get(name, [])) if name else (),
-        bytes_read=dump.bytes_read,
         virtual_host=serving[0][1].get("name") if serving else None,
         alike=len({_choice(dump, destination) for destination in route.destinations()}) <= 1 if route else True,
     )
@@ -115,25 +111,31 @@ def _candidates(dump: AdminDump, target: Target) -> Iterable[tuple[JsonDict, Jso
     """Route configurations with a virtual host that can be the target's: through a gateway any, else by its names."""
     if target.via:
         return virtual_hosts_of(dump.routes)
-    found = {id(host): (config, host) for name in domains_of(target) for config, host in dump.virtual_hosts.get(name, [])}
-    return found.values()
+    candidates = {id(host): (config, host) for name in domains_of(target) for config, host in dump.virtual_hosts.get(name, [])}
+    return candidates.values()
 
 
 def hashed_ports(dump: AdminDump) -> dict[tuple[str, str], set[int]]:
     """The ports of each (namespace, service) for which this Envoy has one half of affinity at least, in any subset."""
-    found: dict[tuple[str, str], set[int]] = {}
+    hashed: dict[tuple[str, str], set[int]] = {}
     for domain, places in dump.virtual_hosts.items():
         match = re.fullmatch(r"([^.]+)\.([^.]+)\.svc", domain)
         for config, host in places if match else ():
             port = (config.get("route_config") or {}).get("name", "").rpartition(":")[2]
             hashing = any((route.get("route") or {}).get("hash_policy") for route in host.get("routes") or [])
             if match and port.isdigit() and hashing:
-                found.setdefault((match.group(2), match.group(1)), set()).add(int(port))
+                hashed.setdefault((match.group(2), match.group(1)), set()).add(int(port))
     for name, cluster in dump.clusters.items():
         match = re.match(r"outbound\|(\d+)\|[^|]*\|([^.]+)\.([^.]+)\.svc\.", name)
         if match and cluster.lb_policy in HASHING:
-            found.setdefault((match.group(3), match.group(2)), set()).add(int(match.group(1)))
-    return found
+            hashed.setdefault((match.group(3), match.group(2)), set()).add(int(match.group(1)))
+    return hashed
+
+
+def mesh_domains(dump: AdminDump) -> set[str]:
+    """The mesh's domains, by the names of Envoy's clusters for Services."""
+    matches = [re.match(r"outbound\|\d+\|[^|]*\|[^.|]+\.[^.|]+\.svc\.(.+)", name) for name in dump.clusters]
+    return {match.group(1) for match in matches if match}
 
 
 def zone_of(pages: dict[str, bytes]) -> str | None:
@@ -143,7 +145,7 @@ def zone_of(pages: dict[str, bytes]) -> str | None:
 
 
 def _version(info: JsonDict) -> str | None:
-    """C(1.31.0) of Istio where the node says so, else Envoy's own C(hash/1.40.0/Clean/RELEASE/BoringSSL)."""
+    """`1.31.0` of Istio where the node says so, else Envoy's own `hash/1.40.0/Clean/RELEASE/BoringSSL`."""
     istio = ((info.get("node") or {}).get("metadata") or {}).get("ISTIO_VERSION")
     return istio or info.get("version")
 

@@ -4,7 +4,7 @@
 
 """Which DestinationRules and VirtualServices apply to a service, and how Istio merges them. Pure.
 
-The ways are those of istio/istio pilot/pkg/model/push_context.go (destinationRule), pilot/pkg/model/destination_rule.go
+The rules are those of istio/istio pilot/pkg/model/push_context.go (destinationRule), pilot/pkg/model/destination_rule.go
 and pilot/pkg/networking/core/route/route.go (HashForHTTPDestination).
 
 This module util is private to the collection: it may change at any time.
@@ -13,45 +13,112 @@ This module util is private to the collection: it may change at any time.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
+from ansible_collections.meshops.istio.plugins.module_utils._istio.hosts import covers, exported, names_service, selects
 from ansible_collections.meshops.istio.plugins.module_utils._model import HashPolicy, JsonDict, Key, Target
+
+# Istio's root namespace, whose rules apply to the whole mesh.
+ROOT_NAMESPACE = "istio-system"
 
 Name = tuple[str, str]
 
 
-def concerns(kind: str, rule: JsonDict, target: Target) -> bool:
-    """Whether a rule can touch requests to the target, by the hosts that it names. Sidecar and EnvoyFilter choose by
-    workload, and their effect can't be told from outside, so each of them counts."""
-    spec = rule.get("spec") or {}
-    if kind == "DestinationRule":
-        hosts = [spec.get("host", "")]
-    elif kind == "VirtualService":
-        routes = [entry for name in ("http", "tcp", "tls") for entry in spec.get(name) or []]
-        destinations = [(entry.get("destination") or {}).get("host", "") for route in routes for entry in route.get("route") or []]
-        hosts = [*(spec.get("hosts") or []), *destinations]
-    else:
-        return True
-    return any(_names(host, rule["metadata"]["namespace"], target) for host in hosts)
+# -- names --
 
 
-def _names(host: str, namespace: str, target: Target) -> bool:
-    """A short name means a service of the rule's own namespace. The mesh's domain is not known here, so a wildcard
-    counts if it could end in it: better one rule too many in the window than one too few."""
-    if host.startswith("*"):
-        return ".svc." not in host or f".{target.namespace}.svc." in f".{host}"
-    if "." not in host:
-        return host == target.service and namespace == target.namespace
-    return f"{host}.".startswith(f"{target.service}.{target.namespace}.")
+def name_of(body: JsonDict) -> Name:
+    """Namespace and name."""
+    return body["metadata"]["namespace"], body["metadata"]["name"]
 
 
 def named(body: JsonDict) -> str:
+    """The same as text."""
     return f"{body['metadata'].get('namespace')}/{body['metadata'].get('name')}"
 
 
 def spec_of(body: JsonDict) -> JsonDict:
     return body.get("spec") or {}
+
+
+# -- which rules apply --
+
+
+def concerns(kind: str, rule: JsonDict, target: Target) -> bool:
+    """Whether a rule may touch requests to the target, by the hosts that it names. Sidecar and EnvoyFilter select by
+    workload, and their effect cannot be told from outside, so each of them counts."""
+    if kind == "DestinationRule":
+        hosts = [spec_of(rule).get("host", "")]
+    elif kind == "VirtualService":
+        routes = [entry for name in ("http", "tcp", "tls") for entry in spec_of(rule).get(name) or []]
+        led_to = [(entry.get("destination") or {}).get("host", "") for route in routes for entry in route.get("route") or []]
+        hosts = [*(spec_of(rule).get("hosts") or []), *led_to]
+    else:
+        return True
+    return any(names_service(host, rule["metadata"]["namespace"], (target.namespace, target.service)) for host in hosts)
+
+
+def destination_rules(rules: Iterable[JsonDict], fqdn: str) -> list[JsonDict]:
+    """The DestinationRules whose host matches a service, oldest first, as Istio takes them."""
+    return _oldest_first(rule for rule in rules if covers(spec_of(rule).get("host", ""), rule["metadata"]["namespace"], fqdn))
+
+
+def virtual_services(rules: Iterable[JsonDict], fqdn: str) -> list[JsonDict]:
+    """The VirtualServices one of whose hosts matches a service, oldest first."""
+    return _oldest_first(rule for rule in rules if any(covers(host, rule["metadata"]["namespace"], fqdn) for host in spec_of(rule).get("hosts") or []))
+
+
+def _oldest_first(rules: Iterable[JsonDict]) -> list[JsonDict]:
+    return sorted(rules, key=lambda rule: (rule["metadata"].get("creationTimestamp") or "", named(rule)))
+
+
+def consulted_namespaces(client_namespace: str, service_namespace: str) -> list[str]:
+    """The namespaces in which Istio looks for a DestinationRule, in this order."""
+    return list(dict.fromkeys((client_namespace, service_namespace, ROOT_NAMESPACE)))
+
+
+def applies_to(rule: JsonDict, client_namespace: str, service_namespace: str, labels: JsonDict) -> bool:
+    """Whether Istio would consider a DestinationRule for a client with these labels."""
+    near = rule["metadata"]["namespace"] in consulted_namespaces(client_namespace, service_namespace)
+    return near and exported(rule, client_namespace) and selects(spec_of(rule).get("workloadSelector"), labels)
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What the objects declare about a service: the DestinationRules that ask for affinity with the keys that they hash
+    on, and whether the service has no address of its own (headless)."""
+
+    rules: tuple[str, ...] = ()
+    keys: tuple[Key, ...] = ()
+    headless: bool = False
+
+
+class AffinityRules:
+    """The DestinationRules that ask for affinity, by the service that they name; those with a wildcard apart. `domains`
+    are the mesh's, where they are known."""
+
+    def __init__(self, rules: Iterable[JsonDict], domains: Collection[str] = ()) -> None:
+        self.domains = domains
+        self.exact: dict[Name, list[JsonDict]] = {}
+        self.wild: list[JsonDict] = []
+        for rule in {name_of(entry): entry for entry in rules if keys_of(entry)}.values():
+            host = str(spec_of(rule).get("host", ""))
+            if host.startswith("*"):
+                self.wild.append(rule)
+            else:
+                # Only candidates: `names_service` decides.
+                name, _dot, rest = host.partition(".")
+                self.exact.setdefault((rest.partition(".")[0] or rule["metadata"]["namespace"], name), []).append(rule)
+
+    def for_service(self, service: JsonDict) -> Declared:
+        candidates = [*self.exact.get(name_of(service), []), *self.wild]
+        rules = [rule for rule in candidates if names_service(str(spec_of(rule)["host"]), rule["metadata"]["namespace"], name_of(service), self.domains)]
+        keys = dict.fromkeys(key for rule in rules for key in keys_of(rule))
+        return Declared(tuple(named(rule) for rule in rules), tuple(keys), service["spec"].get("clusterIP") == "None")
+
+
+# -- what a DestinationRule says --
 
 
 def policy_of(rule: JsonDict) -> JsonDict:
@@ -88,15 +155,21 @@ def policy_in(settings: JsonDict) -> HashPolicy | None:
 
 
 def hashes(settings: JsonDict, key: Key) -> bool:
-    found = policy_in(settings)
-    return found is not None and found.matches(key)
+    policy = policy_in(settings)
+    return policy is not None and policy.matches(key)
 
 
 def all_settings(rule: JsonDict) -> list[JsonDict]:
     """Every loadBalancer in a rule: of the whole, of ports, of subsets and of their ports."""
     policies = [policy_of(rule), *(entry.get("trafficPolicy") or {} for entry in spec_of(rule).get("subsets") or [])]
-    policies += [entry for policy in list(policies) for entry in policy.get("portLevelSettings") or []]
-    return [policy["loadBalancer"] for policy in policies if policy.get("loadBalancer")]
+    levels = [level for policy in policies for level in (policy, *(policy.get("portLevelSettings") or []))]
+    return [level["loadBalancer"] for level in levels if level.get("loadBalancer")]
+
+
+def keys_of(rule: JsonDict) -> list[Key]:
+    """What a DestinationRule hashes on, at any of its levels; nothing if it asks for no affinity."""
+    policies = [policy for settings in all_settings(rule) if (policy := policy_in(settings))]
+    return [Key(policy.type, policy.name, "rule") for policy in policies if policy.name or policy.type == "source_ip"]
 
 
 def means_the_key(rule: JsonDict, key: Key) -> bool:
@@ -116,59 +189,6 @@ def destinations(rule: JsonDict) -> list[JsonDict]:
 
 
 def cluster_parts(name: str) -> tuple[int, str, str] | None:
-    """Port, subset and host of C(outbound|80|v1|nginx-service.sample.svc.cluster.local)."""
+    """Port, subset and host of `outbound|80|v1|nginx-service.sample.svc.cluster.local`."""
     match = re.fullmatch(r"outbound\|(\d+)\|([^|]*)\|(.+)", name)
     return (int(match.group(1)), match.group(2), match.group(3)) if match else None
-
-
-class Rules:
-    """The DestinationRules that ask for affinity, by the service that they name; those with a wildcard apart."""
-
-    def __init__(self, rules: Iterable[JsonDict]) -> None:
-        self.exact: dict[Name, list[JsonDict]] = {}
-        self.wild: list[JsonDict] = []
-        for rule in {name_of(entry): entry for entry in rules if keys_of(entry)}.values():
-            host = str(rule["spec"].get("host", ""))
-            if host.startswith("*"):
-                self.wild.append(rule)
-            else:
-                name, _dot, rest = host.partition(".")
-                self.exact.setdefault((rest.split(".")[0] or rule["metadata"]["namespace"], name), []).append(rule)
-
-    def of(self, service: JsonDict) -> Asked:
-        namespace, name = name_of(service)
-        target = Target(namespace, name, 0, None, name)
-        rules = [*self.exact.get((namespace, name), []), *(rule for rule in self.wild if concerns("DestinationRule", rule, target))]
-        keys = dict.fromkeys(key for rule in rules for key in keys_of(rule))
-        return Asked(tuple("/".join(name_of(rule)) for rule in rules), tuple(keys), service["spec"].get("clusterIP") == "None")
-
-
-def keys_of(rule: JsonDict) -> list[Key]:
-    """What a DestinationRule hashes on, at any of its levels; nothing if it asks for no affinity."""
-    spec = rule.get("spec") or {}
-    policies = [spec.get("trafficPolicy") or {}, *(subset.get("trafficPolicy") or {} for subset in spec.get("subsets") or [])]
-    levels = [level for policy in policies for level in (policy, *(policy.get("portLevelSettings") or []))]
-    hashes = [(level.get("loadBalancer") or {}).get("consistentHash") for level in levels]
-    return [key for entry in hashes if entry and (key := _key_of(entry))]
-
-
-def _key_of(consistent_hash: JsonDict) -> Key | None:
-    cookie = (consistent_hash.get("httpCookie") or {}).get("name")
-    for kind, name in (("header", consistent_hash.get("httpHeaderName")), ("cookie", cookie), ("query", consistent_hash.get("httpQueryParameterName"))):
-        if name:
-            return Key(kind, str(name), "rule")
-    return Key("source_ip", None, "rule") if consistent_hash.get("useSourceIp") else None
-
-
-def name_of(entry: JsonDict) -> Name:
-    return entry["metadata"]["namespace"], entry["metadata"]["name"]
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What the objects say of a service: the DestinationRules that ask for affinity with the keys that they hash on, and
-    whether the service has no address of its own (headless)."""
-
-    rules: tuple[str, ...] = ()
-    keys: tuple[Key, ...] = ()
-    headless: bool = False

@@ -40,8 +40,8 @@ STDERR_KEPT = 4096
 class Exec:
     """A running command. Use it as a context manager; leaving it closes the connection, whatever happened.
 
-    Iterate over C(lines()) for the command's standard output; C(send()) writes to its standard input.
-    Raises L(CheckError) with the codes C(exec_forbidden), C(exec_refused), C(exec_lost) and C(timeout).
+    Iterate over `lines()` for the command's standard output; `send()` writes to its standard input.
+    Raises `CheckError` with the codes `exec_forbidden`, `exec_refused`, `exec_lost` and `timeout`.
     """
 
     def __init__(self, configuration: Any, namespace: str, pod: str, container: str, command: list[str], deadline: float, stdin: bool = True) -> None:

@@ -27,17 +27,17 @@ READ_TIMEOUT = 30
 
 
 def find_gateway(cluster: Cluster, option: dict[str, Any], client_namespace: str) -> Via:
-    """The gateway of the option C(via). Raises L(CheckError) with C(bad_option) or C(no_gateway)."""
+    """The gateway of the option `via`. Raises `CheckError` with `bad_option` or `no_gateway`."""
     service, address, namespace = option.get("service"), option.get("address"), option.get("namespace") or "istio-system"
     if (service is None) == (address is None):
         raise CheckError("bad_option", "Option via needs either service or address; give one of them.")
     port = option.get("port") or 80
     if address:
         return Via(address, port, option["host"])
-    found = cluster.service(namespace, str(service))
-    if found is None:
+    gateway = cluster.service(namespace, str(service))
+    if gateway is None:
         raise CheckError("no_gateway", f"There is no Service {namespace}/{service} to go through. Next: correct the options via.namespace and via.service.")
-    ports = [entry["port"] for entry in found["spec"].get("ports") or []]
+    ports = [entry["port"] for entry in gateway["spec"].get("ports") or []]
     if port not in ports:
         raise CheckError("no_gateway", f"Service {namespace}/{service} has no port {port}; it has {ports}. Next: correct the option via.port.")
     name = str(service) if namespace == client_namespace else f"{service}.{namespace}"

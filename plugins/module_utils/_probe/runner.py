@@ -67,7 +67,7 @@ def look(configuration: Any, target: Target, client: ClientPod, timeout: float =
 
 
 def probe_all(survey: Survey, plans: dict[ClientPod, Plan], campaign: Campaign) -> list[ClientRun]:
-    """All clients at once, each in a thread with a connection of its own. Raises L(CheckError) if one can't begin."""
+    """All clients at once, each in a thread with a connection of its own. Raises `CheckError` if one can't begin."""
     share = replace(campaign, rate=max(1, campaign.rate // len(plans)) if campaign.rate else None)
     with ThreadPoolExecutor(max_workers=len(plans)) as pool:
         futures = [pool.submit(probe, client, plan, survey.membership, share) for client, plan in plans.items()]
@@ -125,7 +125,7 @@ def _send(job: Job, run: ClientRun, requests: list[Request], membership: Members
         if time.monotonic() > job.deadline:
             raise CheckError("timeout", f"The time allowed was over after {run.tally.sent} requests. Next: raise the option timeout, or send fewer requests.")
         # Another client may have been told to stop meanwhile.
-        campaign.brake.saw(())
+        campaign.brake.note(())
         _transfer(job, run, chunk, run.method, campaign.brake)
         time.sleep(pause)
 
@@ -133,10 +133,10 @@ def _send(job: Job, run: ClientRun, requests: list[Request], membership: Members
 def _transfer(job: Job, run: ClientRun, requests: list[Request], method: str, brake: Brake) -> None:
     run.tally.sent += len(requests)
     statuses = []
-    for request, seen in SENDERS[method](job, requests):
-        run.tally.add(request, seen)
-        statuses.append(seen.status)
-    brake.saw(statuses)
+    for request, observation in SENDERS[method](job, requests):
+        run.tally.add(request, observation)
+        statuses.append(observation.status)
+    brake.note(statuses)
 
 
 def _learn(job: Job, run: ClientRun, requests: list[Request], membership: Membership, brake: Brake) -> str:
@@ -145,9 +145,9 @@ def _learn(job: Job, run: ClientRun, requests: list[Request], membership: Member
     _transfer(job, run, requests, first, brake)
     if job.method.name != "auto":
         return first
-    found = identify(run.tally.identities, job.method.labels(first), membership.backends)
+    identification = identify(run.tally.identities, job.method.labels(first), membership.backends)
     counters = run.checkpoints[0].view is not None and job.target.via is None and job.jar is None
-    if found.pods or not counters:
+    if identification.pods or not counters:
         return first
     run.tally.identities.clear()
     return UPSTREAM

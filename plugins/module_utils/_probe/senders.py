@@ -82,13 +82,13 @@ def by_body(job: Job, requests: Sequence[Request]) -> Answers:
         if not line.startswith(mark.encode()):
             body = (body + line + b"\n")[:BODY_KEPT]
             continue
-        seen = parse_line(line[len(mark) :])
-        request = by_index.pop(seen.index, None) if seen else None
-        if seen and request:
+        observation = parse_line(line[len(mark) :])
+        request = by_index.pop(observation.index, None) if observation else None
+        if observation and request:
             # Where a line is missing, the body may be of more than one answer.
-            in_step = places[seen.index] == expected
-            expected = places[seen.index] + 1
-            yield request, replace(seen, identity=in_body(pattern, body) if pattern and in_step else "")
+            in_step = places[observation.index] == expected
+            expected = places[observation.index] + 1
+            yield request, replace(observation, identity=in_body(pattern, body) if pattern and in_step else "")
         body = b""
 
 
@@ -97,18 +97,18 @@ def by_access_log(job: Job, requests: Sequence[Request]) -> Answers:
     prefix = str(uuid.uuid4())[:24]
     transfer = Transfer(job.sending, request_ids=prefix, jar=job.jar)
     started = time.time()
-    seen = list(_transfer(job, requests, transfer))
-    wanted = {transfer.request_id(request.index): request.index for request, answer in seen if answer.answered}
-    found: dict[int, str] = {}
+    sent = list(_transfer(job, requests, transfer))
+    wanted = {transfer.request_id(request.index): request.index for request, observation in sent if observation.answered}
+    addresses_by_index: dict[int, str] = {}
     deadline = time.monotonic() + LOG_WAIT
-    while len(found) < len(wanted):
+    while len(addresses_by_index) < len(wanted):
         addresses = {host.address for host in _hosts(job.session.hosts(hosts_filter(job.target)))}
-        found = in_log(job.read_log(started), wanted, addresses)
-        if len(found) == len(wanted) or time.monotonic() > deadline:
+        addresses_by_index = in_log(job.read_log(started), wanted, addresses)
+        if len(addresses_by_index) == len(wanted) or time.monotonic() > deadline:
             break
         time.sleep(0.5)
-    for request, answer in seen:
-        yield request, replace(answer, identity=found.get(request.index, ""))
+    for request, observation in sent:
+        yield request, replace(observation, identity=addresses_by_index.get(request.index, ""))
 
 
 def by_counters(job: Job, requests: Sequence[Request]) -> Answers:
@@ -123,41 +123,41 @@ def by_counters(job: Job, requests: Sequence[Request]) -> Answers:
     config = block_configuration(job.plan, blocks, job.target, Transfer(job.sending, mark=mark), hosts_page())
     by_index = {request.index: request for request in requests}
     before: Sequence[Host] = ()
-    seen: list[tuple[Request, Observation]] = []
+    sent: list[tuple[Request, Observation]] = []
     page: list[bytes] = []
     for line in job.session.command("H", config, hosts_filter(job.target)):
         if not line.startswith(mark.encode()):
             page.append(line)
         elif line.endswith(b" page"):
             after = _hosts(b"\n".join(page))
-            yield from _counted(before, after, seen)
-            before, seen, page = after, [], []
-        elif (answer := parse_line(line[len(mark) :])) and (request := by_index.pop(answer.index, None)):
-            seen.append((request, answer))
-    yield from seen
+            yield from _counted(before, after, sent)
+            before, sent, page = after, [], []
+        elif (observation := parse_line(line[len(mark) :])) and (request := by_index.pop(observation.index, None)):
+            sent.append((request, observation))
+    yield from sent
 
 
-def _counted(before: Sequence[Host], after: Sequence[Host], seen: Sequence[tuple[Request, Observation]]) -> Answers:
-    answered = sum(1 for _request, answer in seen if answer.answered)
-    if len({request.session for request, _answer in seen}) > 1:
+def _counted(before: Sequence[Host], after: Sequence[Host], sent: Sequence[tuple[Request, Observation]]) -> Answers:
+    answered = sum(1 for _request, observation in sent if observation.answered)
+    if len({request.session for request, _observation in sent}) > 1:
         # A page between two sessions is missing, and whose requests met which host can't be told.
         after = ()
     addresses = iter(addresses_by_counters(before, after, answered) or [""] * answered)
-    for request, answer in seen:
-        yield request, replace(answer, identity=next(addresses, "") if answer.answered else "")
+    for request, observation in sent:
+        yield request, replace(observation, identity=next(addresses, "") if observation.answered else "")
 
 
 def _transfer(job: Job, requests: Sequence[Request], transfer: Transfer) -> Answers:
     by_index = {request.index: request for request in requests}
     lines = job.session.command("P", request_configuration(job.plan, requests, job.target, transfer))
     for line, cookies in _with_cookies(lines) if transfer.jar else ((line, []) for line in lines):
-        seen = parse_line(line)
-        request = by_index.pop(seen.index, None) if seen else None
-        if seen is None or request is None:
+        observation = parse_line(line)
+        request = by_index.pop(observation.index, None) if observation else None
+        if observation is None or request is None:
             continue
         if transfer.jar:
-            transfer.jar.saw(request.session, cookies)
-        yield request, seen
+            transfer.jar.note(request.session, cookies)
+        yield request, observation
 
 
 def _with_cookies(lines: Iterator[bytes]) -> Iterator[tuple[bytes, list[str]]]:

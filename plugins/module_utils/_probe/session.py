@@ -117,7 +117,7 @@ class PodSession:
         return CheckError("exec_refused", f"The probe did not start in {where}: {reason[:300]}. Next: try kubectl exec there by hand.")
 
     def command(self, kind: str, body: bytes, wanted: str = "") -> Iterator[bytes]:
-        """Run one command; its lines. Raises L(CheckError) with C(exec_lost) where the end marker does not come."""
+        """Run one command; its lines. Raises `CheckError` with `exec_lost` where the end marker does not come."""
         header = f"{kind} {len(body)} {wanted}".rstrip()
         self.exec.send(header.encode() + b"\n" + body)
         marker = f"{self.nonce} end ".encode()
@@ -142,7 +142,7 @@ class PodSession:
         return view, pages
 
     def read(self, urls: dict[str, str], wanted: str) -> dict[str, bytes]:
-        """Admin pages by name, and as C(hosts) the lines of the clusters page that hold a text (L(hosts_filter) has a target's).
+        """Admin pages by name, and as `hosts` the lines of the clusters page that hold a text (`hosts_filter` has a target's).
         An empty dictionary where no Envoy answers; a page that was cut short is left out.
 
         One curl reads them all, as a process costs more time than a page. The last page has the hosts of the whole mesh,
@@ -156,16 +156,16 @@ class PodSession:
             f'url = "{_config_escaped(url)}"\nmax-time = 10\nnoproxy = "*"\nwrite-out = "\\n{self.nonce} page {name} %{{http_code}} %{{{check}}}{end}"\n'
             for name, url, check, end in zip(names, [*urls.values(), hosts_page()], checks, after, strict=True)
         ]
-        found: dict[str, bytes] = {}
+        pages: dict[str, bytes] = {}
         body: list[bytes] = []
         for line in self.command("L", "next\n".join(transfers).encode(), wanted):
             if not line.startswith(self.nonce.encode()):
                 body.append(line)
                 continue
             if page := _whole_page(line, body, wanted.encode()):
-                found[page[0]] = page[1]
+                pages[page[0]] = page[1]
             body = []
-        return found if "info" in found and HOSTS in found else {}
+        return pages if "info" in pages and HOSTS in pages else {}
 
     def hosts(self, wanted: str) -> bytes:
         """The lines of the clusters page that hold a text."""

@@ -19,7 +19,7 @@ from ansible_collections.meshops.istio.plugins.module_utils._model import CheckE
 
 @dataclass(frozen=True)
 class StopOn:
-    """The option: stop on the first answer with one of C(statuses), and once more answers than this share of the
+    """The option: stop on the first answer with one of `statuses`, and once more answers than this share of the
     planned requests are server errors (5xx); None never stops for these."""
 
     statuses: frozenset[int]
@@ -43,8 +43,8 @@ class Brake:
     def watches(self) -> bool:
         return self._stop_on is not None
 
-    def saw(self, statuses: Iterable[int]) -> None:
-        """Take note of the answers of one client; raise L(CheckError) with C(stopped) if that, or what other clients
+    def note(self, statuses: Iterable[int]) -> None:
+        """Take note of the answers of one client; raise `CheckError` with `stopped` if that, or what other clients
         were answered, is enough."""
         with self._lock:
             self._counts.update(statuses)

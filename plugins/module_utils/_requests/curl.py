@@ -34,7 +34,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _HOST = re.compile(r"[0-9A-Za-z_]([0-9A-Za-z_.-]*[0-9A-Za-z_.])?")
 # Envoy looks a parameter's name up as it stands in the URL, so it is sent as it is.
 _PARAMETER = re.compile(r"[!$'()*,./0-9:;?@A-Z\[\]_a-z~%-]+")
-_LINE = re.compile(rb"R\|(\d{1,9})\x1f(\d{3})\x1f(\d{1,3})\x1f(\d{1,7}\.\d{1,9})\x1f([^\x1f]*)\x1f([^\x1f]*)\x1f(.*)\x1f\.", re.DOTALL)
+_LINE = re.compile(rb"R\|(\d{1,9})\x1f(\d{3})\x1f(\d{1,3})\x1f(\d{1,7}\.\d{1,9})\x1f(.*)\x1f\.", re.DOTALL)
 # They steer the connection or the routing; as a key they would change what is measured.
 _RESERVED = frozenset(
     ("connection", "content-length", "expect", "host", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade", "user-agent")
@@ -43,7 +43,7 @@ _RESERVED = frozenset(
 
 @dataclass(frozen=True)
 class Sending:
-    """How each request is sent: C(headers) beside the key's, seconds for one request, transfers in flight."""
+    """How each request is sent: `headers` beside the key's, seconds for one request, transfers in flight."""
 
     headers: tuple[tuple[str, str], ...] = ()
     keepalive: bool = False
@@ -55,13 +55,13 @@ class Sending:
 
 @dataclass
 class CookieJar:
-    """The cookie that each session was told to send: the first one, or with C(follow) the latest, as a browser does."""
+    """The cookie that each session was told to send: the first one, or with `follow` the latest, as a browser does."""
 
     name: str
     follow: bool
     values: dict[int, str] = field(default_factory=dict)
 
-    def saw(self, session: int | None, set_cookies: Iterable[str]) -> None:
+    def note(self, session: int | None, set_cookies: Iterable[str]) -> None:
         """Take note of the Set-Cookie headers of an answer to a session's request. A value that no header can hold is
         none, as it would be sent back."""
         for line in set_cookies:
@@ -76,9 +76,9 @@ class CookieJar:
 class Transfer:
     """A way to run transfers.
 
-    With a C(mark) they run one after the other, and every line of ours begins with it; with C(bodies), the answers'
-    bodies come before those lines. With C(request_ids), the first 24 characters of a UUID, each request has an
-    x-request-id of its own. With a C(jar) each session sends the cookie that it holds, and the answers' headers are
+    With a `mark` they run one after the other, and every line of ours begins with it; with `bodies`, the answers'
+    bodies come before those lines. With `request_ids`, the first 24 characters of a UUID, each request has an
+    x-request-id of its own. With a `jar` each session sends the cookie that it holds, and the answers' headers are
     printed to fill it.
     """
 
@@ -93,25 +93,25 @@ class Transfer:
 
 
 def curl_version(line: str) -> tuple[int, ...]:
-    """C((7, 88, 1)) from the first line of C(curl --version); empty where that is not curl's."""
+    """`(7, 88, 1)` from the first line of `curl --version`; empty where that is not curl's."""
     match = re.match(r"curl (\d+)\.(\d+)\.(\d+)", line)
     return tuple(int(part) for part in match.groups()) if match else ()
 
 
 def check_curl(line: str, where: str) -> str:
-    """The version as text. Raises L(CheckError) with C(no_curl) or C(old_curl)."""
+    """The version as text. Raises `CheckError` with `no_curl` or `old_curl`."""
     version = curl_version(line)
     wanted = ".".join(str(part) for part in OLDEST_CURL)
     if not version:
         raise CheckError("no_curl", f"There is no curl in {where}. Next: use a client pod whose image has curl {wanted} or newer (curlimages/curl does).")
-    found = ".".join(str(part) for part in version)
+    text = ".".join(str(part) for part in version)
     if version < OLDEST_CURL:
-        raise CheckError("old_curl", f"curl {found} in {where} is too old. Next: use a client pod whose image has curl {wanted} or newer.")
-    return found
+        raise CheckError("old_curl", f"curl {text} in {where} is too old. Next: use a client pod whose image has curl {wanted} or newer.")
+    return text
 
 
 def check_sendable(key: Key, sessions: Sequence[str], target: Target, sending: Sending) -> None:
-    """Refuse what can't be sent as given, before anything is. Raises L(CheckError) with C(bad_option)."""
+    """Refuse what can't be sent as given, before anything is. Raises `CheckError` with `bad_option`."""
     if not re.fullmatch(r"/[\x21-\x7e]*", target.path) or "#" in target.path:
         raise _bad("path", repr(target.path), "it must start with / and hold neither spaces, # nor characters outside ASCII (percent-encode them)")
     if target.via:
@@ -223,13 +223,13 @@ def url_of(target: Target, key: Key, value: str | None) -> str:
 
 
 def request_configuration(plan: Plan, requests: Iterable[Request], target: Target, transfer: Transfer) -> bytes:
-    """curl's C(--config) for these requests."""
+    """curl's `--config` for these requests."""
     return _joined(transfer, [_stanza(plan, request, target, transfer) for request in requests])
 
 
 def block_configuration(plan: Plan, blocks: Iterable[Sequence[Request]], target: Target, transfer: Transfer, page: str) -> bytes:
     """The same with a page of Envoy's admin port before the first block, between and after them, each ended by a line
-    C(<mark>page). The transfer needs a mark, as only what runs one after the other can be counted in between."""
+    `<mark>page`. The transfer needs a mark, as only what runs one after the other can be counted in between."""
     look = f'url = {_quoted(page)}\nsilent\nnoproxy = "*"\nmax-time = 10\nwrite-out = "\\n{transfer.mark}page\\n"'
     stanzas = [look]
     for block in blocks:
@@ -244,7 +244,7 @@ def _joined(transfer: Transfer, stanzas: Sequence[str]) -> bytes:
 
 
 def _stanza(plan: Plan, request: Request, target: Target, transfer: Transfer) -> str:
-    """One transfer. Options do not carry over a C(next), so each repeats them all."""
+    """One transfer. Options do not carry over a `next`, so each repeats them all."""
     value = _key_value(plan, request, transfer.jar)
     parts = [f"url = {_quoted(url_of(target, plan.key, value))}"]
     parts.extend(f"header = {_quoted(header)}" for header in _key_headers(plan.key, value))
@@ -305,7 +305,7 @@ def _header(name: str, value: str) -> str:
 
 
 def _write_out(identity_headers: Iterable[str]) -> str:
-    fields = ["%{http_code}", "%{exitcode}", "%{time_total}", "%header{server}", "%header{x-envoy-upstream-service-time}"]
+    fields = ["%{http_code}", "%{exitcode}", "%{time_total}"]
     fields.extend(f"%header{{{name.lower()}}}" for name in identity_headers)
     return FIELD + FIELD.join(fields)
 
@@ -317,18 +317,17 @@ def _quoted(value: str) -> str:
 def set_cookies(headers: bytes) -> list[str]:
     """The Set-Cookie headers in curl's header_json; none where that is no JSON."""
     try:
-        found = json.loads(headers)
+        parsed = json.loads(headers)
     except (ValueError, RecursionError):
         return []
-    values = found.get("set-cookie") if isinstance(found, dict) else None
+    values = parsed.get("set-cookie") if isinstance(parsed, dict) else None
     return [str(value) for value in values] if isinstance(values, list) else []
 
 
 def parse_line(line: bytes) -> Observation | None:
-    """One line of L(request_configuration)'s write-out, or None for a line that is not one, or not all of one."""
+    """One line of `request_configuration`'s write-out, or None for a line that is not one, or not all of one."""
     match = _LINE.fullmatch(line)
     if match is None:
         return None
-    index, status, code, seconds, server, upstream, identity = match.groups()
-    texts = [text.decode("utf-8", "replace") for text in (server, identity)]
-    return Observation(int(index), int(status), int(code), float(seconds), texts[0], upstream != b"", texts[1])
+    index, status, code, seconds, identity = match.groups()
+    return Observation(int(index), int(status), int(code), float(seconds), identity.decode("utf-8", "replace"))

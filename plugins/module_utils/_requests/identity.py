@@ -17,14 +17,14 @@ from dataclasses import dataclass
 from ansible_collections.meshops.istio.plugins.module_utils._model import Backend, Host
 from ansible_collections.meshops.istio.plugins.module_utils._requests.observation import FIELD
 
-HEADER, BODY, ACCESS_LOG, UPSTREAM = "header", "body", "access_log", "upstream"
+HEADER, BODY, ACCESS_LOG, UPSTREAM = METHODS = ("header", "body", "access_log", "upstream")
 # A body that names its pod does so early; the rest of a large one is not kept.
 BODY_KEPT = 64 * 1024
 
 
 @dataclass(frozen=True)
 class Method:
-    """The option C(identify) with what it needs: C(name) is auto or a method, C(pattern) finds the pod in a body."""
+    """The option `identify` with what it needs: `name` is auto or a method, `pattern` finds the pod in a body."""
 
     name: str
     headers: tuple[str, ...]
@@ -37,7 +37,7 @@ class Method:
 
 @dataclass(frozen=True)
 class Identification:
-    """How the pods were known, and which pod each raw identity means; C(unknown) values mean none."""
+    """How the pods were known, and which pod each raw identity means; `unknown` values mean none."""
 
     by: str | None
     pods: dict[str, str]
@@ -89,15 +89,15 @@ def in_log(log: str, request_ids: dict[str, int], addresses: Iterable[str]) -> d
     """
     known = sorted(addresses, key=len, reverse=True)
     word = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-    found: dict[int, str] = {}
+    addresses_by_index: dict[int, str] = {}
     for line in log.splitlines():
         index = next((request_ids[name] for name in word.findall(line) if name in request_ids), None)
         if index is None:
             continue
         hits = {address for address in known if re.search(rf"(?<![\d.]){re.escape(address)}(?!\d)", line)}
         if len(hits) == 1:
-            found[index] = next(iter(hits))
-    return found
+            addresses_by_index[index] = next(iter(hits))
+    return addresses_by_index
 
 
 def _totals(hosts: Sequence[Host]) -> Counter[str]:

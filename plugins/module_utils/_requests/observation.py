@@ -11,24 +11,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-# No HTTP header may hold this byte, so an answer can't forge a field.
+# No HTTP header may hold this byte, so a response cannot forge a field.
 FIELD = "\x1f"
 
 
 @dataclass(frozen=True)
 class Observation:
-    """One answer, or the lack of one. C(status) is 0 and C(exit) curl's exit code where nothing came back.
-
-    C(upstream) is true for an answer that an application gave: Envoy adds x-envoy-upstream-service-time to those
-    only, so an error page of Envoy's own has it not. C(identity) is the identity headers' values, joined by L(FIELD).
-    """
+    """One response, or the lack of one: then `status` is 0 and `exit` is curl's exit code. `identity` is the identity
+    headers' values, joined by `FIELD`."""
 
     index: int
     status: int
     exit: int
     seconds: float
-    server: str
-    upstream: bool
     identity: str
 
     @property

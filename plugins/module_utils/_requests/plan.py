@@ -50,7 +50,7 @@ PROFILES = {
 
 @dataclass(frozen=True)
 class Request:
-    """One request: C(session) is the position in the plan's sessions, or None for a request without the key."""
+    """One request: `session` is the position in the plan's sessions, or None for a request without the key."""
 
     index: int
     session: int | None
@@ -59,12 +59,12 @@ class Request:
 
 @dataclass(frozen=True)
 class Plan:
-    """What one client sends. C(sessions) are key values; C(asked) of them were given or counted by the user, the
+    """What one client sends. `sessions` are key values; `requested` of them were given or counted by the user, the
     rest was added so that the spread can be judged."""
 
     key: Key
     sessions: tuple[str, ...]
-    asked: int
+    requested: int
     rounds: int
     keyless: int
     seed: int
@@ -74,7 +74,7 @@ class Plan:
         return len(self.sessions) * self.rounds + self.keyless
 
     def segments(self) -> Iterator[list[range]]:
-        """The rounds in at most L(SEGMENTS) groups, each group in batches that curl can hold."""
+        """The rounds in at most `SEGMENTS` groups, each group in batches that curl can hold."""
         per_round = len(self.sessions) + -(-self.keyless // self.rounds)
         in_batch = max(1, BATCH // per_round)
         size = -(-self.rounds // SEGMENTS)
@@ -83,7 +83,7 @@ class Plan:
             yield [range(first, min(first + in_batch, stop)) for first in range(start, stop, in_batch)]
 
     def requests(self, rounds: Sequence[int]) -> Iterator[Request]:
-        """The requests of these rounds in sending order; the same whatever batches they are asked for in."""
+        """The requests of these rounds in sending order; the same whatever batches they are requested for in."""
         for number in rounds:
             slots: list[int | None] = list(range(len(self.sessions)))
             first, last = self._keyless_before(number), self._keyless_before(number + 1)
@@ -117,7 +117,7 @@ def make_plan(
     """Sessions as given (or counted, or by profile), filled up to what the spread control needs."""
     wanted = min(max(profile.sessions, profile.per_backend * backends), profile.most_sessions)
     sessions = list(given) if given else [generated(key, number) for number in range(1, (count or wanted) + 1)]
-    asked = len(sessions)
+    requested = len(sessions)
     number = 1
     while len(sessions) < SPREAD_SESSIONS:
         filler = generated(key, number)
@@ -125,7 +125,7 @@ def make_plan(
             sessions.append(filler)
         number += 1
     rounds = requests or profile.requests
-    plan = Plan(key, tuple(sessions), asked, rounds, KEYLESS_REQUESTS if keyless else 0, seed)
+    plan = Plan(key, tuple(sessions), requested, rounds, KEYLESS_REQUESTS if keyless else 0, seed)
     asking = len(sessions) * rounds
     if asking > MOST_REQUESTS:
         raise CheckError("too_many_requests", f"{asking} requests are more than the cap of {MOST_REQUESTS}. Next: lower sessions or requests.")
@@ -134,4 +134,4 @@ def make_plan(
 
 def of_one_source(plan: Plan, address: str) -> Plan:
     """The same number of requests where the client itself is the session: all of them are of its own address."""
-    return replace(plan, sessions=(address,), asked=1, rounds=plan.rounds * len(plan.sessions))
+    return replace(plan, sessions=(address,), requested=1, rounds=plan.rounds * len(plan.sessions))

@@ -27,7 +27,7 @@ BUCKETS_PER_E = 20
 
 @dataclass
 class Run:
-    """Rounds C(first) to C(last), in all of which that were seen the same pod answered."""
+    """Rounds `first` to `last`, in all of which that were seen the same pod answered."""
 
     first: int
     last: int
@@ -138,23 +138,21 @@ class Tally:
     sent: int = 0
     answered: int = 0
     by_status: Counter[str] = field(default_factory=Counter)
-    by_exit: Counter[int] = field(default_factory=Counter)
     identities: set[str] = field(default_factory=set)
     latencies: Latencies = field(default_factory=Latencies)
 
-    def add(self, request: Request, seen: Observation) -> None:
-        if not seen.answered:
-            self.by_exit[seen.exit] += 1
+    def add(self, request: Request, observation: Observation) -> None:
+        if not observation.answered:
             return
         self.answered += 1
-        self.by_status[str(seen.status)] += 1
-        self.latencies.add(seen.seconds)
-        if seen.identity.strip(FIELD) == "" or not self._known(seen.identity):
+        self.by_status[str(observation.status)] += 1
+        self.latencies.add(observation.seconds)
+        if observation.identity.strip(FIELD) == "" or not self._known(observation.identity):
             return
         if request.session is None:
-            self.keyless[seen.identity] += 1
+            self.keyless[observation.identity] += 1
         else:
-            self.sessions[request.session].add(request.round, seen.identity)
+            self.sessions[request.session].add(request.round, observation.identity)
 
     def _known(self, identity: str) -> bool:
         if identity not in self.identities and len(self.identities) < MOST_IDENTITIES:
@@ -164,7 +162,7 @@ class Tally:
 
 @dataclass
 class ClientRun:
-    """What came of one client: C(failure) is set where the run broke off after it had begun."""
+    """What came of one client: `failure` is set where the run broke off after it had begun."""
 
     client: ClientPod
     curl: str | None

@@ -19,8 +19,8 @@ CONFIDENCE = 0.95
 def flip_bound(window: Window) -> float | None:
     """The 95 % upper bound of the share of requests on which a session leaves its pod, each request without an
     identified answer counted as one that did."""
-    opportunities = sum(len(entry.plan.sessions) * (entry.plan.rounds - 1) for entry in window.evidence)
-    lost = sum(entry.planned - entry.identified for entry in window.evidence)
+    opportunities = sum(len(entry.plan.sessions) * (entry.plan.rounds - 1) for entry in window.client_windows)
+    lost = sum(entry.planned - entry.identified for entry in window.client_windows)
     if opportunities < 1:
         return 1.0
     return upper_bound(min(lost, opportunities), opportunities)
@@ -45,7 +45,7 @@ def upper_bound(events: int, trials: int, confidence: float = CONFIDENCE) -> flo
 
 def _at_most(events: int, trials: int, rate: float, ways: float) -> float:
     """The binomial chance of at most so many events, summed downwards from the largest term, for rate >= events/trials;
-    C(ways) is the logarithm of the number of ways to choose the events."""
+    `ways` is the logarithm of the number of ways to choose the events."""
     total = term = math.exp(ways + events * math.log(rate) + (trials - events) * math.log1p(-rate))
     for number in range(events, 0, -1):
         term *= number / (trials - number + 1) * (1 - rate) / rate
@@ -58,5 +58,5 @@ def _at_most(events: int, trials: int, rate: float, ways: float) -> float:
 def false_pass_bound(window: Window) -> float | None:
     """The chance that balancing at random among the ready backends had shown no move either."""
     backends = len(window.after.ready())
-    repeats = sum(max(0, sum(trace.counts.values()) - 1) for entry in window.evidence for trace in entry.traces)
+    repeats = sum(max(0, sum(trace.counts.values()) - 1) for entry in window.client_windows for trace in entry.traces)
     return math.pow(backends, -repeats) if backends > 1 and repeats * math.log10(backends) < 300 else (0.0 if backends > 1 else None)

@@ -20,7 +20,7 @@ SURPRISE = 0.001
 
 def eligibility(window: Window) -> dict[str, bool | None]:
     """For each ready backend whether every client's Envoy could choose it at the last look; None where none said."""
-    views = [view for entry in window.evidence for view in entry.last_views()]
+    views = [view for entry in window.client_windows for view in entry.last_views()]
     return {backend.pod: all(backend.address in view.eligible() for view in views) if views else None for backend in window.after.ready()}
 
 
@@ -35,7 +35,7 @@ def spread_control(window: Window, eligible: dict[str, bool | None]) -> Control:
         return Control("not_applicable", f"{len(ready)} ready backends")
     worst = 1.0
     unused: set[str] = set()
-    for entry in window.evidence:
+    for entry in window.client_windows:
         used = entry.pods()
         sessions = sum(1 for trace in entry.traces if trace.counts)
         chance = unused_chance(len(ready), len(ready - used), sessions)
@@ -60,14 +60,14 @@ def unused_chance(backends: int, unused: int, sessions: int) -> float:
 
 def keyless_control(window: Window) -> Control:
     """Requests without the key must spread, or something else than the key holds the sessions."""
-    if not window.evidence[0].plan.keyless:
+    if not window.client_windows[0].plan.keyless:
         return Control("not_applicable", "requests without the key were not sent")
-    for entry in window.evidence:
+    for entry in window.client_windows:
         identified = sum(entry.keyless.values())
         if len(entry.keyless) > 1:
             continue
         if identified < KEYLESS_ENOUGH:
             return Control("not_applicable", f"{identified} of {entry.plan.keyless} requests without the key from {entry.client} were answered by a known pod")
         return Control("failed", f"all {identified} requests without the key from {entry.client} met one pod, so something else than the key decides")
-    counts = [f"{len(entry.keyless)} pods" for entry in window.evidence]
+    counts = [f"{len(entry.keyless)} pods" for entry in window.client_windows]
     return Control("passed", f"requests without the key met {', '.join(counts)}")

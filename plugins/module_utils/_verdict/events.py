@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from ansible_collections.meshops.istio.plugins.module_utils._membership import changes, gateway_changes
 from ansible_collections.meshops.istio.plugins.module_utils._model import ProxyView
-from ansible_collections.meshops.istio.plugins.module_utils._verdict.window import Evidence, Window
+from ansible_collections.meshops.istio.plugins.module_utils._verdict.window import ClientWindow, Window
 
 
 def membership_events(window: Window) -> list[str]:
@@ -28,7 +28,7 @@ def membership_events(window: Window) -> list[str]:
         events.extend(f"pod {pod} became {'ready' if new[pod].ready else 'not ready'}" for pod in both if old[pod].ready != new[pod].ready)
     if not events and changes(window.before, window.after):
         events.append("endpoints changed and changed back")
-    for entry in window.evidence:
+    for entry in window.client_windows:
         eligible = {frozenset(checkpoint.eligible()) for checkpoint in entry.checkpoints if checkpoint.eligible()}
         if len(eligible) > 1 and not events:
             events.append(f"the hosts that {proxies_of(window, entry)} can choose changed")
@@ -42,7 +42,7 @@ def came_and_went(old: Set[str], new: Set[str], whose: str = "") -> list[str]:
 def gateway_events(window: Window) -> list[str]:
     """What happened to the pods of the gateway on the way, in words."""
     events: list[str] = []
-    for entry in window.evidence:
+    for entry in window.client_windows:
         for first, second in itertools.pairwise(entry.checkpoints):
             if not gateway_changes(first, second):
                 continue
@@ -56,7 +56,7 @@ def configuration_events(window: Window) -> list[str]:
     before = {(rule.kind, rule.namespace, rule.name): rule for rule in window.rules_before}
     after = {(rule.kind, rule.namespace, rule.name): rule for rule in window.rules_after}
     events = [f"{before.get(name) or after[name]} changed" for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name)]
-    for entry in window.evidence:
+    for entry in window.client_windows:
         who = proxies_of(window, entry)
         looks = [checkpoint.views() for checkpoint in entry.checkpoints]
         # Which view is whose is only known as long as a gateway's pods are the same.
@@ -72,7 +72,7 @@ def configuration_events(window: Window) -> list[str]:
     return events
 
 
-def proxies_of(window: Window, entry: Evidence) -> str:
+def proxies_of(window: Window, entry: ClientWindow) -> str:
     return f"gateway {window.via}" if window.via else f"the Envoy of {entry.client}"
 
 

@@ -4,9 +4,9 @@
 
 """From what was seen to what may be said. Pure.
 
-The order of the rules is the order of L(judge): a session on two pods without an explanation is C(failed), whatever
-else went wrong; then whatever forbids a conclusion is C(inconclusive); then whatever would let sessions stick for
-another reason than the key is C(not_proven); what is left is C(passed).
+The order of the rules is the order of `judge`: a session on two pods without an explanation is `failed`, whatever
+else went wrong; then whatever forbids a conclusion is `inconclusive`; then whatever would let sessions stick for
+another reason than the key is `not_proven`; what is left is `passed`.
 
 This module util is private to the collection: it may change at any time.
 """
@@ -23,7 +23,7 @@ from ansible_collections.meshops.istio.plugins.module_utils._verdict.bounds impo
 from ansible_collections.meshops.istio.plugins.module_utils._verdict.controls import eligibility, keyless_control, spread_control
 from ansible_collections.meshops.istio.plugins.module_utils._verdict.events import configuration_events, gateway_events, membership_events
 from ansible_collections.meshops.istio.plugins.module_utils._verdict.moves import one_source_each, session_fates
-from ansible_collections.meshops.istio.plugins.module_utils._verdict.window import Evidence, SessionFate, Verdict, Window
+from ansible_collections.meshops.istio.plugins.module_utils._verdict.window import ClientWindow, SessionFate, Verdict, Window
 
 
 def judge(window: Window) -> Verdict:
@@ -64,7 +64,7 @@ def _one_source(window: Window) -> str:
 
 
 def _moved_reason(unexplained: Sequence[SessionFate], fates: Sequence[SessionFate]) -> str:
-    worst = max(unexplained, key=lambda fate: (fate.asked, len(fate.pods)))
+    worst = max(unexplained, key=lambda fate: (fate.requested, len(fate.pods)))
     pods = ", ".join(f"{pod} ({count})" for pod, count in sorted(worst.pods.items(), key=lambda item: -item[1]))
     return f"{len(unexplained)} of {len(fates)} sessions landed on more than one pod; session {worst.id} landed on {pods}"
 
@@ -83,19 +83,19 @@ def _churn_reasons(via: str | None, of_backends: Sequence[str], of_gateway: Sequ
 
 
 def _blind_reasons(window: Window, eligible: dict[str, bool | None]) -> list[str]:
-    reasons = [entry.failure.msg for entry in window.evidence if entry.failure]
+    reasons = [entry.failure.msg for entry in window.client_windows if entry.failure]
     ready = {backend.pod for backend in window.after.ready()}
     usable = [pod for pod in ready if eligible.get(pod) is not False]
     if len(usable) < 2:
         reasons.append(f"{len(usable)} of {len(ready)} ready backends can be chosen, and with fewer than two there is nothing to tell apart")
-    reasons.extend(conflict for entry in window.evidence if (conflict := witness_conflict(window, entry)))
-    if not any(entry.identified for entry in window.evidence):
-        answered = sum(entry.tally.answered for entry in window.evidence)
+    reasons.extend(conflict for entry in window.client_windows if (conflict := witness_conflict(window, entry)))
+    if not any(entry.identified for entry in window.client_windows):
+        answered = sum(entry.tally.answered for entry in window.client_windows)
         reasons.append(_unidentified(window, answered))
     return reasons
 
 
-def witness_conflict(window: Window, entry: Evidence) -> str | None:
+def witness_conflict(window: Window, entry: ClientWindow) -> str | None:
     """The sidecar's counters as a second witness: where nothing else used the service in the window, they must say the
     same as the answers did. With other traffic they say nothing, as whose requests they counted can't be told."""
     views = entry.views()
@@ -110,14 +110,14 @@ def witness_conflict(window: Window, entry: Evidence) -> str | None:
             counted[names.get(host.address, host.address)] = rise
     if not counted and entry.tally.answered:
         return f"the Envoy of {entry.client} counted none of {entry.tally.answered} answered requests, so they went around it"
-    said = dict(entry.keyless)
+    named = dict(entry.keyless)
     for trace in entry.traces:
         for pod, count in trace.counts.items():
-            said[pod] = said.get(pod, 0) + count
-    if sum(said.values()) != entry.tally.sent or sum(counted.values()) != entry.tally.sent or counted == said:
+            named[pod] = named.get(pod, 0) + count
+    if sum(named.values()) != entry.tally.sent or sum(counted.values()) != entry.tally.sent or counted == named:
         return None
-    pod = next(pod for pod in sorted(said | counted) if said.get(pod) != counted.get(pod))
-    return f"two witnesses disagree: {said.get(pod, 0)} answers name pod {pod}, but the Envoy of {entry.client} sent it {counted.get(pod, 0)} requests"
+    pod = next(pod for pod in sorted(named | counted) if named.get(pod) != counted.get(pod))
+    return f"two witnesses disagree: {named.get(pod, 0)} answers name pod {pod}, but the Envoy of {entry.client} sent it {counted.get(pod, 0)} requests"
 
 
 def _unidentified(window: Window, answered: int) -> str:
@@ -131,14 +131,14 @@ def _unidentified(window: Window, answered: int) -> str:
 def _bound_reasons(window: Window, bound: float | None) -> list[str]:
     if bound is None or bound <= window.max_flip_rate:
         return []
-    planned = sum(entry.planned for entry in window.evidence)
-    lost = planned - sum(entry.identified for entry in window.evidence)
+    planned = sum(entry.planned for entry in window.client_windows)
+    lost = planned - sum(entry.identified for entry in window.client_windows)
     because = f"{lost} of {planned} requests have no answer from a known pod" if lost else f"{planned} requests are too few"
     return [f"sessions could still move on up to {bound:.2%} of the requests (95 %), more than the {window.max_flip_rate:.2%} allowed: {because}"]
 
 
 def prediction_of(window: Window, fates: Sequence[SessionFate]) -> Prediction:
     """What the clients' Envoys dictate, compared with where the sessions landed."""
-    views = [view for entry in window.evidence for checkpoint in entry.checkpoints for view in checkpoint.views()]
+    views = [view for entry in window.client_windows for checkpoint in entry.checkpoints for view in checkpoint.views()]
     prediction = predict(window.key, [fate.id for fate in fates], views, all_backends(window.memberships()))
     return compare(prediction, {fate.id: set(fate.pods) for fate in fates})

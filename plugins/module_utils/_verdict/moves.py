@@ -17,19 +17,19 @@ from dataclasses import dataclass
 from ansible_collections.meshops.istio.plugins.module_utils._membership import PUSH_DELAY, changes, gateway_changes
 from ansible_collections.meshops.istio.plugins.module_utils._model import Checkpoint, ClientPod, Membership
 from ansible_collections.meshops.istio.plugins.module_utils._requests.tally import Trace
-from ansible_collections.meshops.istio.plugins.module_utils._verdict.window import Evidence, SessionFate, Window
+from ansible_collections.meshops.istio.plugins.module_utils._verdict.window import ClientWindow, SessionFate, Window
 
 
 @dataclass(frozen=True)
 class Changes:
-    """How often the set of hosts can have changed for one client: C(counts[0]) between the survey and the first look,
-    C(counts[n]) in segment n-1, and the last one between the last look and the end. C(looks) says when the looks were."""
+    """How often the set of hosts can have changed for one client: `counts[0]` between the survey and the first look,
+    `counts[n]` in segment n-1, and the last one between the last look and the end. `looks` says when the looks were."""
 
     counts: tuple[int, ...]
     looks: tuple[float, ...] = ()
 
     def usable(self, first: int, last: int) -> Iterator[int]:
-        """Where a change can stand that explains a move between two segments: there, or before them within L(PUSH_DELAY)."""
+        """Where a change can stand that explains a move between two segments: there, or before them within `PUSH_DELAY`."""
         start = self.looks[first] - PUSH_DELAY if first < len(self.looks) else -math.inf
         for number in range(min(last + 2, len(self.counts))):
             if number > first or (number < len(self.looks) and self.looks[number] >= start):
@@ -48,7 +48,7 @@ def changes_of(before: Membership, checkpoints: Sequence[Checkpoint], after: Mem
     return Changes(tuple(counts), tuple(checkpoint.at for checkpoint in checkpoints))
 
 
-def is_explained(trace: Trace, segments: Sequence[range], found: Changes) -> bool:
+def is_explained(trace: Trace, segments: Sequence[range], changes: Changes) -> bool:
     """Each move needs a change of its own, in the segments that the move can have happened in or shortly before.
 
     A session that goes back and forth needs as many changes as it has moves: when a pod is replaced, a ring of other
@@ -57,9 +57,9 @@ def is_explained(trace: Trace, segments: Sequence[range], found: Changes) -> boo
     """
     if trace.overflow:
         return False
-    left = list(found.counts)
+    left = list(changes.counts)
     for run, following in itertools.pairwise(trace.runs):
-        between = found.usable(_segment(run.last, segments), _segment(following.first, segments))
+        between = changes.usable(_segment(run.last, segments), _segment(following.first, segments))
         number = next((number for number in between if left[number] > 0), None)
         if number is None:
             return False
@@ -75,38 +75,38 @@ def session_fates(window: Window) -> Iterable[SessionFate]:
     """Every session with the pods it met, over all clients that asked for it. Where the other side issues the keys, or
     the client's own address is the key, each client's session is one of its own, as the values differ. Nor are clients
     compared by source addresses that the gateway did not believe, where each client was one source."""
-    found = {entry.client: changes_of(window.before, entry.checkpoints, window.after) for entry in window.evidence}
+    changes_by_client = {entry.client: changes_of(window.before, entry.checkpoints, window.after) for entry in window.client_windows}
     apart = window.key.issued or window.key.own
-    groups = [(entry,) for entry in window.evidence] if apart else [window.evidence]
+    groups = [(entry,) for entry in window.client_windows] if apart else [window.client_windows]
     compared = not (window.via and one_source_each(window))
     for group in groups:
         prefix = f"{group[0].client.pod}: " if window.key.issued and len(groups) > 1 else ""
         for position, session in enumerate(group[0].plan.sessions):
-            yield _fate(f"{prefix}{session}", position, group, found, compared)
+            yield _fate(f"{prefix}{session}", position, group, changes_by_client, compared)
 
 
-def _fate(name: str, position: int, group: Sequence[Evidence], found: dict[ClientPod, Changes], compared: bool) -> SessionFate:
+def _fate(name: str, position: int, group: Sequence[ClientWindow], changes_by_client: dict[ClientPod, Changes], compared: bool) -> SessionFate:
     traces = {entry.client: entry.traces[position] for entry in group}
     pods: dict[str, int] = {}
     for trace in traces.values():
         for pod, count in trace.counts.items():
             pods[pod] = pods.get(pod, 0) + count
-    verdicts = [is_explained(trace, entry.segments, found[entry.client]) for entry in group if (trace := traces[entry.client]).moves]
-    split = _clients_disagree(traces, found) if compared else None
+    verdicts = [is_explained(trace, entry.segments, changes_by_client[entry.client]) for entry in group if (trace := traces[entry.client]).moves]
+    split = _clients_disagree(traces, changes_by_client) if compared else None
     moved = bool(verdicts) or split is not None
     explained = all(verdicts) and split is not False if moved else None
     by_client = {str(client): dict(trace.counts) for client, trace in traces.items()}
-    return SessionFate(name, pods, by_client, moved, explained, asked=position < group[0].plan.asked)
+    return SessionFate(name, pods, by_client, moved, explained, requested=position < group[0].plan.requested)
 
 
-def _clients_disagree(traces: dict[ClientPod, Trace], found: dict[ClientPod, Changes]) -> bool | None:
+def _clients_disagree(traces: dict[ClientPod, Trace], changes_by_client: dict[ClientPod, Changes]) -> bool | None:
     """None where all clients met the same pod at last, else whether a change of the backends can explain it."""
     lasts = {trace.runs[-1].pod for trace in traces.values() if trace.runs}
     if len(lasts) < 2:
         return None
-    return any(any(changed.counts) for changed in found.values())
+    return any(any(changed.counts) for changed in changes_by_client.values())
 
 
 def one_source_each(window: Window) -> bool:
     """Whether each client met one pod, whatever source address its requests named."""
-    return window.key.type == "source_ip" and not window.key.own and all(len(entry.pods()) == 1 for entry in window.evidence)
+    return window.key.type == "source_ip" and not window.key.own and all(len(entry.pods()) == 1 for entry in window.client_windows)

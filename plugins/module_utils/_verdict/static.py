@@ -5,7 +5,7 @@
 """Whether sessions can stick, from what the clients' Envoys have, with nothing sent. Pure.
 
 Each client is judged alone, then the clients are compared. One client in which sessions can't stick is enough for
-C(does_not); C(unknown) is kept for what can't be told from here, and says what that is.
+`does_not`; `unknown` is kept for what can't be told from here, and says what that is.
 
 This module util is private to the collection: it may change at any time.
 """
@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ansible_collections.meshops.istio.plugins.module_utils._envoy.prediction import touches_key
-from ansible_collections.meshops.istio.plugins.module_utils._istio.rules import Asked
+from ansible_collections.meshops.istio.plugins.module_utils._istio.rules import Declared
 from ansible_collections.meshops.istio.plugins.module_utils._model import (
     DOES_NOT,
     HASHING,
@@ -40,10 +40,10 @@ class Static:
 
 
 @dataclass(frozen=True)
-class Seen:
+class ClientView:
     """What came of looking at one client's Envoy: a view, or an error, or neither where no Envoy answered.
 
-    C(filters) are the EnvoyFilters that reach the client's filter chains, where what they do can't be read.
+    `filters` are the EnvoyFilters that reach the client's filter chains, where what they do can't be read.
     """
 
     client: ClientPod
@@ -52,44 +52,44 @@ class Seen:
     filters: tuple[str, ...] = ()
 
 
-def static_verdict(key: Key, target: Target, asked: Asked, membership: Membership | None, seen: Sequence[Seen]) -> Static:
-    """The verdict on one port of a service. C(membership) is None where the endpoints may not be read."""
-    if not seen:
-        return _without_client(target, asked)
+def static_verdict(key: Key, target: Target, declared: Declared, membership: Membership | None, client_views: Sequence[ClientView]) -> Static:
+    """The verdict on one port of a service. `membership` is None where the endpoints may not be read."""
+    if not client_views:
+        return _without_client(target, declared)
     if membership is not None and not membership.ready():
         return Static(UNKNOWN, f"service {target} has no ready pod")
-    found = [_of_client(key, target, membership, entry) for entry in seen]
-    broken = next((entry for entry in found if entry.verdict == DOES_NOT), None)
+    verdicts = [_of_client(key, target, membership, entry) for entry in client_views]
+    broken = next((entry for entry in verdicts if entry.verdict == DOES_NOT), None)
     if broken:
         return broken
-    split = _disagreement(key, [entry for entry in seen if entry.view is not None])
+    split = _disagreement(key, [entry for entry in client_views if entry.view is not None])
     if split:
         return split
-    doubt = next((entry for entry in found if entry.verdict == UNKNOWN), None)
-    return doubt or _sticks(key, membership, seen)
+    doubt = next((entry for entry in verdicts if entry.verdict == UNKNOWN), None)
+    return doubt or _sticks(key, membership, client_views)
 
 
-def _without_client(target: Target, asked: Asked) -> Static:
-    rules = ", ".join(asked.rules)
-    if asked.headless:
+def _without_client(target: Target, declared: Declared) -> Static:
+    rules = ", ".join(declared.rules)
+    if declared.headless:
         return Static(DOES_NOT, f"service {target} is headless, so Envoy passes requests on to the address that the client chose")
     if rules:
         return Static(UNKNOWN, f"DestinationRule {rules} asks for affinity, but there is no ready client pod whose Envoy could be read")
     return Static(UNKNOWN, "there is no ready client pod whose Envoy could be read")
 
 
-def _of_client(key: Key, target: Target, membership: Membership | None, seen: Seen) -> Static:
+def _of_client(key: Key, target: Target, membership: Membership | None, client_view: ClientView) -> Static:
     """One client alone: the first thing that breaks affinity or forbids to say."""
-    who = f"the Envoy of pod {seen.client}"
-    view = seen.view
-    if seen.error:
-        return Static(UNKNOWN, f"pod {seen.client} could not be looked at: {seen.error}")
+    who = f"the Envoy of pod {client_view.client}"
+    view = client_view.view
+    if client_view.error:
+        return Static(UNKNOWN, f"pod {client_view.client} could not be looked at: {client_view.error}")
     if view is None:
-        if not seen.client.sidecar:
-            return Static(DOES_NOT, f"pod {seen.client} has no sidecar (istio-proxy), so no rule of the mesh applies to its requests")
+        if not client_view.client.sidecar:
+            return Static(DOES_NOT, f"pod {client_view.client} has no sidecar (istio-proxy), so no rule of the mesh applies to its requests")
         return Static(UNKNOWN, f"{who} did not answer")
-    found = _of_route(key, target, view, who) or _of_cluster(key, view, who) or _of_locality(view, who)
-    return found or _of_hosts(membership, view, who) or _of_filters(seen, who) or Static(STICKS, "")
+    broken = _of_route(key, target, view, who) or _of_cluster(key, view, who) or _of_locality(view, who)
+    return broken or _of_hosts(membership, view, who) or _of_filters(client_view, who) or Static(STICKS, "")
 
 
 def _of_route(key: Key, target: Target, view: ProxyView, who: str) -> Static | None:
@@ -163,21 +163,21 @@ def _of_hosts(membership: Membership | None, view: ProxyView, who: str) -> Stati
     return None
 
 
-def _of_filters(seen: Seen, who: str) -> Static | None:
+def _of_filters(client_view: ClientView, who: str) -> Static | None:
     """Only asked where all else is in order: what is broken stays broken whatever a filter does."""
-    if not seen.filters:
+    if not client_view.filters:
         return None
-    return Static(UNKNOWN, f"EnvoyFilter {', '.join(seen.filters)} changes the filters of {who}, and what they do to a request can't be read")
+    return Static(UNKNOWN, f"EnvoyFilter {', '.join(client_view.filters)} changes the filters of {who}, and what they do to a request can't be read")
 
 
-def _disagreement(key: Key, seen: Sequence[Seen]) -> Static | None:
+def _disagreement(key: Key, client_views: Sequence[ClientView]) -> Static | None:
     """Clients that would send one session to different pods. With the source address as key each client has its own.
     Pods that come and go reach one Envoy before the other, so other hosts alone are no proof."""
     if key.type == "source_ip":
         return None
     for basis, verdict in ((_rules, DOES_NOT), (_choice, UNKNOWN)):
-        by_basis: dict[object, Seen] = {}
-        for entry in seen:
+        by_basis: dict[object, ClientView] = {}
+        for entry in client_views:
             by_basis.setdefault(basis(entry.view), entry)
         if len(by_basis) > 1:
             first, second = list(by_basis.values())[:2]
@@ -207,27 +207,27 @@ def _difference(first: ProxyView | None, second: ProxyView | None) -> str:
 
 
 def _hosts(addresses: Iterable[str]) -> str:
-    found = sorted(addresses)
-    return f"{len(found)} pods" if len(found) != 1 else f"one pod ({found[0]})"
+    ordered = sorted(addresses)
+    return f"{len(ordered)} pods" if len(ordered) != 1 else f"one pod ({ordered[0]})"
 
 
-def _sticks(key: Key, membership: Membership | None, seen: Sequence[Seen]) -> Static:
-    first = seen[0].view
+def _sticks(key: Key, membership: Membership | None, client_views: Sequence[ClientView]) -> Static:
+    first = client_views[0].view
     policy = first.cluster.lb_policy if first and first.cluster else ""
     pods = len(first.eligible()) if first else 0
     whole = "" if membership is None or first is None or pods == len(membership.ready()) else f" of {_short(first.cluster.name if first.cluster else '')}"
-    who = f"the Envoy of pod {seen[0].client}" if len(seen) == 1 else f"the Envoys of all {len(seen)} client pods"
-    verb = "hashes" if len(seen) == 1 else "hash"
+    who = f"the Envoy of pod {client_views[0].client}" if len(client_views) == 1 else f"the Envoys of all {len(client_views)} client pods"
+    verb = "hashes" if len(client_views) == 1 else "hash"
     return Static(STICKS, f"{who} {verb} on {key} by {policy} over {pods} ready pods{whole}" if pods != 1 else f"{who} {verb} on {key}, and there is one pod")
 
 
 def _subset(view: ProxyView) -> bool:
-    """Whether the route's cluster is meant to have some of the pods only: C(outbound|80|v1|host)."""
+    """Whether the route's cluster is meant to have some of the pods only: `outbound|80|v1|host`."""
     return view.cluster is not None and view.cluster.name.count("|") >= 3 and view.cluster.name.split("|")[2] != ""
 
 
 def _short(cluster: str) -> str:
-    """C(outbound|80|v1|nginx-service.sample.svc.cluster.local) in words: nginx-service.sample:80 (subset v1)."""
+    """`outbound|80|v1|nginx-service.sample.svc.cluster.local` in words: nginx-service.sample:80 (subset v1)."""
     parts = cluster.split("|")
     if len(parts) < 4:
         return cluster

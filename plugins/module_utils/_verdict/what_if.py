@@ -30,7 +30,7 @@ _chooser = lru_cache(maxsize=4)(chooser_of)
 
 
 @dataclass(frozen=True)
-class Plan:
+class Scenario:
     """What is to happen: these pods go, a node is drained, and in the end there are so many pods (None: as many as now)."""
 
     remove_pods: tuple[str, ...] = ()
@@ -65,8 +65,8 @@ class Balancing:
         return tuple(choose(session) for session in sessions)
 
 
-def read_plan(option: JsonDict | None) -> Plan | None:
-    """The option C(what_if). Raises L(CheckError) with C(bad_option)."""
+def read_scenario(option: JsonDict | None) -> Scenario | None:
+    """The option `what_if`. Raises `CheckError` with `bad_option`."""
     if option is None:
         return None
     pods, node, replicas = tuple(option.get("remove_pods") or ()), option.get("drain_node"), option.get("replicas")
@@ -74,11 +74,11 @@ def read_plan(option: JsonDict | None) -> Plan | None:
         raise CheckError("bad_option", "Option what_if is empty; give remove_pods, drain_node or replicas.")
     if replicas is not None and replicas < 1:
         raise CheckError("bad_option", f"Option what_if.replicas is {replicas}; it must be at least 1.")
-    return Plan(pods, node, replicas)
+    return Scenario(pods, node, replicas)
 
 
-def answer(plan: Plan, balancing: Balancing, backends: Sequence[Backend], sessions: Sequence[str], hashes: tuple[int, ...]) -> JsonDict:
-    """The returned C(what_if) for a service whose sessions can be predicted; C(hashes) are those of the sessions."""
+def outcome(plan: Scenario, balancing: Balancing, backends: Sequence[Backend], sessions: Sequence[str], hashes: tuple[int, ...]) -> JsonDict:
+    """The returned `what_if` for a service whose sessions can be predicted; `hashes` are those of the sessions."""
     victims = plan.victims([backend for backend in backends if backend.address in balancing.hosts])
     left = tuple(host for host in balancing.hosts if host not in victims)
     now = balancing.place(balancing.hosts, hashes)
@@ -98,7 +98,7 @@ def answer(plan: Plan, balancing: Balancing, backends: Sequence[Backend], sessio
     }
 
 
-def no_answer(reason: str) -> JsonDict:
+def no_outcome(reason: str) -> JsonDict:
     """The same keys where nothing can be computed."""
     keys = ("must_move", "if_not_replaced", "expected_share", "ring_hash_share", "maglev_share", "pods")
     return {**dict.fromkeys(keys), "reason": reason}

@@ -19,7 +19,7 @@ from ansible_collections.meshops.istio.plugins.module_utils._requests.tally impo
 
 
 @dataclass(frozen=True)
-class Evidence:
+class ClientWindow:
     """One client's part of the window, with pods in place of raw identities."""
 
     client: ClientPod
@@ -60,31 +60,31 @@ class Window:
     rules_before: tuple[ObjectVersion, ...]
     rules_after: tuple[ObjectVersion, ...]
     identification: Identification
-    evidence: tuple[Evidence, ...]
+    client_windows: tuple[ClientWindow, ...]
     max_flip_rate: float
     keepalive: bool = False
     via: str | None = None
 
     def memberships(self) -> list[Membership]:
-        seen = [checkpoint.membership for entry in self.evidence for checkpoint in entry.checkpoints]
-        return [self.before, *seen, self.after]
+        read = [checkpoint.membership for entry in self.client_windows for checkpoint in entry.checkpoints]
+        return [self.before, *read, self.after]
 
 
 @dataclass(frozen=True)
 class SessionFate:
-    """One session over all clients. C(explained) is None where it did not move."""
+    """One session over all clients. `explained` is None where it did not move."""
 
     id: str
     pods: dict[str, int]
     by_client: dict[str, dict[str, int]]
     moved: bool
     explained: bool | None
-    asked: bool = True
+    requested: bool = True
 
 
 @dataclass(frozen=True)
 class Control:
-    """A control's C(state) is passed, failed or not_applicable."""
+    """A control's `state` is passed, failed or not_applicable."""
 
     state: str
     detail: str

@@ -16,7 +16,7 @@ from simulation import Truth, window
 
 
 def looks_of_age(*ages: float) -> list[Checkpoint]:
-    first = window(Truth()).evidence[0].checkpoints[0]
+    first = window(Truth()).client_windows[0].checkpoints[0]
     return [replace(first, membership=replace(first.membership, age=age), at=float(number)) for number, age in enumerate(ages)]
 
 

@@ -23,7 +23,7 @@ def _sent_until(brake: Brake, statuses: list[int]) -> int:
     """How many answers it takes, seen one by one; all of them where nothing stops it."""
     for number, status in enumerate(statuses, start=1):
         try:
-            brake.saw([status])
+            brake.note([status])
         except CheckError:
             return number
     return len(statuses) + 1
@@ -50,14 +50,14 @@ def test_it_stops_when_it_should(stop_on: StopOn | None, statuses: list[int], se
 def test_what_one_client_saw_stops_the_others() -> None:
     brake = Brake(GENTLE, 100)
     with pytest.raises(CheckError, match=r"answered with 429"):
-        brake.saw([200, 429])
+        brake.note([200, 429])
     with pytest.raises(CheckError, match=r"answered with 429"):
-        brake.saw(())
+        brake.note(())
 
 
 def test_the_message_has_the_figures() -> None:
     with pytest.raises(CheckError) as stopped:
-        Brake(GENTLE, 100).saw([503, 503, 503])
+        Brake(GENTLE, 100).note([503, 503, 503])
     assert stopped.value.code == "stopped"
     assert "3 answers are server errors (5xx), more than 2.00% of the 100 requests planned" in stopped.value.msg
 

@@ -58,7 +58,7 @@ def test_sizes_follow_profile_and_backends(profile: str, backends: int, sessions
 def test_few_given_ids_are_filled_up_for_the_spread_without_a_collision() -> None:
     plan = make_plan(KEY, ["meshops-check-2", "a"], None, None, PROFILES["default"], 3, 1)
     assert plan.sessions[:2] == ("meshops-check-2", "a")
-    assert plan.asked == 2
+    assert plan.requested == 2
     assert len(plan.sessions) == len(set(plan.sessions)) == 20
 
 
@@ -72,5 +72,5 @@ def test_a_cap_on_the_total() -> None:
 def test_a_client_that_is_the_session_sends_as_many_requests_as_all_of_them() -> None:
     plan = make_plan(Key("source_ip", None, own=True), None, None, None, PROFILES["default"], 3, 1, keyless=False)
     own = of_one_source(plan, "10.244.0.7")
-    assert (own.sessions, own.asked, own.total) == (("10.244.0.7",), 1, plan.total)
+    assert (own.sessions, own.requested, own.total) == (("10.244.0.7",), 1, plan.total)
     assert [request.round for request in everything(own)] == list(range(plan.total))

@@ -151,7 +151,7 @@ def test_a_cookie_that_the_service_issues_adds_nothing_to_what_curl_is_told(head
     key = Key("cookie", "user", cookie="browser")
     plan = make_plan(key, ["one"], None, 2, PROFILES["quick"], 3, 1)
     jar = CookieJar("user", follow=True)
-    jar.saw(0, set_cookies(headers))
+    jar.note(0, set_cookies(headers))
     first = next(request for request in plan.requests(range(1)) if request.session == 0)
     (options,) = read_config(request_configuration(plan, [first], Target("shop", "cart", 80, None, "cart"), Transfer(Sending(), jar=jar)))
     cookies = [text for name, text in options if name == "header" and (text or "").startswith("Cookie")]

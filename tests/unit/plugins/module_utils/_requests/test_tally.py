@@ -34,16 +34,16 @@ def test_runs_are_capped_and_the_cap_is_known() -> None:
 
 
 def answer(index: int, identity: str, status: int = 200) -> Observation:
-    return Observation(index, status, 0, 0.01, "envoy", True, identity)
+    return Observation(index, status, 0, 0.01, identity)
 
 
 def test_an_answer_without_identity_counts_as_answered_and_not_as_landed() -> None:
     tally = Tally([Trace()])
     tally.add(Request(0, 0, 0), answer(0, FIELD.join(["pod-1", ""])))
     tally.add(Request(1, 0, 1), answer(1, FIELD.join(["", ""]), 503))
-    tally.add(Request(2, 0, 2), Observation(2, 0, 28, 5.0, "", False, ""))
+    tally.add(Request(2, 0, 2), Observation(2, 0, 28, 5.0, ""))
     tally.add(Request(3, None, 2), answer(3, FIELD.join(["pod-2", ""])))
-    assert (tally.answered, tally.by_status, tally.by_exit) == (3, {"200": 2, "503": 1}, {28: 1})
+    assert (tally.answered, tally.by_status) == (3, {"200": 2, "503": 1})
     assert dict(tally.sessions[0].counts) == {FIELD.join(["pod-1", ""]): 1}
     assert dict(tally.keyless) == {FIELD.join(["pod-2", ""]): 1}
 

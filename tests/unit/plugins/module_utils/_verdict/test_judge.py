@@ -140,9 +140,9 @@ def test_without_the_keyless_control_the_prediction_is_the_proof() -> None:
 
 def unseen(seen: Window) -> Window:
     """The same window where no Envoy could be read."""
-    entry = seen.evidence[0]
+    entry = seen.client_windows[0]
     blind = tuple(replace(checkpoint, view=None) for checkpoint in entry.checkpoints)
-    return replace(seen, evidence=(replace(entry, checkpoints=blind),))
+    return replace(seen, client_windows=(replace(entry, checkpoints=blind),))
 
 
 def test_without_either_proof_nothing_is_proven() -> None:
@@ -170,39 +170,39 @@ def test_a_prediction_that_does_not_fit_is_not_a_failure() -> None:
 
 def test_a_run_that_broke_off_is_inconclusive_with_its_reason() -> None:
     seen = window(Truth())
-    entry = replace(seen.evidence[0], failure=CheckError("exec_lost", "The connection broke off."))
-    found = judge(replace(seen, evidence=(entry,)))
+    entry = replace(seen.client_windows[0], failure=CheckError("exec_lost", "The connection broke off."))
+    found = judge(replace(seen, client_windows=(entry,)))
     assert found.verdict == "inconclusive"
     assert "The connection broke off." in found.reasons
 
 
 def test_a_changed_envoy_configuration_is_inconclusive() -> None:
     seen = window(Truth())
-    entry = seen.evidence[0]
+    entry = seen.client_windows[0]
     last = entry.checkpoints[-1]
     route = replace(last.view.route, hash_policies=())
     checkpoints = (*entry.checkpoints[:-1], replace(last, view=replace(last.view, route=route)))
-    found = judge(replace(seen, evidence=(replace(entry, checkpoints=checkpoints),)))
+    found = judge(replace(seen, client_windows=(replace(entry, checkpoints=checkpoints),)))
     assert found.verdict == "inconclusive"
     assert "route or cluster in the Envoy of sample/test-0 changed" in found.reasons
 
 
 def test_a_push_that_changes_nothing_but_versions_does_not_matter() -> None:
     seen = window(Truth())
-    entry = seen.evidence[0]
+    entry = seen.client_windows[0]
     last = entry.checkpoints[-1]
     route = replace(last.view.route, version="2")
     checkpoints = (*entry.checkpoints[:-1], replace(last, view=replace(last.view, route=route)))
-    assert judge(replace(seen, evidence=(replace(entry, checkpoints=checkpoints),))).verdict == "passed"
+    assert judge(replace(seen, client_windows=(replace(entry, checkpoints=checkpoints),))).verdict == "passed"
 
 
 def recounted(seen: Window, change: Callable[[int, int], int]) -> Window:
     """The same window with other counters at the last look: C(change) of a host's position and its figure."""
-    entry = seen.evidence[0]
+    entry = seen.client_windows[0]
     last = entry.checkpoints[-1]
     hosts = tuple(replace(host, rq_total=change(number, host.rq_total)) for number, host in enumerate(last.view.hosts))
     checkpoints = (*entry.checkpoints[:-1], replace(last, view=replace(last.view, hosts=hosts)))
-    return replace(seen, evidence=(replace(entry, checkpoints=checkpoints),))
+    return replace(seen, client_windows=(replace(entry, checkpoints=checkpoints),))
 
 
 def test_counters_that_contradict_the_answers_are_inconclusive() -> None:
@@ -315,21 +315,21 @@ def test_changes_shortly_before_the_first_look_do_not_fail_a_healthy_mesh(flap: 
     [(None, True), (60.0, True), (5.0, True), (3.0, False), (0.0, False)],
 )
 def test_where_envoy_does_not_agree_a_recent_change_is_waited_for(age: float | None, settled: bool) -> None:
-    look = window(Truth(seen_by={0: ("a", "b")})).evidence[0].checkpoints[0]
+    look = window(Truth(seen_by={0: ("a", "b")})).client_windows[0].checkpoints[0]
     assert is_settled(replace(look, membership=replace(look.membership, age=age))) is settled
 
 
 @pytest.mark.parametrize(("age", "settled"), [(3.0, True), (2.0, True), (1.0, False), (-1.0, False)])
 def test_where_envoy_agrees_a_change_has_arrived_after_two_seconds(age: float, settled: bool) -> None:
-    look = window(Truth()).evidence[0].checkpoints[0]
+    look = window(Truth()).client_windows[0].checkpoints[0]
     assert is_settled(replace(look, membership=replace(look.membership, age=age))) is settled
 
 
 def test_a_change_after_the_last_look_explains_a_move_in_a_run_that_broke_off() -> None:
     seen = window(Truth(history=((0, PODS[:3]), (12, PODS[:4]))))
-    entry = seen.evidence[0]
+    entry = seen.client_windows[0]
     cut = replace(entry, checkpoints=entry.checkpoints[:3], failure=CheckError("exec_lost", "The connection broke off."))
-    found = judge(replace(seen, evidence=(cut,)))
+    found = judge(replace(seen, client_windows=(cut,)))
     assert found.verdict == "inconclusive", found.reasons
 
 
@@ -363,9 +363,9 @@ def _gateway(pods: tuple[str, ...], generation: int) -> Membership:
 
 def _through(seen: Window, at: Callable[[int], Membership]) -> Window:
     """The window through a gateway, whose endpoints are given for each look."""
-    entry = seen.evidence[0]
+    entry = seen.client_windows[0]
     looks = tuple(replace(look, gateway=at(number)) for number, look in enumerate(entry.checkpoints))
-    return replace(seen, via="gateway.istio-ingress", evidence=(replace(entry, checkpoints=looks),))
+    return replace(seen, via="gateway.istio-ingress", client_windows=(replace(entry, checkpoints=looks),))
 
 
 def _turning(turn: int) -> Window:
@@ -404,7 +404,7 @@ def test_a_gateway_whose_pods_come_and_go_does_not_excuse_that_no_rule_is_there(
 
 @pytest.mark.parametrize(("age", "settled"), [(None, True), (5.0, True), (4.0, False)])
 def test_a_pod_of_the_gateway_that_was_just_replaced_is_waited_for(age: float | None, settled: bool) -> None:
-    look: Checkpoint = window(Truth()).evidence[0].checkpoints[0]
+    look: Checkpoint = window(Truth()).client_windows[0].checkpoints[0]
     assert is_settled(replace(look, gateway=replace(_gateway(("one",), 1), age=age))) is settled
 
 
@@ -412,8 +412,8 @@ def _unbelieved() -> Window:
     """Two clients of which each met one pod, whatever source its requests named, and not the same one."""
     truth = Truth(key=Key("source_ip", None), keyless=False, sessions=20)
     first, second = (window(replace(truth, balancer=Balancer(lambda s, hosts, _chance, pod=pod: [hosts[pod]] * len(s)))) for pod in (0, 1))
-    other = replace(second.evidence[0], client=replace(second.evidence[0].client, pod="test-1", uid="uid-1"))
-    return replace(first, evidence=(first.evidence[0], other), identification=replace(first.identification, pods={pod: pod for pod in "abc"}))
+    other = replace(second.client_windows[0], client=replace(second.client_windows[0].client, pod="test-1", uid="uid-1"))
+    return replace(first, client_windows=(first.client_windows[0], other), identification=replace(first.identification, pods={pod: pod for pod in "abc"}))
 
 
 def test_a_gateway_that_believes_no_source_address_does_not_make_sessions_move() -> None:

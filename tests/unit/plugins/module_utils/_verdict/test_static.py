@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.meshops.istio.plugins.module_utils._istio.rules import Asked
+from ansible_collections.meshops.istio.plugins.module_utils._istio.rules import Declared
 from ansible_collections.meshops.istio.plugins.module_utils._model import (
     Backend,
     ClientPod,
@@ -22,7 +22,7 @@ from ansible_collections.meshops.istio.plugins.module_utils._model import (
     RouteView,
     Target,
 )
-from ansible_collections.meshops.istio.plugins.module_utils._verdict.static import Seen, static_verdict
+from ansible_collections.meshops.istio.plugins.module_utils._verdict.static import ClientView, static_verdict
 
 KEY = Key("header", "user-session")
 TARGET = Target("sample", "nginx-service", 80, "http", "nginx-service")
@@ -87,14 +87,14 @@ def hosts(*changes: dict[str, Any]) -> ProxyView:
     ],
 )
 def test_one_client(view: ProxyView, verdict: str, words: str) -> None:
-    found = static_verdict(KEY, TARGET, Asked(), MEMBERSHIP, [Seen(CLIENT, view)])
+    found = static_verdict(KEY, TARGET, Declared(), MEMBERSHIP, [ClientView(CLIENT, view)])
     assert (found.verdict, words in found.why) == (verdict, True), found.why
 
 
 def test_a_client_without_sidecar_does_not_stick_and_one_without_answer_is_unknown() -> None:
-    bare = static_verdict(KEY, TARGET, Asked(), MEMBERSHIP, [Seen(replace(CLIENT, sidecar=False), None)])
-    silent = static_verdict(KEY, TARGET, Asked(), MEMBERSHIP, [Seen(CLIENT, None)])
-    refused = static_verdict(KEY, TARGET, Asked(), MEMBERSHIP, [Seen(CLIENT, None, "No permission")])
+    bare = static_verdict(KEY, TARGET, Declared(), MEMBERSHIP, [ClientView(replace(CLIENT, sidecar=False), None)])
+    silent = static_verdict(KEY, TARGET, Declared(), MEMBERSHIP, [ClientView(CLIENT, None)])
+    refused = static_verdict(KEY, TARGET, Declared(), MEMBERSHIP, [ClientView(CLIENT, None, "No permission")])
     assert (bare.verdict, silent.verdict, refused.verdict) == ("does_not", "unknown", "unknown")
     assert refused.why == "pod sample/test-pod could not be looked at: No permission"
 
@@ -109,42 +109,42 @@ def test_a_client_without_sidecar_does_not_stick_and_one_without_answer_is_unkno
     ],
 )
 def test_clients_that_differ_do_not_stick_but_each_source_address_does(far: ProxyView, verdict: str, words: str) -> None:
-    seen = [Seen(CLIENT, VIEW), Seen(OTHER, far)]
-    found = static_verdict(KEY, TARGET, Asked(), MEMBERSHIP, seen)
+    seen = [ClientView(CLIENT, VIEW), ClientView(OTHER, far)]
+    found = static_verdict(KEY, TARGET, Declared(), MEMBERSHIP, seen)
     assert (found.verdict, words in found.why) == (verdict, True), found.why
     source = [replace(entry, view=replace(entry.view, route=replace(ROUTE, hash_policies=(HashPolicy("source_ip", None),)))) for entry in seen if entry.view]
-    assert static_verdict(Key("source_ip", None), TARGET, Asked(), MEMBERSHIP, source).verdict != "does_not"
+    assert static_verdict(Key("source_ip", None), TARGET, Declared(), MEMBERSHIP, source).verdict != "does_not"
 
 
 def test_one_broken_client_outweighs_one_that_is_in_doubt() -> None:
-    found = static_verdict(KEY, TARGET, Asked(), MEMBERSHIP, [Seen(CLIENT, None, "gone"), Seen(OTHER, route(hash_policies=()))])
+    found = static_verdict(KEY, TARGET, Declared(), MEMBERSHIP, [ClientView(CLIENT, None, "gone"), ClientView(OTHER, route(hash_policies=()))])
     assert (found.verdict, "far-pod" in found.why) == ("does_not", True)
 
 
 def test_a_filter_that_cannot_be_read_forbids_to_say_only_where_all_else_is_in_order() -> None:
     filters = ("sample/lua",)
-    sound = static_verdict(KEY, TARGET, Asked(), MEMBERSHIP, [Seen(CLIENT, VIEW, filters=filters)])
-    broken = static_verdict(KEY, TARGET, Asked(), MEMBERSHIP, [Seen(CLIENT, route(hash_policies=()), filters=filters)])
+    sound = static_verdict(KEY, TARGET, Declared(), MEMBERSHIP, [ClientView(CLIENT, VIEW, filters=filters)])
+    broken = static_verdict(KEY, TARGET, Declared(), MEMBERSHIP, [ClientView(CLIENT, route(hash_policies=()), filters=filters)])
     assert (sound.verdict, broken.verdict) == ("unknown", "does_not")
     assert "EnvoyFilter sample/lua" in sound.why
 
 
 def test_what_the_objects_alone_can_say() -> None:
-    rules = static_verdict(KEY, TARGET, Asked(("sample/rule",)), MEMBERSHIP, [])
-    headless = static_verdict(KEY, TARGET, Asked(("sample/rule",), headless=True), MEMBERSHIP, [])
-    nothing = static_verdict(KEY, TARGET, Asked(), MEMBERSHIP, [])
+    rules = static_verdict(KEY, TARGET, Declared(("sample/rule",)), MEMBERSHIP, [])
+    headless = static_verdict(KEY, TARGET, Declared(("sample/rule",), headless=True), MEMBERSHIP, [])
+    nothing = static_verdict(KEY, TARGET, Declared(), MEMBERSHIP, [])
     assert (rules.verdict, headless.verdict, nothing.verdict) == ("unknown", "does_not", "unknown")
     assert "DestinationRule sample/rule asks for affinity" in rules.why
 
 
 def test_endpoints_that_are_not_there_or_may_not_be_read() -> None:
-    empty = static_verdict(KEY, TARGET, Asked(), Membership({}, ()), [Seen(CLIENT, VIEW)])
-    unread = static_verdict(KEY, TARGET, Asked(), None, [Seen(CLIENT, VIEW)])
+    empty = static_verdict(KEY, TARGET, Declared(), Membership({}, ()), [ClientView(CLIENT, VIEW)])
+    unread = static_verdict(KEY, TARGET, Declared(), None, [ClientView(CLIENT, VIEW)])
     assert (empty.verdict, empty.why) == ("unknown", "service sample/nginx-service:80 has no ready pod")
     assert (unread.verdict, "may not be read" in unread.why) == ("unknown", True)
 
 
 def test_one_pod_sticks_in_few_words() -> None:
     one = Membership({}, MEMBERSHIP.backends[:1])
-    found = static_verdict(KEY, TARGET, Asked(), one, [Seen(CLIENT, hosts({}))])
+    found = static_verdict(KEY, TARGET, Declared(), one, [ClientView(CLIENT, hosts({}))])
     assert (found.verdict, found.why) == ("sticks", "the Envoy of pod sample/test-pod hashes on header user-session, and there is one pod")
