@@ -37,7 +37,7 @@ from ansible_collections.meshops.istio.plugins.module_utils._model import (
 )
 from ansible_collections.meshops.istio.plugins.module_utils._options import Settings
 from ansible_collections.meshops.istio.plugins.module_utils._probe.gateway import find_gateway, read_gateways
-from ansible_collections.meshops.istio.plugins.module_utils._probe.runner import Campaign, look, probe_all
+from ansible_collections.meshops.istio.plugins.module_utils._probe.runner import Campaign, probe_all, read_view
 from ansible_collections.meshops.istio.plugins.module_utils._requests.brake import Brake
 from ansible_collections.meshops.istio.plugins.module_utils._requests.curl import check_sendable
 from ansible_collections.meshops.istio.plugins.module_utils._requests.identity import identify
@@ -151,7 +151,7 @@ def first_view(access: Access, survey: Survey) -> ProxyView | None:
     """The view of a proxy that balances, to take the key from."""
     if survey.target.via:
         return read_gateways(access.cluster, access.configuration, survey.target)[0][0]
-    return look(access.configuration, survey.target, survey.clients[0])[0]
+    return read_view(access.configuration, survey.target, survey.clients[0])[0]
 
 
 def measure(params: JsonDict, settings: Settings, access: Access, survey: Survey, plans: dict[ClientPod, Plan]) -> tuple[Window, list[ClientRun], Verdict]:

@@ -280,12 +280,12 @@ def check_scenario(cluster: Cluster, scenario: Scenario, inspections: Sequence[P
     unknown = [pod for pod in scenario.remove_pods if pod not in pods]
     if unknown:
         listed = ", ".join(sorted(pods)[:10]) or "none"
-        raise CheckError("bad_option", f"Option what_if.remove_pods: no service looked at has a pod {unknown[0]}; there are {listed}. Next: correct it.")
+        raise CheckError("bad_option", f"Option what_if.remove_pods: no inspected service has a pod {unknown[0]}; there are {listed}. Next: correct it.")
     nodes = {backend.node for backend in backends if backend.node}
     if scenario.drain_node and scenario.drain_node not in nodes and not node_exists(cluster, scenario.drain_node):
         listed = ", ".join(sorted(nodes)) or "none"
         raise CheckError(
-            "bad_option", f"Option what_if.drain_node: there is no node {scenario.drain_node}; the pods looked at are on {listed}. Next: kubectl get nodes."
+            "bad_option", f"Option what_if.drain_node: there is no node {scenario.drain_node}; the inspected pods are on {listed}. Next: kubectl get nodes."
         )
 
 

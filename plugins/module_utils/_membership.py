@@ -72,7 +72,7 @@ def changes(before: Membership, after: Membership) -> int:
 
 
 def gateway_changes(first: Checkpoint, second: Checkpoint) -> int:
-    """How often the endpoints of the gateway on the way changed between two looks."""
+    """How often the endpoints of the gateway on the way changed between two checkpoints."""
     return changes(first.gateway, second.gateway)
 
 
@@ -80,16 +80,16 @@ def ready_addresses(membership: Membership) -> frozenset[str]:
     return frozenset(backend.address for backend in membership.ready())
 
 
-def is_settled(look: Checkpoint) -> bool:
-    """Whether no change from before this look can still be on its way to Envoy. One that arrives after the first look
-    would move sessions without a change in sight. Requests may meet a gateway's pod that was replaced as long."""
-    if look.gateway.age is not None and look.gateway.age < PUSH_DELAY:
+def is_settled(checkpoint: Checkpoint) -> bool:
+    """Whether no change from before this checkpoint can still be on its way to Envoy. One that arrives later would move
+    sessions without a change in sight. Requests may meet a gateway's pod that was replaced as long."""
+    if checkpoint.gateway.age is not None and checkpoint.gateway.age < PUSH_DELAY:
         return False
-    age = look.membership.age
+    age = checkpoint.membership.age
     if age is None or age >= PUSH_DELAY:
         return True
-    ready = ready_addresses(look.membership)
-    return age >= USUAL_DELAY and all(eligible == ready for eligible in look.eligible())
+    ready = ready_addresses(checkpoint.membership)
+    return age >= USUAL_DELAY and all(eligible == ready for eligible in checkpoint.eligible())
 
 
 def all_backends(memberships: Iterable[Membership]) -> list[Backend]:

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The nouns that the parts of the check hand to each other; no I/O and no logic beyond look-ups.
+"""The nouns that the parts of the check hand to each other; no I/O and little logic.
 
 This module util is private to the collection: it may change at any time.
 """
@@ -314,7 +314,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class EvidenceItem:
-    """One thing seen in this run: `source` names the object or page, `field` the place in it, `value` what stands there."""
+    """One piece of evidence of this run: `source` names the object or page, `field` the place in it, `value` what stands there."""
 
     source: str
     field: str
@@ -366,7 +366,7 @@ class ClientChoice:
 
 @dataclass(frozen=True)
 class Scope:
-    """What is to be looked at: these namespaces (None: all), and there one service by its name, or whatever asks for affinity."""
+    """What to inspect: these namespaces (None: all), and there one service by its name, or whatever asks for affinity."""
 
     namespaces: tuple[str, ...] | None
     service: str | None = None

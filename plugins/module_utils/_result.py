@@ -166,9 +166,9 @@ def persistence(target: Target, window: Window) -> str:
 
 
 def next_step(survey: Survey, window: Window, causes: Sequence[Finding] = ()) -> str:
-    """What the client's own Envoy shows of the missing half, and the cause, or else where to look."""
+    """What the client's own Envoy shows of the missing half, and the cause, or else where to advice."""
     target, key = survey.target, window.key
-    look = first_cause(causes) or f"Next: kubectl -n {target.namespace} get destinationrules,virtualservices -o yaml. "
+    advice = first_cause(causes) or f"Next: kubectl -n {target.namespace} get destinationrules,virtualservices -o yaml. "
     for entry in window.client_windows:
         client = entry.client
         if not client.sidecar and not window.via:
@@ -176,9 +176,9 @@ def next_step(survey: Survey, window: Window, causes: Sequence[Finding] = ()) ->
             return lacking + (first_cause(causes) or "Next: label its namespace for injection and recreate the pod, or name another client. ")
         views = entry.views()
         if views and not views[-1].balances_by(key):
-            who = f"Gateway {window.via}" if window.via else f"The Envoy of pod {client}"
-            return f"{who} {halves(views[-1], key)}. {look}"
-    return look
+            proxy = f"Gateway {window.via}" if window.via else f"The Envoy of pod {client}"
+            return f"{proxy} {halves(views[-1], key)}. {advice}"
+    return advice
 
 
 def first_cause(findings: Sequence[Finding]) -> str:

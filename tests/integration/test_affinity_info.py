@@ -95,7 +95,7 @@ SCENARIOS: dict[str, tuple[dict[str, Any] | None, list[dict[str, Any]] | None, d
         [{"route": [destination("weighted", subset=name) | {"weight": 50} for name in ("one", "plain")]}],
         {},
         "does_not",
-        "(subset plain), and Envoy chooses among them anew for each request",
+        "(subset plain), and Envoy chooses one of them for each request",
     ),
     "removed": (
         policy(loadBalancer=HASH),
@@ -118,7 +118,7 @@ SCENARIOS: dict[str, tuple[dict[str, Any] | None, list[dict[str, Any]] | None, d
         "does_not",
         "sets the header user-session",
     ),
-    "tcp-port": (policy(loadBalancer=HASH), None, {"name": "tcp"}, "does_not", "takes the port for TCP and has no hash policy"),
+    "tcp-port": (policy(loadBalancer=HASH), None, {"name": "tcp"}, "does_not", "treats the port as TCP and has no hash policy"),
     "https-port": (policy(loadBalancer=HASH), None, {"name": "https"}, "does_not", "takes the port for TCP"),
     "passthrough": (policy(loadBalancer={"simple": "PASSTHROUGH"}), None, {}, "does_not", "has no hash policy"),
     "outlier": (
@@ -340,8 +340,8 @@ def test_a_hundred_services_in_one_look(mesh: Mesh, namespace: Callable[..., str
     [
         ({"what_if": {}}, "Option what_if is empty; give remove_pods, drain_node or replicas"),
         ({"what_if": {"replicas": 0}}, "Option what_if.replicas is 0; it must be at least 1"),
-        ({"what_if": {"remove_pods": ["no-such"]}}, "no service looked at has a pod no-such; there are nginx-deployment-"),
-        ({"what_if": {"drain_node": "no-such"}}, "there is no node no-such; the pods looked at are on node-"),
+        ({"what_if": {"remove_pods": ["no-such"]}}, "no inspected service has a pod no-such; there are nginx-deployment-"),
+        ({"what_if": {"drain_node": "no-such"}}, "there is no node no-such; the inspected pods are on node-"),
         ({"namespace": [""]}, "Option namespace holds an empty name"),
         ({"namespace": ["affinity", "default"], "client": {"pod": "test-pod"}}, "Option client.pod needs client.namespace"),
         ({"port": 81}, "has no port 81; it has 80 (http)"),
@@ -385,6 +385,6 @@ def test_what_may_not_be_read_is_said_and_the_rest_is_shown(mesh: Mesh, lab: Pat
     assert (entry["static_verdict"], entry["backends"], entry["proxies"][0]["in_sync"]) == ("unknown", [], False)
     for what in ("list endpointslices", "list destinationrules", "exec into container"):
         assert any(what in sentence for sentence in unread), unread
-    with pytest.raises(CheckError, match="name those to look at in the option namespace") as refused:
+    with pytest.raises(CheckError, match="name them in the option namespace") as refused:
         ask_info(poor)
     assert refused.value.code == "forbidden"

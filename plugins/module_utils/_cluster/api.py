@@ -92,26 +92,28 @@ class Cluster:
     def sidecar_log(self, client: ClientPod, since: float) -> str:
         """What the client's sidecar has logged from a time on (seconds since 1970)."""
         query = [("container", SIDECAR), ("sinceSeconds", max(1, int(time.time() - since) + 2))]
-        path, what = _core(client.namespace, "pods", client.pod, "log"), f"get pods/log in namespace {client.namespace}"
-        answer = self._answer(path, what, query_params=query, header_params={"Accept": "*/*"})
+        path, permission = _core(client.namespace, "pods", client.pod, "log"), f"get pods/log in namespace {client.namespace}"
+        answer = self._answer(path, permission, query_params=query, header_params={"Accept": "*/*"})
         return "" if answer is None else bytes(answer.data).decode("utf-8", "replace")
 
-    def _read(self, path: str, what: str, **words: Any) -> JsonDict | None:
+    def _read(self, path: str, permission: str, **words: Any) -> JsonDict | None:
         """The answer as a dictionary, or None where the object or its kind does not exist."""
-        answer = self._answer(path, what, **words)
+        answer = self._answer(path, permission, **words)
         body = json.loads(answer.data) if answer is not None else None
         return body if isinstance(body, dict) else None
 
-    def _answer(self, path: str, what: str, **words: Any) -> Any:
+    def _answer(self, path: str, permission: str, **words: Any) -> Any:
         """The answer, or None where there is no such object. Raises `CheckError` for every other failure."""
         try:
             return self.client.request("get", path, serialize=False, _request_timeout=TIMEOUT, **words)
         except ApiException as error:
             if error.status == 404:
                 return None
-            raise _api_error(error, what) from error
+            raise _api_error(error, permission) from error
         except (HTTPError, OSError) as error:
-            raise CheckError("api_unreachable", f"The API server did not answer ({what}): {error}. Next: check kubeconfig, context and network.") from error
+            raise CheckError(
+                "api_unreachable", f"The API server did not answer ({permission}): {error}. Next: check kubeconfig, context and network."
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -132,18 +134,18 @@ def _core(namespace: str, *more: str) -> str:
 
 
 def _list(plural: str, namespace: str | None) -> tuple[str, str]:
-    """Path of a list, and what a permission for it is called."""
+    """Path of a list, and scope a permission for it is called."""
     where = ("namespaces", namespace) if namespace else ()
-    what = f"in namespace {namespace}" if namespace else "in all namespaces"
+    scope = f"in namespace {namespace}" if namespace else "in all namespaces"
     if plural in GROUPS:
         group, version = GROUPS[plural]
-        return _path("apis", group, version, *where, plural), f"list {plural}.{group} {what}"
-    return _path("api", "v1", *where, plural), f"list {plural} {what}"
+        return _path("apis", group, version, *where, plural), f"list {plural}.{group} {scope}"
+    return _path("api", "v1", *where, plural), f"list {plural} {scope}"
 
 
-def _api_error(error: Any, what: str) -> CheckError:
+def _api_error(error: Any, permission: str) -> CheckError:
     if error.status == 401:
-        return CheckError("unauthorized", f"The API server does not accept the credentials ({what}). Next: renew the kubeconfig or token.")
+        return CheckError("unauthorized", f"The API server does not accept the credentials ({permission}). Next: renew the kubeconfig or token.")
     if error.status == 403:
-        return CheckError("forbidden", f"No permission to {what}. Next: grant that verb on that resource to the account of this run.")
-    return CheckError("api_error", f"The API server answered {error.status} {error.reason} ({what}).")
+        return CheckError("forbidden", f"No permission to {permission}. Next: grant that verb on that resource to the account of this run.")
+    return CheckError("api_error", f"The API server answered {error.status} {error.reason} ({permission}).")

@@ -30,7 +30,7 @@ def choose_clients(cluster: Cluster, choice: ClientChoice, zones: Mapping[str | 
     if not running:
         raise CheckError(
             "no_client",
-            f"No ready Pod in namespace {choice.namespace} carries the label {choice.selector}. "
+            f"No ready Pod in namespace {choice.namespace} has the label {choice.selector}. "
             f"Next: kubectl -n {choice.namespace} get pods -l {choice.selector}, or name a pod in the option client.",
         )
     candidates = [client_pod(pod, choice.container) for pod in running]

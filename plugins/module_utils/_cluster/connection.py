@@ -36,7 +36,7 @@ def connect(module: Any) -> Access:
         # The Python client drops these headers when it opens an exec, which would then run with other rights.
         raise CheckError(
             "bad_option",
-            "Options impersonate_user and impersonate_groups do not reach an exec. Next: use the kubeconfig of an account with the rights wanted.",
+            "Options impersonate_user and impersonate_groups do not reach an exec. Next: use the kubeconfig of an account that has these rights.",
         )
     try:
         api = get_api_client(module)

@@ -66,7 +66,7 @@ def _pods_of(cluster: Cluster, service: JsonDict) -> list[JsonDict]:
 
 
 def _rules_to_explain(cluster: Cluster, plural: str, namespaces: Sequence[str]) -> list[JsonDict]:
-    """Those of all namespaces, or where that is not allowed those of the namespaces that Istio looks into."""
+    """Those of all namespaces, or where that is not allowed those of the namespaces in which Istio reads rules."""
     try:
         return cluster.listed(plural, None)
     except CheckError:

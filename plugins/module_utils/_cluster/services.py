@@ -26,7 +26,7 @@ SERVICE_LABEL = "kubernetes.io/service-name"
 
 @dataclass(frozen=True)
 class Objects:
-    """What the API server said. `slices` are the EndpointSlices by (namespace, service), or None where they may not be
+    """The objects that were read. `slices` are the EndpointSlices by (namespace, service), or None where they may not be
     read; `filters` are for each client the EnvoyFilters that reach its filter chains; `unread` are sentences for people."""
 
     services: tuple[JsonDict, ...]
@@ -78,7 +78,7 @@ class Lists:
         try:
             return self.cluster.namespaces()
         except CheckError as error:
-            raise CheckError(error.code, f"{first.msg} Nor could the namespaces be listed. Next: name those to look at in the option namespace.") from error
+            raise CheckError(error.code, f"{first.msg} The namespaces could not be listed either. Next: name them in the option namespace.") from error
 
 
 def read_objects(cluster: Cluster, scope: Scope, choice: ClientChoice | None) -> Objects:

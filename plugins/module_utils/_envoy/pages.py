@@ -69,7 +69,7 @@ def wide_pages(namespaces: Sequence[str] | None, ports: Sequence[int], listeners
 
 
 def wide_filter(namespaces: Sequence[str] | None) -> str:
-    """The part of a line of the hosts page that marks the clusters of a wide look."""
+    """The part of a line of the hosts page that marks the clusters of many services."""
     return f".{namespaces[0]}.svc." if namespaces is not None and len(namespaces) == 1 else "outbound|"
 
 

@@ -19,7 +19,7 @@ from ansible_collections.meshops.istio.plugins.module_utils._model import Backen
 @dataclass(frozen=True)
 class Prediction:
     """`pods` maps a session to the pod it must land on. `available` is false where the model can't be applied or
-    does not fit what was seen; `reason` says which."""
+    does not fit the measurement; `reason` says which."""
 
     available: bool
     reason: str | None
@@ -88,7 +88,7 @@ def _changed_on_the_way(view: ProxyView, key: Key) -> dict[str, bool]:
     unusual = [*(route.unusual if route else ()), *(cluster.unusual if cluster else ())]
     return {
         f"the route removes, sets or adds the {key}, which is hashed afterwards": touches_key(view, key) is not None,
-        f"an EnvoyFilter changes how is hashed: {', '.join(unusual)}": bool(unusual),
+        f"an EnvoyFilter changes how requests are hashed: {', '.join(unusual)}": bool(unusual),
     }
 
 

@@ -151,12 +151,12 @@ class Exec:
         self._socket.settimeout(max(0.1, self.deadline - time.monotonic()))
 
     def _late(self) -> CheckError:
-        return CheckError("timeout", f"{self.where} gave no complete answer in the time allowed. Next: raise the option timeout, or send fewer requests.")
+        return CheckError("timeout", f"{self.where} did not respond completely before the timeout. Next: raise the option timeout, or send fewer requests.")
 
     def _lost(self, error: object) -> CheckError:
         return CheckError(
             "exec_lost",
-            f"The connection to {self.where} broke off: {str(error) or type(error).__name__}. "
+            f"The connection to {self.where} was lost: {str(error) or type(error).__name__}. "
             "Next: see whether the pod was deleted or restarted (kubectl get pod), then run the check again.",
         )
 

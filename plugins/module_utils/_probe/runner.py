@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Runs a plan in the client pods, with looks at their Envoys before, between and after the requests.
+"""Runs a request plan in the client pods, with checkpoints before, between and after the requests.
 
 This module util is private to the collection: it may change at any time.
 """
@@ -29,7 +29,7 @@ from ansible_collections.meshops.istio.plugins.module_utils._requests.tally impo
 
 # Requests without the key that are sent first to learn whether the answers name their pod.
 LEARNING = 5
-# Seconds between two looks while the endpoints come to rest.
+# Seconds between two checkpoints while the endpoints come to rest.
 UNSETTLED = 0.2
 
 
@@ -48,7 +48,7 @@ class Campaign:
     read_log: Callable[[ClientPod, float], str]
     read_gateways: Callable[[], tuple[tuple[ProxyView | None, ...], Membership]]
 
-    def look(self, session: PodSession) -> tuple[Checkpoint, dict[str, bytes]]:
+    def checkpoint(self, session: PodSession) -> tuple[Checkpoint, dict[str, bytes]]:
         """The views of the proxies that balance: the gateway's pods if there is one on the way, else the client's own."""
         with ThreadPoolExecutor(max_workers=1) as pool:
             membership = pool.submit(self.read_membership)
@@ -57,7 +57,7 @@ class Campaign:
             return Checkpoint(first, membership.result(), tuple(others), time.monotonic(), gateway), pages
 
 
-def look(configuration: Any, target: Target, client: ClientPod, timeout: float = 30) -> tuple[ProxyView | None, str | None]:
+def read_view(configuration: Any, target: Target, client: ClientPod, timeout: float = 30) -> tuple[ProxyView | None, str | None]:
     """Only read the client's Envoy: its view and the curl line. Sends nothing to any service."""
     with PodSession(configuration, client, timeout) as session:
         check_curl(session.curl_line, session.exec.where)
@@ -75,12 +75,12 @@ def probe_all(survey: Survey, plans: dict[ClientPod, Plan], campaign: Campaign) 
 
 
 def probe(client: ClientPod, plan: Plan, membership: Membership, campaign: Campaign) -> ClientRun:
-    """One client: a look at Envoy, then segment by segment the requests and another look."""
+    """One client: a checkpoint, then segment by segment the requests and another checkpoint."""
     started = time.monotonic()
     run = ClientRun(client, None, plan, Tally([Trace() for _session in plan.sessions]))
     with PodSession(campaign.configuration, client, campaign.timeout) as session:
         run.curl = check_curl(session.curl_line, session.exec.where)
-        checkpoint, pages = _first_look(campaign, session)
+        checkpoint, pages = _first_checkpoint(campaign, session)
         run.client = replace(client, zone=client.zone or zone_of(pages))
         run.checkpoints.append(checkpoint)
         jar = CookieJar(plan.key.name or "", plan.key.cookie == "browser") if plan.key.issued else None
@@ -92,7 +92,7 @@ def probe(client: ClientPod, plan: Plan, membership: Membership, campaign: Campa
                 run.segments.append(range(batches[0].start, batches[-1].stop))
                 for rounds in batches:
                     _send(job, run, list(plan.requests(rounds)), membership, campaign)
-                run.checkpoints.append(campaign.look(session)[0])
+                run.checkpoints.append(campaign.checkpoint(session)[0])
             session.end()
         except CheckError as error:
             run.failure = error
@@ -100,12 +100,12 @@ def probe(client: ClientPod, plan: Plan, membership: Membership, campaign: Campa
     return run
 
 
-def _first_look(campaign: Campaign, session: PodSession) -> tuple[Checkpoint, dict[str, bytes]]:
-    """A look after which no older change of the endpoints arrives in Envoy; where they do not come to rest, the last of
+def _first_checkpoint(campaign: Campaign, session: PodSession) -> tuple[Checkpoint, dict[str, bytes]]:
+    """A checkpoint after which no older change of the endpoints arrives in Envoy; where they do not come to rest, the last of
     several, so that whatever is still on its way came after the survey and is counted."""
     latest = time.monotonic() + PUSH_DELAY
     while True:
-        checkpoint, pages = campaign.look(session)
+        checkpoint, pages = campaign.checkpoint(session)
         if is_settled(checkpoint) or time.monotonic() > latest:
             return checkpoint, pages
         time.sleep(UNSETTLED)
@@ -123,7 +123,7 @@ def _send(job: Job, run: ClientRun, requests: list[Request], membership: Members
     rounds = [list(group) for _number, group in itertools.groupby(requests, key=lambda request: request.round)] if job.jar else [requests]
     for chunk in itertools.chain.from_iterable(_chunks(group, size) for group in rounds):
         if time.monotonic() > job.deadline:
-            raise CheckError("timeout", f"The time allowed was over after {run.tally.sent} requests. Next: raise the option timeout, or send fewer requests.")
+            raise CheckError("timeout", f"The timeout was reached after {run.tally.sent} requests. Next: raise the option timeout, or send fewer requests.")
         # Another client may have been told to stop meanwhile.
         campaign.brake.note(())
         _transfer(job, run, chunk, run.method, campaign.brake)
@@ -156,7 +156,7 @@ def _learn(job: Job, run: ClientRun, requests: list[Request], membership: Member
 def pace(sending: Sending, rate: int | None, stops: bool) -> tuple[int | None, float]:
     """How many requests to send at once (None: all) and the seconds to wait after them, so that no second, wherever it
     begins, has more than the rate: with chunks of c that are at least c/(rate-c) apart, a second meets at most rate/c of
-    them. Without a rate, a run that may have to stop sends what may be in flight at once, and looks at the answers."""
+    them. Without a rate, a run that may have to stop sends what may be in flight at once, and reads the responses."""
     if rate is None:
         return (sending.concurrency, 0.0) if stops else (None, 0.0)
     size = max(1, rate // 10)

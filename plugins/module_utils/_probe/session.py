@@ -111,7 +111,7 @@ class PodSession:
         where = self.exec.where
         for code, why in SHELL_ERRORS.items():
             if f"exit code {code}" in reason:
-                return CheckError("no_shell", f"The probe can't run in {where}: {why}. Next: use a client pod with a common shell (curlimages/curl has one).")
+                return CheckError("no_shell", f"The probe cannot run in {where}: {why}. Next: use a client pod with a common shell (curlimages/curl has one).")
         if "executable file not found" in reason or "no such file" in reason.lower():
             return CheckError("no_shell", f"There is no sh in {where}. Next: use a client pod whose image has sh and curl (curlimages/curl has both).")
         return CheckError("exec_refused", f"The probe did not start in {where}: {reason[:300]}. Next: try kubectl exec there by hand.")

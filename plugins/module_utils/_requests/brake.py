@@ -50,7 +50,7 @@ class Brake:
             self._counts.update(statuses)
             reason = self._reason()
         if reason:
-            raise CheckError("stopped", f"The check stopped itself: {reason}. Next: see what the service can take, or send less (options rate, requests).")
+            raise CheckError("stopped", f"The check stopped itself: {reason}. Next: check what load the service takes, or lower the options rate and requests.")
 
     def _reason(self) -> str | None:
         if self._stop_on is None:

@@ -125,7 +125,7 @@ def check_sendable(key: Key, sessions: Sequence[str], target: Target, sending: S
     _check_key_once(key, target, sending)
     if len(set(sessions)) != len(sessions):
         repeated = next(value for value in sessions if sessions.count(value) > 1)
-        raise _bad("session_ids", repr(repeated), "it stands there twice")
+        raise _bad("session_ids", repr(repeated), "it is listed twice")
     for value in sessions:
         _check_value(key, value)
     if key.type == "source_ip" and not key.own and any(name.lower() == "x-forwarded-for" for name, _value in sending.headers):
@@ -202,7 +202,7 @@ def _check_header(option: str, name: str, value: str) -> None:
     if not _TOKEN.fullmatch(name):
         raise _bad(option, repr(name), "it is not a header name")
     if name.lower() in _RESERVED:
-        raise _bad(option, repr(name), "this header steers the connection or the routing, so it can't be set here")
+        raise _bad(option, repr(name), "this header controls the connection or the routing and cannot be set here")
     if _CONTROL.search(value) or value != value.strip(" \t") or not _encodable(value):
         raise _bad(option, repr(name), "its value holds control characters, spaces at its ends or what is not valid UTF-8")
 
@@ -230,11 +230,11 @@ def request_configuration(plan: Plan, requests: Iterable[Request], target: Targe
 def block_configuration(plan: Plan, blocks: Iterable[Sequence[Request]], target: Target, transfer: Transfer, page: str) -> bytes:
     """The same with a page of Envoy's admin port before the first block, between and after them, each ended by a line
     `<mark>page`. The transfer needs a mark, as only what runs one after the other can be counted in between."""
-    look = f'url = {_quoted(page)}\nsilent\nnoproxy = "*"\nmax-time = 10\nwrite-out = "\\n{transfer.mark}page\\n"'
-    stanzas = [look]
+    counters = f'url = {_quoted(page)}\nsilent\nnoproxy = "*"\nmax-time = 10\nwrite-out = "\\n{transfer.mark}page\\n"'
+    stanzas = [counters]
     for block in blocks:
         stanzas.extend(_stanza(plan, request, target, transfer) for request in block)
-        stanzas.append(look)
+        stanzas.append(counters)
     return _joined(transfer, stanzas)
 
 

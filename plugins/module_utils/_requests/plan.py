@@ -4,7 +4,7 @@
 
 """Which request is sent when: sessions times rounds, plus controls, in an order that a seed decides. Pure.
 
-Round-major: every session is asked once before any is asked again, so that a short disturbance meets all sessions
+Round-major: every session is sent once before any is sent again, so that a short disturbance meets all sessions
 and not the requests of one. Requests without the key are dealt over the rounds for the same reason.
 
 This module util is private to the collection: it may change at any time.
@@ -20,7 +20,7 @@ from ansible_collections.meshops.istio.plugins.module_utils._model import CheckE
 
 SPREAD_SESSIONS = 20
 KEYLESS_REQUESTS = 20
-# A run is measured in segments with a look at Envoy between them: enough to date a change, cheap enough to be quick.
+# A run is measured in segments with a checkpoint between them: enough to date a change, cheap enough to be quick.
 SEGMENTS = 4
 # curl 7.88 keeps about 1.8 KB for each transfer of its configuration until it ends.
 BATCH = 5000
@@ -40,7 +40,7 @@ class Profile:
 
 
 # Twelve sessions a backend leave a ready pod of a healthy ring without a session in fewer than 1 of 1,000 runs.
-# Three requests a session can't prove a rate below 6 %, whatever is seen; so quick has a bound of its own.
+# Three requests a session can't prove a rate below 6 %, whatever is measured; so quick has a bound of its own.
 PROFILES = {
     "quick": Profile(20, 12, 120, 3, 0.08),
     "default": Profile(20, 12, 120, 20, 0.02),

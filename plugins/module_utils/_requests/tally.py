@@ -27,7 +27,7 @@ BUCKETS_PER_E = 20
 
 @dataclass
 class Run:
-    """Rounds `first` to `last`, in all of which that were seen the same pod answered."""
+    """Rounds `first` to `last`; in all of them that were measured the same pod responded."""
 
     first: int
     last: int

@@ -19,7 +19,7 @@ SURPRISE = 0.001
 
 
 def eligibility(window: Window) -> dict[str, bool | None]:
-    """For each ready backend whether every client's Envoy could choose it at the last look; None where none said."""
+    """For each ready backend whether every client's Envoy could choose it at the last checkpoint; None where no Envoy was read."""
     views = [view for entry in window.client_windows for view in entry.last_views()]
     return {backend.pod: all(backend.address in view.eligible() for view in views) if views else None for backend in window.after.ready()}
 
@@ -28,8 +28,8 @@ def spread_control(window: Window, eligible: dict[str, bool | None]) -> Control:
     """Different sessions must use all the pods that they could, but for what chance leaves out."""
     barred = sorted(pod for pod, can in eligible.items() if can is False)
     if barred:
-        who = f"{barred[0]} and {len(barred) - 1} more" if len(barred) > 1 else barred[0]
-        return Control("failed", f"ready backends that a client's Envoy does not choose from: {who}; look for locality settings, subsets or outlier detection")
+        pods = f"{barred[0]} and {len(barred) - 1} more" if len(barred) > 1 else barred[0]
+        return Control("failed", f"ready backends that a client's Envoy does not choose from: {pods}; look for locality settings, subsets or outlier detection")
     ready = {backend.pod for backend in window.after.ready()}
     if len(ready) < 2:
         return Control("not_applicable", f"{len(ready)} ready backends")

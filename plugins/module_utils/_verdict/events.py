@@ -46,7 +46,7 @@ def gateway_events(window: Window) -> list[str]:
         for first, second in itertools.pairwise(entry.checkpoints):
             if not gateway_changes(first, second):
                 continue
-            old, new = ({backend.pod for backend in look.gateway.ready()} for look in (first, second))
+            old, new = ({backend.pod for backend in checkpoint.gateway.ready()} for checkpoint in (first, second))
             events.extend(came_and_went(old, new, f" of gateway {window.via}") or [f"the endpoints of gateway {window.via} changed and changed back"])
     return list(dict.fromkeys(events))
 
@@ -57,18 +57,20 @@ def configuration_events(window: Window) -> list[str]:
     after = {(rule.kind, rule.namespace, rule.name): rule for rule in window.rules_after}
     events = [f"{before.get(name) or after[name]} changed" for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name)]
     for entry in window.client_windows:
-        who = proxies_of(window, entry)
-        looks = [checkpoint.views() for checkpoint in entry.checkpoints]
+        proxy = proxies_of(window, entry)
+        by_checkpoint = [checkpoint.views() for checkpoint in entry.checkpoints]
         # Which view is whose is only known as long as a gateway's pods are the same.
         replaced = any(gateway_changes(first, second) for first, second in itertools.pairwise(entry.checkpoints))
-        for views in () if replaced else itertools.zip_longest(*looks):
+        for views in () if replaced else itertools.zip_longest(*by_checkpoint):
             uptimes = [view.uptime for view in views if view is not None and view.uptime is not None]
             if any(second < first for first, second in itertools.pairwise(uptimes)):
-                events.append(f"{who} was restarted")
+                events.append(f"{proxy} was restarted")
             if any(view is None for view in views) and any(view is not None for view in views):
-                events.append(f"{who} did not always answer")
+                events.append(f"{proxy} did not always answer")
         if len({_configuration(view) for view in entry.views()}) > 1:
-            events.append(f"route or cluster in {who} changed" if not window.via else f"route or cluster in {who} changed, or is not the same in all its pods")
+            events.append(
+                f"route or cluster in {proxy} changed" if not window.via else f"route or cluster in {proxy} changed, or is not the same in all its pods"
+            )
     return events
 
 

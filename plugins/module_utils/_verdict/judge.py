@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""From what was seen to what may be said. Pure.
+"""From the measurement to the verdict. Pure.
 
 The order of the rules is the order of `judge`: a session on two pods without an explanation is `failed`, whatever
 else went wrong; then whatever forbids a conclusion is `inconclusive`; then whatever would let sessions stick for
@@ -59,8 +59,10 @@ def judge(window: Window) -> Verdict:
 
 def _one_source(window: Window) -> str:
     """The sources are told apart by X-Forwarded-For, which not every proxy believes."""
-    who = f"gateway {window.via}" if window.via else "the clients' Envoys"
-    return f"the source addresses were sent as X-Forwarded-For, and {who} may take the connection's own instead (numTrustedProxies), which is the same for all"
+    proxy = f"gateway {window.via}" if window.via else "the clients' Envoys"
+    return (
+        f"the source addresses were sent as X-Forwarded-For, and {proxy} may take the connection's own instead (numTrustedProxies), which is the same for all"
+    )
 
 
 def _moved_reason(unexplained: Sequence[SessionFate], fates: Sequence[SessionFate]) -> str:
@@ -73,13 +75,13 @@ def _explained_reason(fates: Sequence[SessionFate], via: str | None) -> list[str
     moved = [fate.id for fate in fates if fate.explained]
     if not moved:
         return []
-    what = "backends or of the gateway's pods" if via else "backends"
-    return [f"{len(moved)} of {len(fates)} sessions moved, each with a change of the {what} ({', '.join(moved[:3])}{', …' if len(moved) > 3 else ''})"]
+    changed = "backends or of the gateway's pods" if via else "backends"
+    return [f"{len(moved)} of {len(fates)} sessions moved, each with a change of the {changed} ({', '.join(moved[:3])}{', …' if len(moved) > 3 else ''})"]
 
 
 def _churn_reasons(via: str | None, of_backends: Sequence[str], of_gateway: Sequence[str]) -> list[str]:
     changed = {"backends": of_backends, f"pods of gateway {via}": of_gateway}
-    return [f"the set of {what} changed while it was measured" for what, events in changed.items() if events]
+    return [f"the set of {name} changed while it was measured" for name, events in changed.items() if events]
 
 
 def _blind_reasons(window: Window, eligible: dict[str, bool | None]) -> list[str]:
@@ -87,7 +89,7 @@ def _blind_reasons(window: Window, eligible: dict[str, bool | None]) -> list[str
     ready = {backend.pod for backend in window.after.ready()}
     usable = [pod for pod in ready if eligible.get(pod) is not False]
     if len(usable) < 2:
-        reasons.append(f"{len(usable)} of {len(ready)} ready backends can be chosen, and with fewer than two there is nothing to tell apart")
+        reasons.append(f"{len(usable)} of {len(ready)} ready backends can be chosen, and with fewer than two affinity cannot be told from chance")
     reasons.extend(conflict for entry in window.client_windows if (conflict := witness_conflict(window, entry)))
     if not any(entry.identified for entry in window.client_windows):
         answered = sum(entry.tally.answered for entry in window.client_windows)
@@ -117,7 +119,7 @@ def witness_conflict(window: Window, entry: ClientWindow) -> str | None:
     if sum(named.values()) != entry.tally.sent or sum(counted.values()) != entry.tally.sent or counted == named:
         return None
     pod = next(pod for pod in sorted(named | counted) if named.get(pod) != counted.get(pod))
-    return f"two witnesses disagree: {named.get(pod, 0)} answers name pod {pod}, but the Envoy of {entry.client} sent it {counted.get(pod, 0)} requests"
+    return f"two witnesses disagree: {named.get(pod, 0)} responses name pod {pod}, but the Envoy of {entry.client} sent it {counted.get(pod, 0)} requests"
 
 
 def _unidentified(window: Window, answered: int) -> str:
@@ -125,7 +127,7 @@ def _unidentified(window: Window, answered: int) -> str:
         return "no request was answered"
     samples = [value for value in window.identification.unknown if value][:2]
     seen = f" (seen: {', '.join(samples)})" if samples else ""
-    return f"{answered} answers, but none says which pod gave it{seen}; see the option identify"
+    return f"{answered} responses, but none names its pod{seen}; see the option identify"
 
 
 def _bound_reasons(window: Window, bound: float | None) -> list[str]:

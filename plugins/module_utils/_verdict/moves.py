@@ -22,17 +22,17 @@ from ansible_collections.meshops.istio.plugins.module_utils._verdict.window impo
 
 @dataclass(frozen=True)
 class Changes:
-    """How often the set of hosts can have changed for one client: `counts[0]` between the survey and the first look,
-    `counts[n]` in segment n-1, and the last one between the last look and the end. `looks` says when the looks were."""
+    """How often the set of hosts can have changed for one client: `counts[0]` between the survey and the first checkpoint,
+    `counts[n]` in segment n-1, and the last one between the last checkpoint and the end. `times` are those of the checkpoints."""
 
     counts: tuple[int, ...]
-    looks: tuple[float, ...] = ()
+    times: tuple[float, ...] = ()
 
     def usable(self, first: int, last: int) -> Iterator[int]:
         """Where a change can stand that explains a move between two segments: there, or before them within `PUSH_DELAY`."""
-        start = self.looks[first] - PUSH_DELAY if first < len(self.looks) else -math.inf
+        start = self.times[first] - PUSH_DELAY if first < len(self.times) else -math.inf
         for number in range(min(last + 2, len(self.counts))):
-            if number > first or (number < len(self.looks) and self.looks[number] >= start):
+            if number > first or (number < len(self.times) and self.times[number] >= start):
                 yield number
 
 
@@ -72,7 +72,7 @@ def _segment(number: int, segments: Sequence[range]) -> int:
 
 
 def session_fates(window: Window) -> Iterable[SessionFate]:
-    """Every session with the pods it met, over all clients that asked for it. Where the other side issues the keys, or
+    """Every session with the pods it met, over all clients that sent it. Where the other side issues the keys, or
     the client's own address is the key, each client's session is one of its own, as the values differ. Nor are clients
     compared by source addresses that the gateway did not believe, where each client was one source."""
     changes_by_client = {entry.client: changes_of(window.before, entry.checkpoints, window.after) for entry in window.client_windows}

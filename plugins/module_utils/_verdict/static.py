@@ -41,7 +41,7 @@ class Static:
 
 @dataclass(frozen=True)
 class ClientView:
-    """What came of looking at one client's Envoy: a view, or an error, or neither where no Envoy answered.
+    """What came of reading one client's Envoy: a view, or an error, or neither where no Envoy answered.
 
     `filters` are the EnvoyFilters that reach the client's filter chains, where what they do can't be read.
     """
@@ -80,76 +80,76 @@ def _without_client(target: Target, declared: Declared) -> Static:
 
 def _of_client(key: Key, target: Target, membership: Membership | None, client_view: ClientView) -> Static:
     """One client alone: the first thing that breaks affinity or forbids to say."""
-    who = f"the Envoy of pod {client_view.client}"
+    proxy = f"the Envoy of pod {client_view.client}"
     view = client_view.view
     if client_view.error:
-        return Static(UNKNOWN, f"pod {client_view.client} could not be looked at: {client_view.error}")
+        return Static(UNKNOWN, f"pod {client_view.client} could not be inspected: {client_view.error}")
     if view is None:
         if not client_view.client.sidecar:
             return Static(DOES_NOT, f"pod {client_view.client} has no sidecar (istio-proxy), so no rule of the mesh applies to its requests")
-        return Static(UNKNOWN, f"{who} did not answer")
-    broken = _of_route(key, target, view, who) or _of_cluster(key, view, who) or _of_locality(view, who)
-    return broken or _of_hosts(membership, view, who) or _of_filters(client_view, who) or Static(STICKS, "")
+        return Static(UNKNOWN, f"{proxy} did not answer")
+    broken = _of_route(key, target, view, proxy) or _of_cluster(key, view, proxy) or _of_locality(view, proxy)
+    return broken or _of_hosts(membership, view, proxy) or _of_filters(client_view, proxy) or Static(STICKS, "")
 
 
-def _of_route(key: Key, target: Target, view: ProxyView, who: str) -> Static | None:
+def _of_route(key: Key, target: Target, view: ProxyView, proxy: str) -> Static | None:
     route = view.route
     if route is None and view.virtual_host:
-        return Static(UNKNOWN, f"every route of {view.virtual_host} in {who} asks for other headers or another path than a plain GET / has")
+        return Static(UNKNOWN, f"every route of {view.virtual_host} in {proxy} matches on other headers or another path than a plain GET /")
     if route is None:
-        what = "no HTTP route, so it balances connections and not requests" if view.cluster else "neither route nor cluster"
-        return Static(DOES_NOT, f"{who} has {what} for service {target}")
+        lacking = "no HTTP route, so it balances connections and not requests" if view.cluster else "neither route nor cluster"
+        return Static(DOES_NOT, f"{proxy} has {lacking} for service {target}")
     if not view.alike:
         names = " and ".join(_short(name) for name in route.destinations())
-        return Static(DOES_NOT, f"the route in {who} is weighted over {names}, and Envoy chooses among them anew for each request")
+        return Static(DOES_NOT, f"the route in {proxy} is weighted over {names}, and Envoy chooses one of them for each request")
     if not any(policy.matches(key) for policy in route.hash_policies):
-        return Static(DOES_NOT, f"{_hashing(route, who)}, so not on {key}")
-    return _of_key(key, view, who)
+        return Static(DOES_NOT, f"{_hashing(route, proxy)}, so not on {key}")
+    return _of_key(key, view, proxy)
 
 
-def _hashing(route: RouteView, who: str) -> str:
+def _hashing(route: RouteView, proxy: str) -> str:
     policies = [" ".join(filter(None, (policy.type, policy.name))) for policy in route.hash_policies]
-    what = f"hashes on {', '.join(policies)}" if policies else "has no hash policy"
-    return f"{who} takes the port for TCP and {what}" if route.protocol == "tcp" else f"the route in {who} {what}"
+    hashing = f"hashes on {', '.join(policies)}" if policies else "has no hash policy"
+    return f"{proxy} treats the port as TCP and {hashing}" if route.protocol == "tcp" else f"the route in {proxy} {hashing}"
 
 
-def _of_key(key: Key, view: ProxyView, who: str) -> Static | None:
+def _of_key(key: Key, view: ProxyView, proxy: str) -> Static | None:
     """The value that is hashed must be the one that was sent."""
     touched = touches_key(view, key)
     if touched in ("removes", "sets"):
-        return Static(DOES_NOT, f"the route in {who} {touched} the {key} before Envoy hashes it")
+        return Static(DOES_NOT, f"the route in {proxy} {touched} the {key} before Envoy hashes it")
     others = [policy for policy in view.route.hash_policies if not policy.matches(key)] if view.route else []
     if others:
-        return Static(UNKNOWN, f"the route in {who} hashes on more than {key}: {', '.join(policy.name or policy.type for policy in others)}")
+        return Static(UNKNOWN, f"the route in {proxy} hashes on more than {key}: {', '.join(policy.name or policy.type for policy in others)}")
     return None
 
 
-def _of_cluster(key: Key, view: ProxyView, who: str) -> Static | None:
+def _of_cluster(key: Key, view: ProxyView, proxy: str) -> Static | None:
     cluster = view.cluster
     if cluster is None:
         name = _short(view.route.destinations()[0]) if view.route and view.route.clusters else "no cluster"
-        return Static(UNKNOWN, f"the route in {who} leads to {name}, whose cluster was not found there")
+        return Static(UNKNOWN, f"the route in {proxy} leads to {name}, a cluster that is not there")
     if cluster.lb_policy not in HASHING:
         rule = f"DestinationRule {cluster.rule}" if cluster.rule else "no DestinationRule in force"
-        return Static(DOES_NOT, f"{who} balances {_short(cluster.name)} by {cluster.lb_policy} ({rule}), though its route hashes on {key}")
+        return Static(DOES_NOT, f"{proxy} balances {_short(cluster.name)} by {cluster.lb_policy} ({rule}), though its route hashes on {key}")
     return None
 
 
-def _of_locality(view: ProxyView, who: str) -> Static | None:
+def _of_locality(view: ProxyView, proxy: str) -> Static | None:
     """What depends on where the client is, so that a client elsewhere balances otherwise."""
     eligible = view.eligible()
     if not eligible:
-        return Static(UNKNOWN, f"no host of the service is healthy for {who}, which then balances in a panic")
+        return Static(UNKNOWN, f"no host of the service is healthy for {proxy}, so it balances in panic mode")
     priorities = {host.priority for host in view.hosts if host.healthy}
     if len(priorities) > 1:
         near = f"{len(eligible)} of {sum(1 for host in view.hosts if host.healthy)}"
-        return Static(DOES_NOT, f"{who} prefers the {near} pods of its own locality, so clients elsewhere choose among others")
+        return Static(DOES_NOT, f"{proxy} prefers the {near} pods of its own locality, so clients elsewhere choose among others")
     if view.cluster is not None and view.cluster.by_locality and len({host.zone for host in view.hosts}) > 1:
-        return Static(UNKNOWN, f"localities have weights in {who}, which a client elsewhere may have other than it")
+        return Static(UNKNOWN, f"localities have weights in {proxy}, and a client elsewhere may have other weights")
     return None
 
 
-def _of_hosts(membership: Membership | None, view: ProxyView, who: str) -> Static | None:
+def _of_hosts(membership: Membership | None, view: ProxyView, proxy: str) -> Static | None:
     """Every ready pod must be one that Envoy can choose: what it leaves out, other clients may choose."""
     eligible = view.eligible()
     if membership is None:
@@ -157,17 +157,17 @@ def _of_hosts(membership: Membership | None, view: ProxyView, who: str) -> Stati
     ready = {backend.address for backend in membership.ready()}
     strangers = eligible - ready
     if strangers:
-        return Static(UNKNOWN, f"{who} can choose {len(strangers)} hosts that are no ready pods of the service ({min(strangers)})")
+        return Static(UNKNOWN, f"{proxy} can choose {len(strangers)} hosts that are no ready pods of the service ({min(strangers)})")
     if ready - eligible and not _subset(view):
-        return Static(UNKNOWN, f"{who} can choose {len(eligible)} of {len(ready)} ready pods; sessions move when it takes in the others")
+        return Static(UNKNOWN, f"{proxy} can choose {len(eligible)} of {len(ready)} ready pods; sessions move when it adds the others")
     return None
 
 
-def _of_filters(client_view: ClientView, who: str) -> Static | None:
-    """Only asked where all else is in order: what is broken stays broken whatever a filter does."""
+def _of_filters(client_view: ClientView, proxy: str) -> Static | None:
+    """Comes last: what is broken stays broken whatever a filter does."""
     if not client_view.filters:
         return None
-    return Static(UNKNOWN, f"EnvoyFilter {', '.join(client_view.filters)} changes the filters of {who}, and what they do to a request can't be read")
+    return Static(UNKNOWN, f"EnvoyFilter {', '.join(client_view.filters)} changes the filters of {proxy}, and their effect on requests cannot be read")
 
 
 def _disagreement(key: Key, client_views: Sequence[ClientView]) -> Static | None:
@@ -216,9 +216,11 @@ def _sticks(key: Key, membership: Membership | None, client_views: Sequence[Clie
     policy = first.cluster.lb_policy if first and first.cluster else ""
     pods = len(first.eligible()) if first else 0
     whole = "" if membership is None or first is None or pods == len(membership.ready()) else f" of {_short(first.cluster.name if first.cluster else '')}"
-    who = f"the Envoy of pod {client_views[0].client}" if len(client_views) == 1 else f"the Envoys of all {len(client_views)} client pods"
+    proxy = f"the Envoy of pod {client_views[0].client}" if len(client_views) == 1 else f"the Envoys of all {len(client_views)} client pods"
     verb = "hashes" if len(client_views) == 1 else "hash"
-    return Static(STICKS, f"{who} {verb} on {key} by {policy} over {pods} ready pods{whole}" if pods != 1 else f"{who} {verb} on {key}, and there is one pod")
+    return Static(
+        STICKS, f"{proxy} {verb} on {key} by {policy} over {pods} ready pods{whole}" if pods != 1 else f"{proxy} {verb} on {key}, and there is one pod"
+    )
 
 
 def _subset(view: ProxyView) -> bool:

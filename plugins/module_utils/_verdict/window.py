@@ -52,7 +52,7 @@ class ClientWindow:
 
 @dataclass(frozen=True)
 class Window:
-    """Everything between the first look and the last one."""
+    """Everything between the first checkpoint and the last one."""
 
     key: Key
     before: Membership

@@ -45,5 +45,5 @@ def test_nothing_readable_is_told_from_nothing_there() -> None:
 
 
 def test_an_account_that_may_not_even_list_namespaces_is_told_what_to_do() -> None:
-    with pytest.raises(CheckError, match="name those to look at in the option namespace"):
+    with pytest.raises(CheckError, match="name them in the option namespace"):
         lists(Account({}, None), None).items("services")

@@ -126,7 +126,7 @@ def test_what_the_route_does_to_the_key_is_seen_and_forbids_a_prediction(route: 
         ({}, None),
         ({"ring_hash_lb_config": {"minimum_ring_size": "64"}}, None),
         ({"ring_hash_lb_config": {"hash_function": "XX_HASH"}}, None),
-        ({"ring_hash_lb_config": {"hash_function": "MURMUR_HASH_2"}}, "an EnvoyFilter changes how is hashed: another hash function"),
+        ({"ring_hash_lb_config": {"hash_function": "MURMUR_HASH_2"}}, "an EnvoyFilter changes how requests are hashed: another hash function"),
         ({"common_lb_config": {"consistent_hashing_lb_config": {"use_hostname_for_hashing": True}}}, "consistent_hashing_lb_config"),
         ({"load_balancing_policy": {"policies": []}}, "load_balancing_policy"),
         ({"common_lb_config": {"locality_weighted_lb_config": {}}}, None),

@@ -25,8 +25,8 @@ def first_look(monkeypatch: pytest.MonkeyPatch, ages: list[float]) -> Checkpoint
     clock = iter(range(1000))
     monkeypatch.setattr(runner, "time", SimpleNamespace(monotonic=lambda: float(next(clock)), sleep=lambda _seconds: None))
     looks = iter(looks_of_age(*ages))
-    campaign = SimpleNamespace(look=lambda _session: (next(looks), {}))
-    return runner._first_look(cast(Any, campaign), cast(Any, None))[0]
+    campaign = SimpleNamespace(checkpoint=lambda _session: (next(looks), {}))
+    return runner._first_checkpoint(cast(Any, campaign), cast(Any, None))[0]
 
 
 def test_a_settled_cluster_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

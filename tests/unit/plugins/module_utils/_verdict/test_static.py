@@ -64,7 +64,7 @@ def hosts(*changes: dict[str, Any]) -> ProxyView:
         ),
         (route(hash_policies=()), "does_not", "has no hash policy, so not on header user-session"),
         (route(hash_policies=(HashPolicy("cookie", "user-session"),)), "does_not", "hashes on cookie user-session"),
-        (route(hash_policies=(), protocol="tcp"), "does_not", "takes the port for TCP and has no hash policy"),
+        (route(hash_policies=(), protocol="tcp"), "does_not", "treats the port as TCP and has no hash policy"),
         (
             replace(route(clusters=((NAME, 50), ("outbound|80|v2|a.b.svc.c", 50))), alike=False),
             "does_not",
@@ -96,7 +96,7 @@ def test_a_client_without_sidecar_does_not_stick_and_one_without_answer_is_unkno
     silent = static_verdict(KEY, TARGET, Declared(), MEMBERSHIP, [ClientView(CLIENT, None)])
     refused = static_verdict(KEY, TARGET, Declared(), MEMBERSHIP, [ClientView(CLIENT, None, "No permission")])
     assert (bare.verdict, silent.verdict, refused.verdict) == ("does_not", "unknown", "unknown")
-    assert refused.why == "pod sample/test-pod could not be looked at: No permission"
+    assert refused.why == "pod sample/test-pod could not be inspected: No permission"
 
 
 @pytest.mark.parametrize(
