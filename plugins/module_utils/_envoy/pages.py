@@ -41,7 +41,7 @@ def admin_pages(target: Target) -> dict[str, str]:
 
 
 def hosts_page() -> str:
-    """All hosts of all clusters as text; Envoy can't filter it (envoy#14702), so the pod does, by `hosts_filter`."""
+    """All hosts of all clusters as text; Envoy cannot filter it (envoy#14702), so the pod does, by `hosts_filter`."""
     return f"{ADMIN}/clusters"
 
 

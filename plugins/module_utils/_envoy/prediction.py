@@ -18,7 +18,7 @@ from ansible_collections.meshops.istio.plugins.module_utils._model import Backen
 
 @dataclass(frozen=True)
 class Prediction:
-    """`pods` maps a session to the pod it must land on. `available` is false where the model can't be applied or
+    """`pods` maps a session to the pod it must land on. `available` is false where the model cannot be applied or
     does not fit the measurement; `reason` says which."""
 
     available: bool
@@ -67,7 +67,7 @@ def compare(prediction: Prediction, landed: dict[str, set[str]]) -> Prediction:
 
 
 def no_prediction(view: ProxyView | None, key: Key) -> str | None:
-    """Why the landing host can't be told from this view, or None if it can. Never guessed over."""
+    """Why the landing host cannot be told from this view, or None if it can. Never guessed over."""
     if view is None:
         return "the client's Envoy could not be read"
     if view.route is None or view.cluster is None:

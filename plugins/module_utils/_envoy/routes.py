@@ -77,7 +77,7 @@ def route_matches(match: JsonDict, target: Target) -> bool:
 
 
 def _fits(regex: str, path: str) -> bool:
-    """Envoy's expressions are RE2's; one that Python can't read is taken for one that does not fit."""
+    """Envoy's expressions are RE2's; one that Python cannot read is taken for one that does not fit."""
     try:
         return re.fullmatch(regex, path) is not None
     except re.error:

@@ -56,7 +56,13 @@ def concerns(kind: str, rule: JsonDict, target: Target) -> bool:
         hosts = [*(spec_of(rule).get("hosts") or []), *led_to]
     else:
         return True
-    return any(names_service(host, rule["metadata"]["namespace"], (target.namespace, target.service)) for host in hosts)
+    return any(_may_name(host, rule["metadata"]["namespace"], target) for host in hosts)
+
+
+def _may_name(host: str, namespace: str, target: Target) -> bool:
+    """The mesh's domain is not known here, so a wildcard counts that could end in it: better one rule too many in the
+    window than one too few."""
+    return names_service(host, namespace, (target.namespace, target.service)) or (host.startswith("*") and ".svc." not in host)
 
 
 def destination_rules(rules: Iterable[JsonDict], fqdn: str) -> list[JsonDict]:

@@ -67,7 +67,7 @@ def read_view(configuration: Any, target: Target, client: ClientPod, timeout: fl
 
 
 def probe_all(survey: Survey, plans: dict[ClientPod, Plan], campaign: Campaign) -> list[ClientRun]:
-    """All clients at once, each in a thread with a connection of its own. Raises `CheckError` if one can't begin."""
+    """All clients at once, each in a thread with a connection of its own. Raises `CheckError` if one cannot begin."""
     share = replace(campaign, rate=max(1, campaign.rate // len(plans)) if campaign.rate else None)
     with ThreadPoolExecutor(max_workers=len(plans)) as pool:
         futures = [pool.submit(probe, client, plan, survey.membership, share) for client, plan in plans.items()]

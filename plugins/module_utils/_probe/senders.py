@@ -140,7 +140,7 @@ def by_counters(job: Job, requests: Sequence[Request]) -> Answers:
 def _counted(before: Sequence[Host], after: Sequence[Host], sent: Sequence[tuple[Request, Observation]]) -> Answers:
     answered = sum(1 for _request, observation in sent if observation.answered)
     if len({request.session for request, _observation in sent}) > 1:
-        # A page between two sessions is missing, and whose requests met which host can't be told.
+        # A page between two sessions is missing, and whose requests met which host cannot be told.
         after = ()
     addresses = iter(addresses_by_counters(before, after, answered) or [""] * answered)
     for request, observation in sent:

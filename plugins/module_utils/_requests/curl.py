@@ -111,7 +111,7 @@ def check_curl(line: str, where: str) -> str:
 
 
 def check_sendable(key: Key, sessions: Sequence[str], target: Target, sending: Sending) -> None:
-    """Refuse what can't be sent as given, before anything is. Raises `CheckError` with `bad_option`."""
+    """Refuse what cannot be sent as given, before anything is. Raises `CheckError` with `bad_option`."""
     if not re.fullmatch(r"/[\x21-\x7e]*", target.path) or "#" in target.path:
         raise _bad("path", repr(target.path), "it must start with / and hold neither spaces, # nor characters outside ASCII (percent-encode them)")
     if target.via:
@@ -194,7 +194,7 @@ def _check_value(key: Key, value: str) -> None:
 
 
 def _encodable(value: str) -> bool:
-    """Bytes that are no UTF-8 reach Python as lone surrogates, which can't be sent."""
+    """Bytes that are no UTF-8 reach Python as lone surrogates, which cannot be sent."""
     return not any("\ud800" <= letter <= "\udfff" for letter in value)
 
 

@@ -40,7 +40,7 @@ class Profile:
 
 
 # Twelve sessions a backend leave a ready pod of a healthy ring without a session in fewer than 1 of 1,000 runs.
-# Three requests a session can't prove a rate below 6 %, whatever is measured; so quick has a bound of its own.
+# Three requests a session cannot prove a rate below 6 %, whatever is measured; so quick has a bound of its own.
 PROFILES = {
     "quick": Profile(20, 12, 120, 3, 0.08),
     "default": Profile(20, 12, 120, 20, 0.02),

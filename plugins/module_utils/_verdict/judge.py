@@ -99,7 +99,7 @@ def _blind_reasons(window: Window, eligible: dict[str, bool | None]) -> list[str
 
 def witness_conflict(window: Window, entry: ClientWindow) -> str | None:
     """The sidecar's counters as a second witness: where nothing else used the service in the window, they must say the
-    same as the answers did. With other traffic they say nothing, as whose requests they counted can't be told."""
+    same as the answers did. With other traffic they say nothing, as whose requests they counted cannot be told."""
     views = entry.views()
     if window.via or len(views) < 2 or window.identification.by == "upstream" or len({view.eligible() for view in views}) > 1:
         return None

@@ -4,8 +4,8 @@
 
 """Whether sessions can stick, from what the clients' Envoys have, with nothing sent. Pure.
 
-Each client is judged alone, then the clients are compared. One client in which sessions can't stick is enough for
-`does_not`; `unknown` is kept for what can't be told from here, and says what that is.
+Each client is judged alone, then the clients are compared. One client in which sessions cannot stick is enough for
+`does_not`; `unknown` is kept for what cannot be told from here, and says what that is.
 
 This module util is private to the collection: it may change at any time.
 """
@@ -43,7 +43,7 @@ class Static:
 class ClientView:
     """What came of reading one client's Envoy: a view, or an error, or neither where no Envoy answered.
 
-    `filters` are the EnvoyFilters that reach the client's filter chains, where what they do can't be read.
+    `filters` are the EnvoyFilters that reach the client's filter chains, where what they do cannot be read.
     """
 
     client: ClientPod

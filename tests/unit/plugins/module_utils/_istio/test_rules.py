@@ -85,6 +85,8 @@ def test_a_rule_is_counted_once_and_exact_hosts_come_first() -> None:
         ("DestinationRule", {"host": "shop"}, True),
         ("DestinationRule", {"host": "*.svc.cluster.local"}, True),
         ("DestinationRule", {"host": "shop.sample.example.com"}, False),
+        ("DestinationRule", {"host": "*.mesh.internal"}, True),
+        ("DestinationRule", {"host": "*.other.svc.cluster.local"}, False),
         ("VirtualService", {"hosts": ["shop.example.com"], "http": [{"route": [{"destination": {"host": FQDN}}]}]}, True),
         ("VirtualService", {"hosts": ["shop.example.com"], "tcp": [{"route": [{"destination": {"host": "shop"}}]}]}, True),
         ("VirtualService", {"hosts": ["shop.sample"]}, True),
