@@ -119,7 +119,7 @@ SCENARIOS: dict[str, tuple[dict[str, Any] | None, list[dict[str, Any]] | None, d
         "sets the header user-session",
     ),
     "tcp-port": (policy(loadBalancer=HASH), None, {"name": "tcp"}, "does_not", "treats the port as TCP and has no hash policy"),
-    "https-port": (policy(loadBalancer=HASH), None, {"name": "https"}, "does_not", "takes the port for TCP"),
+    "https-port": (policy(loadBalancer=HASH), None, {"name": "https"}, "does_not", "treats the port as TCP"),
     "passthrough": (policy(loadBalancer={"simple": "PASSTHROUGH"}), None, {}, "does_not", "has no hash policy"),
     "outlier": (
         policy(loadBalancer=HASH, outlierDetection={"consecutive5xxErrors": 5}),
@@ -142,7 +142,7 @@ SCENARIOS: dict[str, tuple[dict[str, Any] | None, list[dict[str, Any]] | None, d
         [{"match": [{"headers": {"user-session": {"regex": ".+"}}}], "route": [destination("match")]}],
         {},
         "unknown",
-        "asks for other headers or another path",
+        "matches on other headers or another path",
     ),
 }
 # What breaks between zones only; in the lab of `make test` there is one.

@@ -101,7 +101,7 @@ def test_a_status_that_is_no_json_is_words(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_connection_that_breaks_is_lost_with_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    with running(monkeypatch, Wire([(STDOUT, b"a\n")], end="break")) as found, pytest.raises(CheckError, match="sample/test-pod broke off: reset") as caught:
+    with running(monkeypatch, Wire([(STDOUT, b"a\n")], end="break")) as found, pytest.raises(CheckError, match="sample/test-pod was lost: reset") as caught:
         list(found.lines())
     assert caught.value.code == "exec_lost"
 

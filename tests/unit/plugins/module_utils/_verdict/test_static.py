@@ -79,10 +79,10 @@ def hosts(*changes: dict[str, Any]) -> ProxyView:
         (hosts({}, {"priority": 1}, {"priority": 1}), "does_not", "prefers the 1 of 3 pods of its own locality"),
         (replace(VIEW, route=None, virtual_host="vhost"), "unknown", "every route of vhost"),
         (route(hash_policies=(HashPolicy("header", "user-session"), HashPolicy("cookie", "user"))), "unknown", "hashes on more than header user-session: user"),
-        (replace(VIEW, cluster=None), "unknown", "whose cluster was not found there"),
+        (replace(VIEW, cluster=None), "unknown", "a cluster that is not there"),
         (hosts({}, {}), "unknown", "can choose 2 of 3 ready pods"),
         (hosts({}, {}, {"address": "10.9.9.9:80"}), "unknown", "1 hosts that are no ready pods of the service (10.9.9.9:80)"),
-        (hosts({"healthy": False}, {"healthy": False}, {"healthy": False}), "unknown", "balances in a panic"),
+        (hosts({"healthy": False}, {"healthy": False}, {"healthy": False}), "unknown", "balances in panic mode"),
         (replace(hosts({}, {"zone": "zone-b"}, {}), cluster=replace(CLUSTER, by_locality=True)), "unknown", "localities have weights"),
     ],
 )
