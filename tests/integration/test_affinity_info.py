@@ -275,7 +275,7 @@ def test_on_a_tcp_port_each_client_is_a_session_by_its_own_address(mesh: Mesh, s
     assert (from_rule["verdict"], from_rule["key"]) == ("passed", {"type": "source_ip", "name": None, "origin": "rule"}), from_rule["msg"]
     refused = mesh.look(**options, session_ids=["10.0.0.1"])
     assert (refused["verdict"], refused["error"]["code"]) == ("error", "bad_option"), refused["msg"]
-    assert "hashes the client pod's own address and reads no other" in refused["msg"]
+    assert "hashes only the client pod's own address" in refused["msg"]
 
     mesh.patch("destinationrule", "tcp-port", {"spec": policy(loadBalancer={"consistentHash": None, "simple": "RANDOM"})})
     mesh.wait_until("the listener does not hash", lambda: look()["static_verdict"] == "does_not", 20)
