@@ -10,11 +10,14 @@ from typing import Any
 
 from ansible_collections.kubernetes.core.plugins.module_utils.k8s.core import requires
 
+from ansible_collections.meshops.istio.plugins.module_utils._check import check
+from ansible_collections.meshops.istio.plugins.module_utils._cluster.connection import connect
+from ansible_collections.meshops.istio.plugins.module_utils._inspection import inspect
 from ansible_collections.meshops.istio.plugins.module_utils._model import CheckError
+from ansible_collections.meshops.istio.plugins.module_utils._options import read_settings, read_wanted
 from ansible_collections.meshops.istio.plugins.module_utils._result import error_result
-from ansible_collections.meshops.istio.plugins.modules.istio_affinity_check import argument_spec, check, read_settings
+from ansible_collections.meshops.istio.plugins.modules.istio_affinity_check import argument_spec
 from ansible_collections.meshops.istio.plugins.modules.istio_affinity_info import argument_spec as info_argument_spec
-from ansible_collections.meshops.istio.plugins.modules.istio_affinity_info import gather
 
 
 def _filled(spec: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
@@ -37,7 +40,8 @@ def _module(spec: dict[str, Any], kubeconfig: Path, options: dict[str, Any]) -> 
 
 def ask_info(kubeconfig: Path, **options: Any) -> tuple[list[dict[str, Any]], list[str]]:
     """One look by istio_affinity_info: the services, and what could not be read. Raises CheckError where the module fails."""
-    return gather(_module(info_argument_spec(), kubeconfig, options))
+    module = _module(info_argument_spec(), kubeconfig, options)
+    return inspect(read_wanted(module.params), connect(module))
 
 
 def run_info(kubeconfig: Path, **options: Any) -> list[dict[str, Any]]:
@@ -52,6 +56,6 @@ def run_check(kubeconfig: Path, **options: Any) -> dict[str, Any]:
     """One check; its result, with the task's own failing left out."""
     module = _module(argument_spec(), kubeconfig, options)
     try:
-        return check(module, read_settings(module.params))[0]
+        return check(module.params, read_settings(module.params), connect(module))[0]
     except CheckError as error:
         return error_result(error)

@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 
-from ansible_collections.meshops.istio.plugins.module_utils._identity import identify
+from ansible_collections.meshops.istio.plugins.module_utils._envoy.ring import Chooser, chooser_of, request_hash
+from ansible_collections.meshops.istio.plugins.module_utils._membership import PUSH_DELAY, all_backends, is_settled
 from ansible_collections.meshops.istio.plugins.module_utils._model import (
     Backend,
     Checkpoint,
@@ -29,10 +30,10 @@ from ansible_collections.meshops.istio.plugins.module_utils._model import (
     ProxyView,
     RouteView,
 )
-from ansible_collections.meshops.istio.plugins.module_utils._plan import PROFILES, Plan, make_plan, of_one_source
-from ansible_collections.meshops.istio.plugins.module_utils._ring import Chooser, chooser_of, request_hash
-from ansible_collections.meshops.istio.plugins.module_utils._tally import MOST_RUNS, Run, Tally, Trace
-from ansible_collections.meshops.istio.plugins.module_utils._verdict import PUSH_DELAY, Evidence, Window, all_backends, is_settled
+from ansible_collections.meshops.istio.plugins.module_utils._requests.identity import identify
+from ansible_collections.meshops.istio.plugins.module_utils._requests.plan import PROFILES, Plan, make_plan, of_one_source
+from ansible_collections.meshops.istio.plugins.module_utils._requests.tally import MOST_RUNS, Run, Tally, Trace
+from ansible_collections.meshops.istio.plugins.module_utils._verdict.window import ClientWindow, Window
 
 KEY = Key("header", "user-session")
 CLUSTER = ClusterView("outbound|80||nginx-service.sample.svc.cluster.local", "EDS", "RING_HASH", "sample/nginx-destinationrule", "1")
@@ -200,7 +201,7 @@ def window(truth: Truth) -> Window:
     memberships = [before, *(checkpoint.membership for run in runs for checkpoint in run.checkpoints), after]
     found = identify({identity for run in runs for identity in run.tally.identities}, ("header X-Pod-Name",), all_backends(memberships))
     evidence = tuple(
-        Evidence(
+        ClientWindow(
             ClientPod("sample", f"test-{number}", f"uid-{number}", None, f"zone-{number}", "curl", True),
             plans[number],
             run.tally,
@@ -239,7 +240,6 @@ def _client(truth: Truth, plan: Plan, number: int, chance: random.Random) -> Sen
         checkpoints.append(look(start + segments[-1].stop - 1))
     tally.sessions = [trace_of(pods) for pods in zip(*rounds, strict=True)]
     tally.answered = counters.total()
-    tally.by_exit[28] = tally.sent - tally.answered
     tally.identities = set(counters)
     return Sent(tally, checkpoints, segments, start + plan.rounds)
 

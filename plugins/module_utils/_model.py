@@ -2,20 +2,31 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The nouns that the parts of the check hand to each other; no I/O and no logic beyond look-ups.
+"""The nouns that the parts of the check hand to each other; no I/O and little logic.
 
 This module util is private to the collection: it may change at any time.
 """
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
+from urllib.parse import quote
+
+JsonDict = dict[str, Any]
+
+# The verdicts of a check, and the static verdicts of an inspection.
+PASSED, FAILED, INCONCLUSIVE, NOT_PROVEN, ERROR = LIVE_VERDICTS = ("passed", "failed", "inconclusive", "not_proven", "error")
+STICKS, DOES_NOT, UNKNOWN = STATIC_VERDICTS = ("sticks", "does_not", "unknown")
+# The consistent-hash algorithms, as Envoy names them.
+HASHING = ("RING_HASH", "MAGLEV")
+PROBE_LABEL = "meshops.istio/probe=true"
 
 
 class CheckError(Exception):
-    """The check could not run. C(code) is one stable word for programs, C(msg) the sentence for people."""
+    """The check could not run. `code` is one stable word for programs, `msg` the sentence for people."""
 
     def __init__(self, code: str, msg: str) -> None:
         super().__init__(msg)
@@ -25,10 +36,10 @@ class CheckError(Exception):
 
 @dataclass(frozen=True)
 class Key:
-    """What the service hashes on: C(type) is header, cookie, query or source_ip; C(origin) is option or rule.
+    """What the service hashes on: `type` is header, cookie, query or source_ip; `origin` is option or rule.
 
-    C(cookie) says where a cookie's values come from: given (the session IDs), learned (from the first answer) or
-    browser (from every answer that sets one). C(own) is true for a source address where Envoy reads no header, as on a
+    `cookie` says where a cookie's values come from: given (the session IDs), learned (from the first answer) or
+    browser (from every answer that sets one). `own` is true for a source address where Envoy reads no header, as on a
     TCP port: then no request can carry another one, and each client is one session by its own address.
     """
 
@@ -49,7 +60,7 @@ class Key:
 
 @dataclass(frozen=True)
 class Via:
-    """A gateway to go through: where it is reached (C(address), C(port)), the Host header to send, and, where it is a
+    """A gateway to go through: where it is reached (`address`, `port`), the Host header to send, and, where it is a
     Service of the cluster, which one."""
 
     address: str
@@ -61,9 +72,9 @@ class Via:
 
 @dataclass(frozen=True)
 class Target:
-    """A port of a Service: C(port) is the Service's, C(host) the name under which the mesh knows the service,
-    C(persistence) its labels for Istio's persistent sessions, which are another thing than affinity by a hash.
-    C(listener) names Envoy's listener for a port that is not declared to be HTTP."""
+    """A port of a Service: `port` is the Service's, `host` the name under which the mesh knows the service,
+    `persistence` its labels for Istio's persistent sessions, which are another thing than affinity by a hash.
+    `listener` names Envoy's listener for a port that is not declared to be HTTP."""
 
     namespace: str
     service: str
@@ -82,7 +93,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Backend:
-    """One endpoint of the service as its EndpointSlices show it; C(address) is C(ip:port), the form Envoy prints."""
+    """One endpoint of the service as its EndpointSlices show it; `address` is `ip:port`, the form Envoy prints."""
 
     pod: str
     uid: str
@@ -94,8 +105,8 @@ class Backend:
 
 @dataclass(frozen=True)
 class Membership:
-    """The endpoints at one moment. C(slices) maps an EndpointSlice's uid to its generation, which rises with every
-    change of an endpoint, so that a pod that came and went between two reads still shows. C(age) is the seconds since
+    """The endpoints at one moment. `slices` maps an EndpointSlice's uid to its generation, which rises with every
+    change of an endpoint, so that a pod that came and went between two reads still shows. `age` is the seconds since
     the last change, by the API server's own clock, None where it does not say."""
 
     slices: dict[str, int]
@@ -111,7 +122,7 @@ NOWHERE = Membership({}, ())
 
 @dataclass(frozen=True)
 class ObjectVersion:
-    """The state of one object of configuration: a change of the spec raises C(generation)."""
+    """The state of one object of configuration: a change of the spec raises `generation`."""
 
     kind: str
     namespace: str
@@ -125,8 +136,8 @@ class ObjectVersion:
 
 @dataclass(frozen=True)
 class ClientPod:
-    """A pod that sends requests. C(sidecar) says whether it has a container istio-proxy (an init container counts);
-    C(address) is the pod's IP."""
+    """A pod that sends requests. `sidecar` says whether it has a container istio-proxy (an init container counts);
+    `address` is the pod's IP."""
 
     namespace: str
     pod: str
@@ -135,7 +146,6 @@ class ClientPod:
     zone: str | None
     container: str
     sidecar: bool
-    restarts: int = 0
     address: str = ""
 
     def __str__(self) -> str:
@@ -144,8 +154,8 @@ class ClientPod:
 
 @dataclass(frozen=True)
 class Host:
-    """A host of an Envoy cluster. C(healthy) is false for any health flag that takes it out of the balancing. Envoy reaches
-    an C(hbone) host through a tunnel of its own, and prints and hashes another address for it than C(address)."""
+    """A host of an Envoy cluster. `healthy` is false for any health flag that takes it out of the balancing. Envoy reaches
+    an `hbone` host through a tunnel of its own, and prints and hashes another address for it than `address`."""
 
     address: str
     healthy: bool
@@ -159,7 +169,7 @@ class Host:
 
 @dataclass(frozen=True)
 class HashPolicy:
-    """One entry of a route's hash_policy; C(type) as in L(Key). C(ttl) is only known for cookies, in seconds."""
+    """One entry of a route's hash_policy; `type` as in `Key`. `ttl` is only known for cookies, in seconds."""
 
     type: str
     name: str | None
@@ -177,12 +187,12 @@ class HashPolicy:
 
 @dataclass(frozen=True)
 class RouteView:
-    """The route that a request of the probe takes. C(clusters) has more than one entry for a weighted route.
+    """The route that a request of the probe takes. `clusters` has more than one entry for a weighted route.
 
-    C(headers_removed), C(headers_set) and C(headers_added) are the request headers that it takes away, overwrites (with
-    the value) or adds a value to, in small letters, all of it before Envoy hashes; C(retry_predicates) are the conditions
-    that keep a retry from a host. C(protocol) is http or tcp; a TCP "route" is what the port's listener says.
-    C(unusual) names what else changes the hash, as only an EnvoyFilter can. C(stateful) is whether Envoy's filter for
+    `headers_removed`, `headers_set` and `headers_added` are the request headers that it takes away, overwrites (with
+    the value) or adds a value to, in small letters, all of it before Envoy hashes; `retry_predicates` are the conditions
+    that keep a retry from a host. `protocol` is http or tcp; a TCP "route" is what the port's listener says.
+    `unusual` names what else changes the hash, as only an EnvoyFilter can. `stateful` is whether Envoy's filter for
     persistent sessions is on for it.
     """
 
@@ -207,8 +217,8 @@ class RouteView:
 
 @dataclass(frozen=True)
 class ClusterView:
-    """The upstream cluster: C(rule) is the DestinationRule that Envoy was given (C(namespace/name)), if any. C(by_locality)
-    says that localities have weights; C(unusual) names what else changes the hash, as only an EnvoyFilter can. C(panic) is
+    """The upstream cluster: `rule` is the DestinationRule that Envoy was given (`namespace/name`), if any. `by_locality`
+    says that localities have weights; `unusual` names what else changes the hash, as only an EnvoyFilter can. `panic` is
     the percentage of healthy hosts below which Envoy chooses among all hosts, healthy or not."""
 
     name: str
@@ -225,10 +235,10 @@ class ClusterView:
 
 @dataclass(frozen=True)
 class ProxyView:
-    """What one client's Envoy knows about the target at one moment. C(route) is None where no route answers for it;
-    C(virtual_host) then still names the virtual host, if there is one whose routes all ask for something else.
+    """What one client's Envoy knows about the target at one moment. `route` is None where no route answers for it;
+    `virtual_host` then still names the virtual host, if there is one whose routes all ask for something else.
 
-    C(cluster) and C(hosts) are those of the route's first destination; C(alike) is false where a weighted route has others
+    `cluster` and `hosts` are those of the route's first destination; `alike` is false where a weighted route has others
     that a session could meet other hosts by.
     """
 
@@ -237,7 +247,6 @@ class ProxyView:
     route: RouteView | None
     cluster: ClusterView | None
     hosts: tuple[Host, ...]
-    bytes_read: int = 0
     virtual_host: str | None = None
     alike: bool = True
 
@@ -267,7 +276,7 @@ class ProxyView:
         return (
             self.route is not None
             and self.cluster is not None
-            and self.cluster.lb_policy in ("RING_HASH", "MAGLEV")
+            and self.cluster.lb_policy in HASHING
             and any(policy.matches(key) for policy in self.route.hash_policies)
         )
 
@@ -280,16 +289,15 @@ class Survey:
     clients: tuple[ClientPod, ...]
     membership: Membership
     rules: tuple[ObjectVersion, ...]
-    unread: tuple[str, ...] = ()
     versions: dict[str, str | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """What the proxies that balance one client's requests know, and the endpoints, read together; taken before, between
-    and after the segments of a run. C(view) is the client's own Envoy's or the first gateway's, C(others) are those of
-    more gateway pods. C(at) is when it was taken, in seconds on a clock that only rises. C(gateway) are the endpoints of
-    the gateway's Service, L(NOWHERE) where none is on the way."""
+    and after the segments of a run. `view` is the client's own Envoy's or the first gateway's, `others` are those of
+    more gateway pods. `at` is when it was taken, in seconds on a clock that only rises. `gateway` are the endpoints of
+    the gateway's Service, `NOWHERE` where none is on the way."""
 
     view: ProxyView | None
     membership: Membership
@@ -306,7 +314,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class EvidenceItem:
-    """One thing seen in this run: C(source) names the object or page, C(field) the place in it, C(value) what stands there."""
+    """One piece of evidence of this run: `source` names the object or page, `field` the place in it, `value` what stands there."""
 
     source: str
     field: str
@@ -315,7 +323,7 @@ class EvidenceItem:
 
 @dataclass(frozen=True)
 class Fix:
-    """What to do: C(kind) is yaml (to be applied as it stands), command (for a shell) or manual (a sentence)."""
+    """What to do: `kind` is yaml (to be applied as it stands), command (for a shell) or manual (a sentence)."""
 
     kind: str
     body: str
@@ -323,7 +331,7 @@ class Fix:
 
 @dataclass(frozen=True)
 class Finding:
-    """A cause of broken affinity or a risk to it; C(id) is the catalogue's (C13), C(severity) error, warning or info."""
+    """A cause of broken affinity or a risk to it; `id` is the catalogue's (C13), `severity` error, warning or info."""
 
     id: str
     severity: str
@@ -333,17 +341,40 @@ class Finding:
     reference: str
 
 
-JsonDict = dict[str, Any]
-
-
 @dataclass(frozen=True)
 class Facts:
     """Bodies of the objects that a cause may lie in: services and pods by namespace and name, rules by kind, and the
-    versions seen. C(unread) names what this account may not read."""
+    versions of the control plane."""
 
     services: dict[tuple[str, str], JsonDict]
     namespaces: dict[str, JsonDict]
     rules: dict[str, tuple[JsonDict, ...]]
     pods: dict[tuple[str, str], JsonDict]
-    unread: tuple[str, ...] = ()
     versions: dict[str, str | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ClientChoice:
+    """The option `client`: a named pod, or a selector and how many pods of it."""
+
+    namespace: str
+    pod: str | None = None
+    selector: str = PROBE_LABEL
+    container: str | None = None
+    max: int | None = None
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What to inspect: these namespaces (None: all), and there one service by its name, or whatever asks for affinity."""
+
+    namespaces: tuple[str, ...] | None
+    service: str | None = None
+    port: int | None = None
+
+
+def hashed_value(key: Key, value: str) -> str:
+    """What Envoy hashes for a session: a parameter as it stands in the URL, an address in its shortest form."""
+    if key.type == "query":
+        return quote(value, safe="")
+    return str(ipaddress.ip_address(value)) if key.type == "source_ip" else value

@@ -9,27 +9,31 @@ This module util is private to the collection: it may change at any time.
 
 from __future__ import annotations
 
-import contextlib
-import copy
-from typing import Any
+import random
+import re
+from dataclasses import dataclass
 
-from ansible_collections.kubernetes.core.plugins.module_utils.args_common import AUTH_ARG_SPEC
-from ansible_collections.kubernetes.core.plugins.module_utils.k8s.client import get_api_client
-from ansible_collections.kubernetes.core.plugins.module_utils.k8s.exceptions import CoreException
+from ansible_collections.meshops.istio.plugins.module_utils._model import PROBE_LABEL, CheckError, ClientChoice, JsonDict, Key, Scope
+from ansible_collections.meshops.istio.plugins.module_utils._requests.brake import StopOn
+from ansible_collections.meshops.istio.plugins.module_utils._requests.curl import Sending
+from ansible_collections.meshops.istio.plugins.module_utils._requests.identity import Method
+from ansible_collections.meshops.istio.plugins.module_utils._requests.plan import PROFILES
+from ansible_collections.meshops.istio.plugins.module_utils._verdict.what_if import Scenario, read_scenario
 
-from ansible_collections.meshops.istio.plugins.module_utils._model import CheckError, JsonDict, Key, ProxyView
-from ansible_collections.meshops.istio.plugins.module_utils._survey import PROBE_LABEL, ClientChoice
-
-# AnsibleK8SModule reports a missing library before it is used.
-with contextlib.suppress(ImportError):
-    from kubernetes.client.exceptions import ApiException
-    from urllib3.exceptions import HTTPError
-
-DEFAULT_KEY = Key("header", "user-session")
-
-
-def connection_spec() -> JsonDict:
-    return copy.deepcopy(AUTH_ARG_SPEC)
+# option: the smallest and the largest value that makes sense
+LIMITS = {
+    "port": (1, 65535),
+    "sessions": (1, 100_000),
+    "requests": (2, 1_000_000),
+    "concurrency": (1, 300),
+    "rate": (1, 100_000),
+    "max_requests": (1, 100_000_000),
+    "timeout": (5, 86_400),
+    "max_flip_rate": (0.000001, 1),
+    "attempts": (1, 100),
+    "settle": (0, 3_600),
+    "max_sessions_returned": (0, 100_000),
+}
 
 
 def client_spec() -> JsonDict:
@@ -56,30 +60,6 @@ def key_spec() -> JsonDict:
             "cookie": {"type": "str", "default": "given", "choices": ["given", "learned", "browser"]},
         },
     }
-
-
-class Connection:
-    """A dynamic client of kubernetes.core's making and its configuration for execs, so that all its ways to log in work here."""
-
-    def __init__(self, module: Any) -> None:
-        if module.params.get("impersonate_user") or module.params.get("impersonate_groups"):
-            # The Python client drops these headers when it opens an exec, which would then run with other rights.
-            raise CheckError(
-                "bad_option",
-                "Options impersonate_user and impersonate_groups do not reach an exec. Next: use the kubeconfig of an account with the rights wanted.",
-            )
-        try:
-            found = get_api_client(module)
-        except CoreException as error:
-            raise CheckError("api_unreachable", f"{error}. Next: check the options kubeconfig and context.") from error
-        except HTTPError as error:
-            raise CheckError("api_unreachable", f"The API server did not answer: {error}. Next: check kubeconfig, context and network.") from error
-        except ApiException as error:
-            raise CheckError("unauthorized", f"The API server answered {error.status} {error.reason}. Next: renew the kubeconfig or token.") from error
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise CheckError("api_unreachable", f"The connection options can't be used: {error}. Next: check kubeconfig and context.") from error
-        self.configuration = found.configuration
-        self.client = found.client
 
 
 def client_choice(params: JsonDict) -> ClientChoice:
@@ -112,10 +92,91 @@ def given_key(params: JsonDict) -> Key | None:
     return Key(option["type"], option["name"], cookie=option["cookie"])
 
 
-def key_in_force(view: ProxyView | None) -> Key:
-    """The key of the rule that the client's Envoy has, else the sample's."""
-    policies = view.route.hash_policies if view and view.route else ()
-    for policy in policies:
-        if policy.type in ("header", "cookie", "query", "source_ip"):
-            return Key(policy.type, policy.name, "rule")
-    return DEFAULT_KEY
+@dataclass(frozen=True)
+class Settings:
+    """The options after they were checked."""
+
+    choice: ClientChoice
+    key: Key | None
+    sending: Sending
+    method: Method
+    max_flip_rate: float
+    seed: int
+    stop_on: StopOn | None = None
+
+
+def read_settings(params: JsonDict) -> Settings:
+    """Refuse what makes no sense, before anything is touched. Raises CheckError with `bad_option`."""
+    for option, (least, most) in LIMITS.items():
+        value = params[option]
+        if value is not None and not least <= value <= most:
+            raise CheckError("bad_option", f"Option {option} is {value}; it must lie between {least} and {most}.")
+    if params["session_ids"] is not None and not params["session_ids"]:
+        raise CheckError("bad_option", "Option session_ids is an empty list; give IDs, or leave it out to have some generated.")
+    if not params["identify_header"]:
+        raise CheckError("bad_option", "Option identify_header is an empty list; name at least one header, or leave it out.")
+    sending = Sending(
+        headers=tuple((str(name), str(value)) for name, value in (params["headers"] or {}).items()),
+        keepalive=params["connection"] == "keepalive",
+        concurrency=params["concurrency"],
+        identity_headers=tuple(params["identify_header"]),
+    )
+    seed = params["seed"] if params["seed"] is not None else random.SystemRandom().randrange(2**31)
+    bound = params["max_flip_rate"] if params["max_flip_rate"] is not None else PROFILES[params["profile"]].max_flip_rate
+    key, method = given_key(params), read_method(params)
+    if key and key.issued and method.name in ("body", "upstream"):
+        raise CheckError("bad_option", f"Options key.cookie={key.cookie} and identify={method.name} exclude each other; use header or access_log.")
+    return Settings(client_choice(params), key, sending, method, bound, seed, read_stop_on(params))
+
+
+def read_stop_on(params: JsonDict) -> StopOn | None:
+    """When to stop. Raises CheckError with `bad_option`."""
+    option = params["stop_on"]
+    if option is None:
+        return None
+    wrong = [status for status in option["statuses"] if not 100 <= status <= 599]
+    if wrong:
+        raise CheckError("bad_option", f"Option stop_on.statuses holds {wrong[0]}; a status lies between 100 and 599.")
+    share = option["server_errors"]
+    if share is not None and not 0 <= share <= 1:
+        raise CheckError("bad_option", f"Option stop_on.server_errors is {share}; it is a share, between 0 and 1.")
+    return StopOn(frozenset(option["statuses"]), share)
+
+
+def read_method(params: JsonDict) -> Method:
+    """How the pods are to be known. Raises CheckError with `bad_option`."""
+    pattern = params["identify_pattern"]
+    if (params["identify"] == "body") != (pattern is not None):
+        raise CheckError("bad_option", "Options identify=body and identify_pattern go together; give both or neither.")
+    if params["identify"] == "body" and params["method"] == "HEAD":
+        raise CheckError("bad_option", "Option identify is body, but the answers to HEAD have none; use another method.")
+    try:
+        compiled = re.compile(pattern) if pattern is not None else None
+    except re.error as error:
+        raise CheckError("bad_option", f"Option identify_pattern is no regular expression: {error}.") from error
+    return Method(params["identify"], tuple(params["identify_header"]), compiled)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The options of istio_affinity_info after they were checked."""
+
+    scope: Scope
+    choice: ClientChoice
+    key: Key | None
+    sessions: tuple[str, ...]
+    scenario: Scenario | None
+
+
+def read_wanted(params: JsonDict) -> Wanted:
+    """Refuse options that make no sense. Raises `CheckError` with `bad_option`."""
+    namespaces = tuple(dict.fromkeys(params.get("namespace") or ())) or None
+    if namespaces is not None and not all(namespaces):
+        raise CheckError("bad_option", "Option namespace holds an empty name. Next: correct it, or leave the option out for all namespaces.")
+    alone = namespaces[0] if namespaces is not None and len(namespaces) == 1 else ""
+    choice = client_choice({**params, "namespace": alone})
+    if choice.pod is not None and not choice.namespace:
+        raise CheckError("bad_option", "Option client.pod needs client.namespace, as the option namespace does not say which one is meant.")
+    sessions = tuple(dict.fromkeys(params.get("session_ids") or ()))
+    scope = Scope(namespaces, params.get("service"), params.get("port"))
+    return Wanted(scope, choice, given_key(params), sessions, read_scenario(params.get("what_if")))

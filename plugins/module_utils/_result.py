@@ -13,8 +13,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from ansible_collections.meshops.istio.plugins.module_utils._curl import url_of
 from ansible_collections.meshops.istio.plugins.module_utils._model import (
+    ERROR,
+    FAILED,
+    PASSED,
     Backend,
     CheckError,
     ClientPod,
@@ -25,17 +27,9 @@ from ansible_collections.meshops.istio.plugins.module_utils._model import (
     Survey,
     Target,
 )
-from ansible_collections.meshops.istio.plugins.module_utils._probe import ClientRun
-from ansible_collections.meshops.istio.plugins.module_utils._tally import Latencies
-from ansible_collections.meshops.istio.plugins.module_utils._verdict import (
-    ERROR,
-    FAILED,
-    PASSED,
-    Control,
-    SessionFate,
-    Verdict,
-    Window,
-)
+from ansible_collections.meshops.istio.plugins.module_utils._requests.curl import url_of
+from ansible_collections.meshops.istio.plugins.module_utils._requests.tally import ClientRun, Latencies
+from ansible_collections.meshops.istio.plugins.module_utils._verdict.window import Control, SessionFate, Verdict, Window
 
 # A longer command would bury the message.
 LONG_COMMAND = 200
@@ -71,13 +65,32 @@ def error_result(error: CheckError, seed: int | None = None) -> JsonDict:
 
 
 def survey_result(survey: Survey, key: Key, seed: int) -> JsonDict:
-    """What is known before anything is sent; also the result of check mode."""
+    """What is known before anything is sent."""
     result = empty_result(seed)
     result["key"] = {"type": key.type, "name": key.name, "origin": key.origin}
     result["clients"] = [_client(client) for client in survey.clients]
     result["backends"] = [_backend(backend, None, 0) for backend in survey.membership.ready()]
     result["versions"].update(survey.versions)
     return result
+
+
+def planned_result(survey: Survey, key: Key, planned: int, seed: int) -> JsonDict:
+    """The result of check mode."""
+    result = survey_result(survey, key, seed)
+    result["requests"]["planned"] = planned
+    result["msg"] = f"check mode: {planned} requests would go to {survey.target} from {', '.join(str(client) for client in survey.clients)}."
+    return result
+
+
+def attempt_result(result: JsonDict) -> JsonDict:
+    """What the result keeps of one attempt."""
+    return {
+        "verdict": result["verdict"],
+        "msg": result["msg"],
+        "events": result["membership"]["events"],
+        "elapsed": result["elapsed"],
+        "sent": result["requests"]["sent"],
+    }
 
 
 def full_result(
@@ -114,7 +127,7 @@ def full_result(
         identified_by=window.identification.by,
         elapsed=round(elapsed, 3),
     )
-    views = [view for entry in window.evidence for view in entry.views()]
+    views = [view for entry in window.client_windows for view in entry.views()]
     result["versions"]["proxy"] = views[-1].proxy_version if views else None
     result["versions"]["curl"] = runs[0].curl if runs else None
     return result
@@ -142,7 +155,7 @@ def message(survey: Survey, window: Window, runs: Sequence[ClientRun], verdict: 
 
 def persistence(target: Target, window: Window) -> str:
     """That Istio's persistent sessions are another rule than the one judged, where the service has them or Envoy keeps them."""
-    filtering = any(view.route and view.route.stateful for entry in window.evidence for view in entry.views())
+    filtering = any(view.route and view.route.stateful for entry in window.client_windows for view in entry.views())
     if not target.persistence and not filtering:
         return ""
     labels = f"Service {target.namespace}/{target.service} has the label {', '.join(target.persistence)}" if target.persistence else ""
@@ -153,33 +166,33 @@ def persistence(target: Target, window: Window) -> str:
 
 
 def next_step(survey: Survey, window: Window, causes: Sequence[Finding] = ()) -> str:
-    """What the client's own Envoy shows of the missing half, and the cause, or else where to look."""
+    """What the client's own Envoy shows of the missing half, and the cause, or else where to advice."""
     target, key = survey.target, window.key
-    look = first_cause(causes) or f"Next: kubectl -n {target.namespace} get destinationrules,virtualservices -o yaml. "
-    for entry in window.evidence:
+    advice = first_cause(causes) or f"Next: kubectl -n {target.namespace} get destinationrules,virtualservices -o yaml. "
+    for entry in window.client_windows:
         client = entry.client
         if not client.sidecar and not window.via:
             lacking = f"Pod {client} has no sidecar (istio-proxy), so no rule of the mesh applies to its requests. "
             return lacking + (first_cause(causes) or "Next: label its namespace for injection and recreate the pod, or name another client. ")
         views = entry.views()
         if views and not views[-1].balances_by(key):
-            who = f"Gateway {window.via}" if window.via else f"The Envoy of pod {client}"
-            return f"{who} {halves(views[-1], key)}. {look}"
-    return look
+            proxy = f"Gateway {window.via}" if window.via else f"The Envoy of pod {client}"
+            return f"{proxy} {halves(views[-1], key)}. {advice}"
+    return advice
 
 
 def first_cause(findings: Sequence[Finding]) -> str:
-    """The first finding in one line: what, by what it is seen, and how it is put right."""
+    """The first finding in one line: what, by what it is evidence, and how it is put right."""
     if not findings:
         return ""
     first = findings[0]
-    seen = "; ".join(f"{item.source}: {item.field} is {item.value}" for item in first.evidence[:2])
+    evidence = "; ".join(f"{item.source}: {item.field} is {item.value}" for item in first.evidence[:2])
     ways = {
         "yaml": f"apply the {_kind(first.fix.body)} in findings[0].fix",
         "command": first.fix.body if "\n" not in first.fix.body and len(first.fix.body) < LONG_COMMAND else "run the command in findings[0].fix",
         "manual": first.fix.body.rstrip("."),
     }
-    return f"Cause {first.id}: {first.title} ({seen}). Fix: {ways[first.fix.kind]}. "
+    return f"Cause {first.id}: {first.title} ({evidence}). Fix: {ways[first.fix.kind]}. "
 
 
 def _kind(yaml: str) -> str:
@@ -260,7 +273,7 @@ def _requests(window: Window, runs: Sequence[ClientRun]) -> JsonDict:
         "planned": sum(run.plan.total for run in runs),
         "sent": sent,
         "answered": answered,
-        "identified": sum(entry.identified + sum(entry.keyless.values()) for entry in window.evidence),
+        "identified": sum(entry.identified + sum(entry.keyless.values()) for entry in window.client_windows),
         "failed": sent - answered,
         "by_status": dict(sorted(by_status.items())),
     }
@@ -271,6 +284,6 @@ def _latency(runs: Sequence[ClientRun]) -> JsonDict:
     for run in runs:
         total.merge(run.tally.latencies)
     shares = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
-    found = {name: total.percentile(share) for name, share in shares.items()}
-    found["max"] = total.highest or None
-    return {name: round(value * 1000, 2) if value is not None else None for name, value in found.items()}
+    percentiles = {name: total.percentile(share) for name, share in shares.items()}
+    percentiles["max"] = total.highest or None
+    return {name: round(value * 1000, 2) if value is not None else None for name, value in percentiles.items()}

@@ -294,33 +294,12 @@ unread:
   elements: str
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
-
 from ansible_collections.kubernetes.core.plugins.module_utils.k8s.core import AnsibleK8SModule
 
-from ansible_collections.meshops.istio.plugins.module_utils import _what_if
-from ansible_collections.meshops.istio.plugins.module_utils._causes import find_causes, situation_seen
-from ansible_collections.meshops.istio.plugins.module_utils._discovery import Found, Scope, find, look_at_all, read_objects
-from ansible_collections.meshops.istio.plugins.module_utils._model import Backend, CheckError, ClientPod, Facts, JsonDict, Key, Membership, ProxyView
-from ansible_collections.meshops.istio.plugins.module_utils._options import (
-    DEFAULT_KEY,
-    Connection,
-    client_choice,
-    client_spec,
-    connection_spec,
-    given_key,
-    key_in_force,
-    key_spec,
-)
-from ansible_collections.meshops.istio.plugins.module_utils._plan import generated
-from ansible_collections.meshops.istio.plugins.module_utils._prediction import Prediction, predict
-from ansible_collections.meshops.istio.plugins.module_utils._result import finding_result, halves
-from ansible_collections.meshops.istio.plugins.module_utils._ring import hashes_of
-from ansible_collections.meshops.istio.plugins.module_utils._static import Seen, static_verdict
-from ansible_collections.meshops.istio.plugins.module_utils._survey import ClientChoice, Cluster, read_facts
-from ansible_collections.meshops.istio.plugins.module_utils._what_if import Balancing, Plan
+from ansible_collections.meshops.istio.plugins.module_utils._cluster.connection import connect, connection_spec
+from ansible_collections.meshops.istio.plugins.module_utils._inspection import inspect
+from ansible_collections.meshops.istio.plugins.module_utils._model import CheckError, JsonDict
+from ansible_collections.meshops.istio.plugins.module_utils._options import client_spec, key_spec, read_wanted
 
 
 def argument_spec() -> JsonDict:
@@ -343,173 +322,10 @@ def argument_spec() -> JsonDict:
     }
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """The options, read and found to make sense."""
-
-    scope: Scope
-    choice: ClientChoice
-    key: Key | None
-    sessions: tuple[str, ...]
-    plan: Plan | None
-
-
-def read_wanted(params: JsonDict) -> Wanted:
-    """Raises L(CheckError) with C(bad_option)."""
-    namespaces = tuple(dict.fromkeys(params.get("namespace") or ())) or None
-    if namespaces is not None and not all(namespaces):
-        raise CheckError("bad_option", "Option namespace holds an empty name. Next: correct it, or leave the option out for all namespaces.")
-    alone = namespaces[0] if namespaces is not None and len(namespaces) == 1 else ""
-    choice = client_choice({**params, "namespace": alone})
-    if choice.pod is not None and not choice.namespace:
-        raise CheckError("bad_option", "Option client.pod needs client.namespace, as the option namespace does not say which one is meant.")
-    sessions = tuple(dict.fromkeys(params.get("session_ids") or ()))
-    scope = Scope(namespaces, params.get("service"), params.get("port"))
-    return Wanted(scope, choice, given_key(params), sessions, _what_if.read_plan(params.get("what_if")))
-
-
-def gather(module: Any) -> tuple[list[JsonDict], list[str]]:
-    """The services, and what could not be read."""
-    wanted = read_wanted(module.params)
-    connection = Connection(module)
-    cluster = Cluster(connection.client)
-    objects = read_objects(cluster, wanted.scope, wanted.choice)
-    looks = look_at_all(connection.configuration, wanted.scope, objects)
-    found = find(wanted.scope, objects, looks)
-    if wanted.plan and found:
-        check_plan(cluster, wanted.plan, found)
-    unread = [*objects.unread, *(look.error for look in looks.values() if look.error)]
-    facts = read_facts(cluster, [entry.target for entry in found], list(looks)) if found else None
-    return [{**describe(entry, wanted), "findings": causes_of(entry, wanted, facts)} for entry in found], list(dict.fromkeys(unread))
-
-
-def causes_of(entry: Found, wanted: Wanted, facts: Facts | None) -> list[JsonDict]:
-    """What can be found without a request. Where the endpoints may not be read there is too little to say."""
-    if facts is None or entry.membership is None:
-        return []
-    key = wanted.key or key_of(entry, next((seen.view for seen in entry.seen if seen.view), None))
-    expected = wanted.key is not None or bool(entry.asked.keys)
-    situation = situation_seen(entry.target, key, facts, [(seen.client, seen.view) for seen in entry.seen if not seen.error], entry.membership, expected)
-    return [finding_result(finding) for finding in find_causes(situation)]
-
-
-def check_plan(cluster: Cluster, plan: Plan, found: Sequence[Found]) -> None:
-    """The pods and the node of the option must be there. Raises L(CheckError) with C(bad_option)."""
-    backends = [backend for entry in found for backend in backends_of(entry)]
-    pods = {backend.pod for backend in backends}
-    unknown = [pod for pod in plan.remove_pods if pod not in pods]
-    if unknown:
-        listed = ", ".join(sorted(pods)[:10]) or "none"
-        raise CheckError("bad_option", f"Option what_if.remove_pods: no service looked at has a pod {unknown[0]}; there are {listed}. Next: correct it.")
-    nodes = {backend.node for backend in backends if backend.node}
-    if plan.drain_node and plan.drain_node not in nodes and not node_exists(cluster, plan.drain_node):
-        listed = ", ".join(sorted(nodes)) or "none"
-        raise CheckError(
-            "bad_option", f"Option what_if.drain_node: there is no node {plan.drain_node}; the pods looked at are on {listed}. Next: kubectl get nodes."
-        )
-
-
-def node_exists(cluster: Cluster, name: str) -> bool:
-    """Whether there is such a node; not known, so no, where nodes may not be read."""
-    try:
-        return cluster.node(name) is not None
-    except CheckError as error:
-        if error.code != "forbidden":
-            raise
-        return False
-
-
-def backends_of(entry: Found) -> tuple[Backend, ...]:
-    return entry.membership.backends if entry.membership else ()
-
-
-def describe(entry: Found, wanted: Wanted) -> JsonDict:
-    """One entry of the result."""
-    views = [seen.view for seen in entry.seen]
-    first = next((view for view in views if view), None)
-    key = wanted.key or key_of(entry, first)
-    static = static_verdict(key, entry.target, entry.asked, entry.membership, entry.seen)
-    sessions = wanted.sessions
-    if wanted.plan and not sessions:
-        sessions = tuple(generated(key, number) for number in range(1, _what_if.SESSIONS + 1))
-    prediction = predict(key, sessions, views, backends_of(entry))
-    return {
-        "namespace": entry.target.namespace,
-        "service": entry.target.service,
-        "port": entry.target.port,
-        "key": {"type": key.type, "name": key.name, "origin": key.origin},
-        "algorithm": first.cluster.lb_policy if first and first.cluster else None,
-        "rule": rule_of(entry, first),
-        "static_verdict": static.verdict,
-        "why": static.why,
-        "prediction": {"available": prediction.available, "reason": prediction.reason},
-        "sessions": [{"id": session, "predicted": prediction.pods.get(session)} for session in sessions],
-        "what_if": what_if(wanted.plan, key, prediction, first, entry, sessions),
-        "backends": [
-            {"pod": backend.pod, "address": backend.address, "node": backend.node, "zone": backend.zone, "ready": backend.ready}
-            for backend in backends_of(entry)
-        ],
-        "proxies": [describe_proxy(seen, key, entry.membership) for seen in entry.seen],
-    }
-
-
-def key_of(entry: Found, first: ProxyView | None) -> Key:
-    """By what the first client's Envoy has, else by what the objects ask for."""
-    in_force = key_in_force(first)
-    return entry.asked.keys[0] if in_force == DEFAULT_KEY and entry.asked.keys else in_force
-
-
-def rule_of(entry: Found, first: ProxyView | None) -> str | None:
-    if first is not None and first.cluster is not None:
-        return first.cluster.rule
-    return next(iter(entry.asked.rules), None)
-
-
-def what_if(plan: Plan | None, key: Key, prediction: Prediction, view: ProxyView | None, entry: Found, sessions: Sequence[str]) -> JsonDict | None:
-    if plan is None:
-        return None
-    if not prediction.available or view is None or view.cluster is None:
-        return _what_if.no_answer(prediction.reason or "no Envoy was read")
-    if len({host.weight for host in view.hosts if host.healthy}) > 1:
-        return _what_if.no_answer("hosts have different weights, and that of a new pod is not known")
-    balancing = Balancing.of(view.cluster, view.eligible())
-    return _what_if.answer(plan, balancing, backends_of(entry), sessions, hashes_of(view, key, sessions))
-
-
-def describe_proxy(seen: Seen, key: Key, membership: Membership | None) -> JsonDict:
-    view = seen.view
-    missing = seen.error or what_is_missing(seen.client, view, key, membership)
-    return {
-        "client": str(seen.client),
-        "hash_policy": [{"type": policy.type, "name": policy.name} for policy in view.route.hash_policies] if view and view.route else [],
-        "lb_policy": view.cluster.lb_policy if view and view.cluster else None,
-        "hosts": [{"address": host.address, "health": host.health_flags, "priority": host.priority} for host in view.hosts] if view else [],
-        "in_sync": missing is None,
-        "missing": missing,
-    }
-
-
-def what_is_missing(client: ClientPod, view: ProxyView | None, key: Key, membership: Membership | None) -> str | None:
-    """None where both halves are there and the hosts are the ready pods."""
-    if view is None:
-        return f"no Envoy answers in pod {client}" + ("" if client.sidecar else "; it has no sidecar (istio-proxy)")
-    if not view.balances_by(key):
-        return f"the Envoy of pod {client} {halves(view, key)}"
-    if membership is None:
-        return "the endpoints of the service may not be read"
-    ready = {backend.address for backend in membership.ready()}
-    hosts = set(view.eligible())
-    if hosts != ready:
-        return f"the Envoy of pod {client} can choose {len(hosts & ready)} of {len(ready)} ready pods, and {len(hosts - ready)} others"
-    if not ready:
-        return "the service has no ready pod"
-    return None
-
-
 def main() -> None:
     module = AnsibleK8SModule(argument_spec=argument_spec(), supports_check_mode=True)
     try:
-        services, unread = gather(module)
+        services, unread = inspect(read_wanted(module.params), connect(module))
     except CheckError as error:
         module.fail_json(msg=error.msg, error={"code": error.code, "msg": error.msg}, services=[])
     module.exit_json(changed=False, services=services, unread=unread)

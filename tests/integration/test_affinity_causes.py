@@ -21,8 +21,8 @@ import pytest
 from affinity_support import KEY, Mesh
 from inprocess import run_check, run_info
 
+from ansible_collections.meshops.istio.plugins.module_utils import _check
 from ansible_collections.meshops.istio.plugins.module_utils._causes import CATALOGUE
-from ansible_collections.meshops.istio.plugins.modules import istio_affinity_check
 
 if TYPE_CHECKING:
     from integration.conftest import Ansible, Kubectl, Played
@@ -310,7 +310,7 @@ PROVEN_ELSEWHERE = {"C63"}
 
 def test_what_may_not_be_read_is_left_out_and_explaining_takes_under_a_second(causes: Broken, monkeypatch: pytest.MonkeyPatch) -> None:
     took: list[float] = []
-    explain = istio_affinity_check.explain
+    explain = _check.explain
 
     def timed(*arguments: Any) -> Any:
         start = time.monotonic()
@@ -319,7 +319,7 @@ def test_what_may_not_be_read_is_left_out_and_explaining_takes_under_a_second(ca
         finally:
             took.append(time.monotonic() - start)
 
-    monkeypatch.setattr(istio_affinity_check, "explain", timed)
+    monkeypatch.setattr(_check, "explain", timed)
     for _run in range(3):
         causes.measure("F5")
     assert min(took) < 1

@@ -126,7 +126,7 @@ def test_what_is_not_there_fails_the_play_as_an_error(mesh: Mesh, options: dict[
     ("options", "code", "words"),
     [
         ({"namespace": "no-such"}, "no_service", "There is no Service no-such/nginx-service"),
-        ({"client": {"selector": "a=b"}}, "no_client", "carries the label a=b"),
+        ({"client": {"selector": "a=b"}}, "no_client", "has the label a=b"),
         ({"client": {"pod": "test-pod", "container": "istio-proxy"}}, "no_container", "bypass the mesh"),
         ({"client": {"pod": "test-pod", "container": "no-such"}}, "no_container", "has no container no-such"),
         ({"port": 81}, "no_port", "has no port 81; it has 80 (http)"),

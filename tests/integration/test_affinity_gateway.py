@@ -216,7 +216,7 @@ def test_a_host_that_the_gateway_does_not_know_is_no_proof(mesh: Mesh, gateway: 
     result = mesh.look(via=gateway | {"host": "other.example.com"}, client=outsider, profile="quick")
     assert result["verdict"] == "inconclusive", result["msg"]
     assert result["requests"]["by_status"].keys() == {"404"}
-    assert "none says which pod gave it" in result["msg"]
+    assert "none names its pod" in result["msg"]
 
 
 def test_a_gateway_does_not_believe_what_a_client_says_of_its_address(broken: Mesh, gateway: dict[str, Any], outsider: dict[str, str]) -> None:

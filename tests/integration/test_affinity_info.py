@@ -18,8 +18,8 @@ import yaml
 from affinity_support import INFO, KEY, Mesh, curl_pod, probe_pod
 from inprocess import ask_info, run_info
 
+from ansible_collections.meshops.istio.plugins.module_utils._envoy.ring import maglev_chooser, request_hash
 from ansible_collections.meshops.istio.plugins.module_utils._model import CheckError
-from ansible_collections.meshops.istio.plugins.module_utils._ring import maglev_chooser, request_hash
 
 HASH: dict[str, Any] = {"consistentHash": {"httpHeaderName": "user-session"}}
 SCENARIO = "scenario"
@@ -95,7 +95,7 @@ SCENARIOS: dict[str, tuple[dict[str, Any] | None, list[dict[str, Any]] | None, d
         [{"route": [destination("weighted", subset=name) | {"weight": 50} for name in ("one", "plain")]}],
         {},
         "does_not",
-        "(subset plain), and Envoy chooses among them anew for each request",
+        "(subset plain), and Envoy chooses one of them for each request",
     ),
     "removed": (
         policy(loadBalancer=HASH),
@@ -118,8 +118,8 @@ SCENARIOS: dict[str, tuple[dict[str, Any] | None, list[dict[str, Any]] | None, d
         "does_not",
         "sets the header user-session",
     ),
-    "tcp-port": (policy(loadBalancer=HASH), None, {"name": "tcp"}, "does_not", "takes the port for TCP and has no hash policy"),
-    "https-port": (policy(loadBalancer=HASH), None, {"name": "https"}, "does_not", "takes the port for TCP"),
+    "tcp-port": (policy(loadBalancer=HASH), None, {"name": "tcp"}, "does_not", "treats the port as TCP and has no hash policy"),
+    "https-port": (policy(loadBalancer=HASH), None, {"name": "https"}, "does_not", "treats the port as TCP"),
     "passthrough": (policy(loadBalancer={"simple": "PASSTHROUGH"}), None, {}, "does_not", "has no hash policy"),
     "outlier": (
         policy(loadBalancer=HASH, outlierDetection={"consecutive5xxErrors": 5}),
@@ -142,7 +142,7 @@ SCENARIOS: dict[str, tuple[dict[str, Any] | None, list[dict[str, Any]] | None, d
         [{"match": [{"headers": {"user-session": {"regex": ".+"}}}], "route": [destination("match")]}],
         {},
         "unknown",
-        "asks for other headers or another path",
+        "matches on other headers or another path",
     ),
 }
 # What breaks between zones only; in the lab of `make test` there is one.
@@ -275,7 +275,7 @@ def test_on_a_tcp_port_each_client_is_a_session_by_its_own_address(mesh: Mesh, s
     assert (from_rule["verdict"], from_rule["key"]) == ("passed", {"type": "source_ip", "name": None, "origin": "rule"}), from_rule["msg"]
     refused = mesh.look(**options, session_ids=["10.0.0.1"])
     assert (refused["verdict"], refused["error"]["code"]) == ("error", "bad_option"), refused["msg"]
-    assert "hashes the client pod's own address and reads no other" in refused["msg"]
+    assert "hashes only the client pod's own address" in refused["msg"]
 
     mesh.patch("destinationrule", "tcp-port", {"spec": policy(loadBalancer={"consistentHash": None, "simple": "RANDOM"})})
     mesh.wait_until("the listener does not hash", lambda: look()["static_verdict"] == "does_not", 20)
@@ -340,8 +340,8 @@ def test_a_hundred_services_in_one_look(mesh: Mesh, namespace: Callable[..., str
     [
         ({"what_if": {}}, "Option what_if is empty; give remove_pods, drain_node or replicas"),
         ({"what_if": {"replicas": 0}}, "Option what_if.replicas is 0; it must be at least 1"),
-        ({"what_if": {"remove_pods": ["no-such"]}}, "no service looked at has a pod no-such; there are nginx-deployment-"),
-        ({"what_if": {"drain_node": "no-such"}}, "there is no node no-such; the pods looked at are on node-"),
+        ({"what_if": {"remove_pods": ["no-such"]}}, "no inspected service has a pod no-such; there are nginx-deployment-"),
+        ({"what_if": {"drain_node": "no-such"}}, "there is no node no-such; the inspected pods are on node-"),
         ({"namespace": [""]}, "Option namespace holds an empty name"),
         ({"namespace": ["affinity", "default"], "client": {"pod": "test-pod"}}, "Option client.pod needs client.namespace"),
         ({"port": 81}, "has no port 81; it has 80 (http)"),
@@ -385,6 +385,6 @@ def test_what_may_not_be_read_is_said_and_the_rest_is_shown(mesh: Mesh, lab: Pat
     assert (entry["static_verdict"], entry["backends"], entry["proxies"][0]["in_sync"]) == ("unknown", [], False)
     for what in ("list endpointslices", "list destinationrules", "exec into container"):
         assert any(what in sentence for sentence in unread), unread
-    with pytest.raises(CheckError, match="name those to look at in the option namespace") as refused:
+    with pytest.raises(CheckError, match="name them in the option namespace") as refused:
         ask_info(poor)
     assert refused.value.code == "forbidden"

@@ -127,7 +127,7 @@ def test_the_access_log_tells_the_pod_where_it_is_on(broken: Mesh) -> None:
 def test_an_answer_that_names_nobody_is_inconclusive(mesh: Mesh) -> None:
     result = mesh.look(identify="header", identify_header=UNHELPFUL)
     assert result["verdict"] == "inconclusive"
-    assert "none says which pod gave it" in result["msg"]
+    assert "none names its pod" in result["msg"]
 
 
 def test_a_sidecar_takes_the_source_from_what_was_forwarded(broken: Mesh) -> None:

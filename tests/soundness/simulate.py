@@ -29,9 +29,11 @@ if __name__ == "__main__":
     init_plugin_loader([str(ROOT / "collections")])
     sys.path.insert(0, str(ROOT / "tests"))
 
-from ansible_collections.meshops.istio.plugins.module_utils import _prediction
-from ansible_collections.meshops.istio.plugins.module_utils._plan import PROFILES
-from ansible_collections.meshops.istio.plugins.module_utils._verdict import FAILED, PASSED, Verdict, judge
+from ansible_collections.meshops.istio.plugins.module_utils._envoy import prediction
+from ansible_collections.meshops.istio.plugins.module_utils._model import FAILED, PASSED
+from ansible_collections.meshops.istio.plugins.module_utils._requests.plan import PROFILES
+from ansible_collections.meshops.istio.plugins.module_utils._verdict.judge import judge
+from ansible_collections.meshops.istio.plugins.module_utils._verdict.window import Verdict
 from simulation import CLUSTER, Balancer, Hosts, Truth, address, at_random, chooser, constant, flipping, ring, weighted, window
 
 PODS = tuple(f"pod-{number}" for number in range(8))
@@ -40,7 +42,7 @@ CHUNK = 500
 SIZES = ((3, 0.08), (5, 0.08), (8, 0.02), (20, 0.02), (20, 0.02))
 
 # Some hundred different rings are judged over and over, so each is computed once, and before the work is shared out.
-_prediction.chooser_of = chooser
+prediction.chooser_of = chooser
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,13 @@ init_plugin_loader([str(ROOT / "collections")])
 
 from ansible_collections.kubernetes.core.plugins.module_utils.k8s.core import requires  # noqa: E402 - by the loader
 
-from ansible_collections.meshops.istio.plugins.module_utils._envoy import admin_pages, hosts_filter  # noqa: E402 - by the loader
-from ansible_collections.meshops.istio.plugins.module_utils._options import Connection  # noqa: E402 - by the loader
-from ansible_collections.meshops.istio.plugins.module_utils._session import PodSession  # noqa: E402 - by the loader
-from ansible_collections.meshops.istio.plugins.module_utils._survey import ClientChoice, Cluster, choose_clients, find_target  # noqa: E402 - by the loader
+from ansible_collections.meshops.istio.plugins.module_utils._cluster.api import Access  # noqa: E402 - by the loader
+from ansible_collections.meshops.istio.plugins.module_utils._cluster.clients import choose_clients  # noqa: E402 - by the loader
+from ansible_collections.meshops.istio.plugins.module_utils._cluster.connection import connect  # noqa: E402 - by the loader
+from ansible_collections.meshops.istio.plugins.module_utils._cluster.survey import find_target  # noqa: E402 - by the loader
+from ansible_collections.meshops.istio.plugins.module_utils._envoy.pages import admin_pages, hosts_filter  # noqa: E402 - by the loader
+from ansible_collections.meshops.istio.plugins.module_utils._model import ClientChoice  # noqa: E402 - by the loader
+from ansible_collections.meshops.istio.plugins.module_utils._probe.session import PodSession  # noqa: E402 - by the loader
 
 FIXTURES = Path(__file__).parent / "fixtures"
 NAMESPACE = "sample"
@@ -56,11 +59,11 @@ def main() -> None:
     kubeconfig = Path(sys.argv[1])
     kubectl = [str(kubeconfig.parent / "bin/kubectl"), "--kubeconfig", str(kubeconfig)]
     params = {"kubeconfig": str(kubeconfig)}
-    connection = Connection(SimpleNamespace(params=params, check_mode=False, server_side_dry_run=False, requires=requires))
+    access = connect(SimpleNamespace(params=params, check_mode=False, server_side_dry_run=False, requires=requires))
     FIXTURES.mkdir(exist_ok=True)
     for state, (consistent_hash, words) in STATES.items():
         balance_by([*kubectl, "--namespace", NAMESPACE], consistent_hash)
-        write(state, recorded_state(connection, [*kubectl, "--namespace", NAMESPACE], words))
+        write(state, recorded_state(access, [*kubectl, "--namespace", NAMESPACE], words))
     write("control_plane", recorded_objects([*kubectl, "--namespace", "istio-system"]))
 
 
@@ -83,12 +86,12 @@ def balance_by(kubectl: list[str], consistent_hash: dict[str, Any] | None) -> No
     time.sleep(5)
 
 
-def recorded_state(connection: Connection, kubectl: list[str], words: str) -> dict[str, Any]:
+def recorded_state(access: Access, kubectl: list[str], words: str) -> dict[str, Any]:
     """The sample's test pod answers with the name of the pod it reached."""
-    cluster = Cluster(connection.client)
+    cluster = access.cluster
     target = find_target(cluster, NAMESPACE, "nginx-service", NAMESPACE, None, "/", "GET")
     (client,) = choose_clients(cluster, ClientChoice(NAMESPACE))
-    with PodSession(connection.configuration, client, 30) as session:
+    with PodSession(access.configuration, client, 30) as session:
         pages = session.read(admin_pages(target), hosts_filter(target))
         session.end()
     script = "\n".join(f"curl -sS {words.format(sid=sid)}" for sid in SESSIONS)

@@ -28,7 +28,7 @@ from ansible_collections.meshops.istio.plugins.module_utils._model import (
     Survey,
     Target,
 )
-from ansible_collections.meshops.istio.plugins.module_utils._verdict import Verdict, Window
+from ansible_collections.meshops.istio.plugins.module_utils._verdict.window import Verdict, Window
 
 __all__ = ["CATALOGUE", "SECTIONS", "Cause", "Client", "Situation", "find_causes", "situation_of", "situation_seen"]
 
@@ -38,7 +38,7 @@ CATALOGUE: tuple[Cause, ...] = tuple(cause for section in SECTIONS for cause in 
 
 def situation_of(survey: Survey, facts: Facts, window: Window, verdict: Verdict) -> Situation:
     """The situation of a check."""
-    clients = tuple(Client(entry.client, tuple(entry.views())) for entry in window.evidence)
+    clients = tuple(Client(entry.client, tuple(entry.views())) for entry in window.client_windows)
     return Situation(window.key, survey.target, facts, clients, window.after, window, verdict)
 
 

@@ -24,7 +24,7 @@ from ansible_collections.meshops.istio.plugins.module_utils._model import (
     ProxyView,
     Target,
 )
-from ansible_collections.meshops.istio.plugins.module_utils._verdict import Evidence, Verdict, Window
+from ansible_collections.meshops.istio.plugins.module_utils._verdict.window import ClientWindow, Verdict, Window
 
 SEVERITIES = ("error", "warning", "info")
 
@@ -104,9 +104,9 @@ class Situation:
         """Of what keeps sessions from sticking: nothing is wrong with it where nobody wants them to."""
         return "error" if self.expected else "info"
 
-    def parts_of(self, client: Client) -> list[Evidence]:
+    def parts_of(self, client: Client) -> list[ClientWindow]:
         """What a check saw of one client's requests."""
-        return [entry for entry in self.window.evidence if entry.client == client.pod] if self.window else []
+        return [entry for entry in self.window.client_windows if entry.client == client.pod] if self.window else []
 
     def moved(self) -> bool:
         return self.verdict is not None and any(fate.moved for fate in self.verdict.fates)

@@ -2,10 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What a rule means, by Istio's own ways of choosing and merging, and how one is put right. Pure.
+"""The rules that apply in a situation, and how one is put right. Pure.
 
-The ways are those of istio/istio pilot/pkg/model/push_context.go (destinationRule), pilot/pkg/model/destination_rule.go
-and pilot/pkg/networking/core/route/route.go (HashForHTTPDestination).
+What the rules mean is known in `_istio`.
 
 This module util is private to the collection: it may change at any time.
 """
@@ -20,10 +19,20 @@ from collections.abc import Iterable, Iterator
 from ansible.module_utils.common.yaml import yaml_dump
 
 from ansible_collections.meshops.istio.plugins.module_utils._causes._base import Client, Item, Situation, policies_of, proxy_name, speaks_http
-from ansible_collections.meshops.istio.plugins.module_utils._model import Fix, HashPolicy, JsonDict, Key, ProxyView
+from ansible_collections.meshops.istio.plugins.module_utils._istio.hosts import covers
+from ansible_collections.meshops.istio.plugins.module_utils._istio.rules import (
+    applies_to,
+    cluster_parts,
+    consulted_namespaces,
+    destination_rules,
+    destinations,
+    named,
+    policy_of,
+    port_entry,
+    virtual_services,
+)
+from ansible_collections.meshops.istio.plugins.module_utils._model import Fix, JsonDict, Key, ProxyView
 
-ROOT_NAMESPACE = "istio-system"
-HASHING = ("RING_HASH", "MAGLEV")
 KEY_FIELDS = ("httpHeaderName", "httpCookie", "httpQueryParameterName", "useSourceIp")
 # What the API server adds, and what says how somebody applied it.
 OWN_METADATA = ("name", "namespace", "labels", "annotations")
@@ -36,37 +45,8 @@ LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 # -- names --
 
 
-def named(body: JsonDict) -> str:
-    return f"{body['metadata'].get('namespace')}/{body['metadata'].get('name')}"
-
-
 def label(kind: str, body: JsonDict) -> str:
     return f"{kind} {named(body)}"
-
-
-def spec_of(body: JsonDict) -> JsonDict:
-    return body.get("spec") or {}
-
-
-def full_name(host: str, namespace: str, fqdn: str) -> str:
-    """Istio adds a namespace to names without a dot only."""
-    return host if "." in host or host == "*" else f"{host}.{namespace}.{fqdn.partition('.')[2].partition('.')[2]}"
-
-
-def covers(host: str, namespace: str, fqdn: str) -> bool:
-    name = full_name(host, namespace, fqdn)
-    return name in (fqdn, "*") or (name.startswith("*") and fqdn.endswith(name[1:]))
-
-
-def exported(body: JsonDict, namespace: str) -> bool:
-    """Whether a rule is for proxies of a namespace."""
-    to = spec_of(body).get("exportTo") or ["*"]
-    return "*" in to or namespace in to or ("." in to and body["metadata"].get("namespace") == namespace)
-
-
-def selects(selector: JsonDict | None, labels: JsonDict) -> bool:
-    wanted = (selector or {}).get("matchLabels") or (selector or {}).get("labels") or {}
-    return all(labels.get(name) == value for name, value in wanted.items())
 
 
 # -- DestinationRules --
@@ -74,21 +54,18 @@ def selects(selector: JsonDict | None, labels: JsonDict) -> bool:
 
 def rules_of(situation: Situation) -> list[JsonDict]:
     """Every DestinationRule that was read and names the service, oldest first, as Istio takes them."""
-    rules = situation.facts.rules.get("DestinationRule", ())
-    found = [rule for rule in rules if covers(spec_of(rule).get("host", ""), rule["metadata"]["namespace"], situation.fqdn)]
-    return sorted(found, key=lambda rule: (rule["metadata"].get("creationTimestamp") or "", named(rule)))
+    return destination_rules(situation.facts.rules.get("DestinationRule", ()), situation.fqdn)
 
 
 def consulted(situation: Situation, client: Client) -> list[str]:
     """The namespaces in which Istio looks for a DestinationRule, in this order."""
-    return list(dict.fromkeys((situation.namespace_of(client), situation.target.namespace, ROOT_NAMESPACE)))
+    return consulted_namespaces(situation.namespace_of(client), situation.target.namespace)
 
 
 def applies(situation: Situation, client: Client, rule: JsonDict) -> bool:
     """Whether Istio would consider this rule for the client at all."""
-    namespace = situation.namespace_of(client)
-    chosen = selects(spec_of(rule).get("workloadSelector"), situation.body_of(client)["metadata"].get("labels") or {})
-    return rule["metadata"]["namespace"] in consulted(situation, client) and exported(rule, namespace) and chosen
+    labels = situation.body_of(client)["metadata"].get("labels") or {}
+    return applies_to(rule, situation.namespace_of(client), situation.target.namespace, labels)
 
 
 def rule_in_force(situation: Situation, client: Client) -> JsonDict | None:
@@ -118,55 +95,6 @@ def what_is_in_force(situation: Situation, client: Client, view: ProxyView) -> t
     )
 
 
-def policy_of(rule: JsonDict) -> JsonDict:
-    return spec_of(rule).get("trafficPolicy") or {}
-
-
-def port_entry(policy: JsonDict, port: int) -> JsonDict | None:
-    """The entry of portLevelSettings for a port; such an entry inherits nothing of the rest."""
-    entries: list[JsonDict] = policy.get("portLevelSettings") or []
-    return next((entry for entry in entries if (entry.get("port") or {}).get("number") == port), None)
-
-
-def balancer(policy: JsonDict, port: int) -> JsonDict:
-    """The loadBalancer that a policy has for a port."""
-    entry = port_entry(policy, port)
-    return (policy if entry is None else entry).get("loadBalancer") or {}
-
-
-def subset_of(rule: JsonDict, name: str) -> JsonDict | None:
-    subsets: list[JsonDict] = spec_of(rule).get("subsets") or []
-    return next((entry for entry in subsets if entry.get("name") == name), None)
-
-
-def policy_in(settings: JsonDict) -> HashPolicy | None:
-    """What loadBalancer settings hash on."""
-    chosen = settings.get("consistentHash") or {}
-    if chosen.get("httpHeaderName"):
-        return HashPolicy("header", chosen["httpHeaderName"])
-    if chosen.get("httpCookie"):
-        return HashPolicy("cookie", chosen["httpCookie"].get("name"), 0.0 if "ttl" in chosen["httpCookie"] else None)
-    if chosen.get("httpQueryParameterName"):
-        return HashPolicy("query", chosen["httpQueryParameterName"])
-    return HashPolicy("source_ip", None) if chosen.get("useSourceIp") else None
-
-
-def hashes(settings: JsonDict, key: Key) -> bool:
-    found = policy_in(settings)
-    return found is not None and found.matches(key)
-
-
-def all_settings(rule: JsonDict) -> list[JsonDict]:
-    """Every loadBalancer in a rule: of the whole, of ports, of subsets and of their ports."""
-    policies = [policy_of(rule), *(entry.get("trafficPolicy") or {} for entry in spec_of(rule).get("subsets") or [])]
-    policies += [entry for policy in list(policies) for entry in policy.get("portLevelSettings") or []]
-    return [policy["loadBalancer"] for policy in policies if policy.get("loadBalancer")]
-
-
-def means_the_key(rule: JsonDict, key: Key) -> bool:
-    return any(hashes(settings, key) for settings in all_settings(rule))
-
-
 def hash_on(key: Key, settings: JsonDict | None = None, *, nulls: bool = False) -> JsonDict:
     """loadBalancer settings that hash on the key, with the algorithm and the rest of given ones; with C(nulls) as a patch
     that takes away what would contradict."""
@@ -188,21 +116,7 @@ def hash_on(key: Key, settings: JsonDict | None = None, *, nulls: bool = False) 
 
 def routes_of(situation: Situation) -> list[JsonDict]:
     """The VirtualServices whose hosts name the service, oldest first."""
-    rules = situation.facts.rules.get("VirtualService", ())
-    found = [rule for rule in rules if any(covers(host, rule["metadata"]["namespace"], situation.fqdn) for host in spec_of(rule).get("hosts") or [])]
-    return sorted(found, key=lambda rule: (rule["metadata"].get("creationTimestamp") or "", named(rule)))
-
-
-def on_mesh(rule: JsonDict) -> bool:
-    """Whether sidecars use it: without gateways, or with the word mesh among them."""
-    gateways = spec_of(rule).get("gateways")
-    return not gateways or "mesh" in gateways
-
-
-def destinations(rule: JsonDict) -> list[JsonDict]:
-    """The destinations of all its HTTP routes."""
-    routes = [entry for http in spec_of(rule).get("http") or [] for entry in http.get("route") or []]
-    return [entry.get("destination") or {} for entry in routes]
+    return virtual_services(situation.facts.rules.get("VirtualService", ()), situation.fqdn)
 
 
 def route_in_force(situation: Situation, client: Client) -> JsonDict | None:
@@ -261,12 +175,6 @@ def version_of(text: str | None) -> tuple[int, int, int] | None:
 
 
 # -- Envoy's clusters --
-
-
-def cluster_parts(name: str) -> tuple[int, str, str] | None:
-    """Port, subset and host of C(outbound|80|v1|nginx-service.sample.svc.cluster.local)."""
-    match = re.fullmatch(r"outbound\|(\d+)\|([^|]*)\|(.+)", name)
-    return (int(match.group(1)), match.group(2), match.group(3)) if match else None
 
 
 # -- fixes --

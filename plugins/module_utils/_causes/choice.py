@@ -14,19 +14,11 @@ import math
 from collections.abc import Iterable, Iterator
 
 from ansible_collections.meshops.istio.plugins.module_utils._causes._base import Client, Hit, Item, Section, Situation, balancing, evidence, proxy_name
-from ansible_collections.meshops.istio.plugins.module_utils._causes._objects import (
-    as_yaml,
-    label,
-    made_anew,
-    new_rule,
-    patch,
-    policy_of,
-    route_in_force,
-    rule_in_force,
-    spec_of,
-)
+from ansible_collections.meshops.istio.plugins.module_utils._causes._objects import as_yaml, label, made_anew, new_rule, patch, route_in_force, rule_in_force
+from ansible_collections.meshops.istio.plugins.module_utils._envoy.prediction import hashes_of, no_prediction
+from ansible_collections.meshops.istio.plugins.module_utils._envoy.ring import RING_SIZE, TABLE_SIZE, chooser_of
+from ansible_collections.meshops.istio.plugins.module_utils._istio.rules import policy_of, spec_of
 from ansible_collections.meshops.istio.plugins.module_utils._model import Fix, JsonDict, Key, ProxyView
-from ansible_collections.meshops.istio.plugins.module_utils._ring import RING_SIZE, TABLE_SIZE, chooser_of, hashes_of, no_prediction
 
 SECTION = Section("The selection among the same hosts differs")
 # The fields of a rule that set the size of a ring.

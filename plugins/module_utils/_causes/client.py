@@ -18,17 +18,15 @@ from ansible_collections.meshops.istio.plugins.module_utils._causes._objects imp
     ambient_by,
     as_yaml,
     command,
-    exported,
     label,
     new_rule,
-    on_mesh,
     patch,
     remade,
-    selects,
-    spec_of,
     waypoint_of,
     waypoint_places,
 )
+from ansible_collections.meshops.istio.plugins.module_utils._istio.hosts import exported, selects
+from ansible_collections.meshops.istio.plugins.module_utils._istio.rules import on_mesh, spec_of
 from ansible_collections.meshops.istio.plugins.module_utils._model import Fix, JsonDict
 
 SECTION = Section("The client's proxy is not in the path")

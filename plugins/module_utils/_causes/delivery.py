@@ -13,27 +13,20 @@ from collections.abc import Iterator
 
 from ansible_collections.meshops.istio.plugins.module_utils._causes._base import Client, Hit, Section, Situation, evidence, proxy_name
 from ansible_collections.meshops.istio.plugins.module_utils._causes._objects import (
-    HASHING,
-    ROOT_NAMESPACE,
     applies,
-    balancer,
     blind_to_service,
-    cluster_parts,
     command,
     delete,
-    hashes,
     label,
     made_anew,
-    named,
     patch,
-    policy_of,
     rule_in_force,
     rules_of,
-    selects,
-    spec_of,
     what_is_in_force,
 )
-from ansible_collections.meshops.istio.plugins.module_utils._model import JsonDict
+from ansible_collections.meshops.istio.plugins.module_utils._istio.hosts import selects
+from ansible_collections.meshops.istio.plugins.module_utils._istio.rules import ROOT_NAMESPACE, balancer, cluster_parts, hashes, named, policy_of, spec_of
+from ansible_collections.meshops.istio.plugins.module_utils._model import HASHING, JsonDict
 
 SECTION = Section("The rule is correct, but Envoy has another configuration")
 # Seconds after which a change has certainly reached every connected Envoy.

@@ -13,19 +13,15 @@ from collections.abc import Iterator
 
 from ansible_collections.meshops.istio.plugins.module_utils._causes._base import Hit, Item, Section, Situation, evidence, policies_of, proxy_name
 from ansible_collections.meshops.istio.plugins.module_utils._causes._objects import (
-    balancer,
-    cluster_parts,
     command,
     label,
     made_to_hash,
     patch,
-    policy_in,
-    policy_of,
     route_in_force,
     rule_in_force,
-    spec_of,
     workload_of,
 )
+from ansible_collections.meshops.istio.plugins.module_utils._istio.rules import balancer, cluster_parts, policy_in, policy_of, spec_of
 from ansible_collections.meshops.istio.plugins.module_utils._model import Fix, JsonDict
 
 SECTION = Section("It only looks like affinity")
@@ -151,7 +147,7 @@ def connections_reused(situation: Situation) -> Iterator[Hit]:
 )
 def nobody_in_particular(situation: Situation) -> Iterator[Hit]:
     window = situation.window
-    if window is None or any(entry.identified for entry in window.evidence) or not any(entry.tally.answered for entry in window.evidence):
+    if window is None or any(entry.identified for entry in window.client_windows) or not any(entry.tally.answered for entry in window.client_windows):
         return
     seen = [
         ("responses", "identity", window.identification.unknown[:3]),

@@ -13,35 +13,36 @@ from collections.abc import Iterator
 
 from ansible_collections.meshops.istio.plugins.module_utils._causes._base import Client, Hit, Item, Section, Situation, evidence, policies_of, proxy_name
 from ansible_collections.meshops.istio.plugins.module_utils._causes._objects import (
-    HASHING,
     ambient_by,
     as_yaml,
-    balancer,
-    cluster_parts,
     command,
-    covers,
     delete,
-    destinations,
     hash_on,
-    hashes,
     label,
-    named,
     new_rule,
-    on_mesh,
     patch,
-    policy_in,
-    policy_of,
-    port_entry,
     route_in_force,
     routes_of,
     rule_in_force,
     rules_of,
-    spec_of,
-    subset_of,
     waypoint_without_route,
 )
 from ansible_collections.meshops.istio.plugins.module_utils._causes.protocol import entry_led_to
-from ansible_collections.meshops.istio.plugins.module_utils._model import JsonDict, ProxyView
+from ansible_collections.meshops.istio.plugins.module_utils._istio.hosts import covers
+from ansible_collections.meshops.istio.plugins.module_utils._istio.rules import (
+    balancer,
+    cluster_parts,
+    destinations,
+    hashes,
+    named,
+    on_mesh,
+    policy_in,
+    policy_of,
+    port_entry,
+    spec_of,
+    subset_of,
+)
+from ansible_collections.meshops.istio.plugins.module_utils._model import HASHING, JsonDict, ProxyView
 
 SECTION = Section("One half is missing: the route's hash policy or the cluster's balancer")
 REFERENCE = "https://istio.io/latest/docs/reference/config/networking/"

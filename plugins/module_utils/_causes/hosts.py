@@ -23,17 +23,8 @@ from ansible_collections.meshops.istio.plugins.module_utils._causes._base import
     policies_of,
     proxy_name,
 )
-from ansible_collections.meshops.istio.plugins.module_utils._causes._objects import (
-    command,
-    delete,
-    label,
-    named,
-    patch,
-    policy_of,
-    rule_in_force,
-    spec_of,
-    workload_of,
-)
+from ansible_collections.meshops.istio.plugins.module_utils._causes._objects import command, delete, label, patch, rule_in_force, workload_of
+from ansible_collections.meshops.istio.plugins.module_utils._istio.rules import named, policy_of, spec_of
 from ansible_collections.meshops.istio.plugins.module_utils._model import Fix, JsonDict, ProxyView
 
 SECTION = Section("The eligible hosts differ")
@@ -124,7 +115,7 @@ def ejected(situation: Situation) -> Iterator[Hit]:
             continue
         seen: list[Item] = [(proxy_name(situation, client), f"health_flags of {address}", flags) for address, flags in hosts.items()]
         seen.append((label("DestinationRule", rule), "spec.trafficPolicy.outlierDetection", policy_of(rule).get("outlierDetection")))
-        statuses = [entry.tally.by_status for entry in situation.window.evidence] if situation.window else []
+        statuses = [entry.tally.by_status for entry in situation.window.client_windows] if situation.window else []
         bad = sum(count for by_status in statuses for status, count in by_status.items() if status.startswith("5"))
         seen += [("responses", "status 5xx", bad)] if bad else []
         yield Hit(evidence(*seen), _nobody_put_out(rule))

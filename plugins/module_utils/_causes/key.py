@@ -22,23 +22,11 @@ from ansible_collections.meshops.istio.plugins.module_utils._causes._base import
     policies_of,
     proxy_name,
 )
-from ansible_collections.meshops.istio.plugins.module_utils._causes._objects import (
-    balancer,
-    command,
-    label,
-    made_to_hash,
-    named,
-    patch,
-    policy_in,
-    policy_of,
-    remade,
-    route_in_force,
-    rule_in_force,
-    spec_of,
-)
+from ansible_collections.meshops.istio.plugins.module_utils._causes._objects import command, label, made_to_hash, patch, remade, route_in_force, rule_in_force
 from ansible_collections.meshops.istio.plugins.module_utils._causes.rule import nearly, tells_requests_apart
+from ansible_collections.meshops.istio.plugins.module_utils._istio.rules import balancer, named, policy_in, policy_of, spec_of
 from ansible_collections.meshops.istio.plugins.module_utils._model import Fix, HashPolicy, JsonDict
-from ansible_collections.meshops.istio.plugins.module_utils._tally import Trace
+from ansible_collections.meshops.istio.plugins.module_utils._requests.tally import Trace
 
 SECTION = Section("The request has no key, or not the intended one")
 RULE = "https://istio.io/latest/docs/reference/config/networking/destination-rule/"
@@ -178,7 +166,7 @@ def _moved_once(trace: Trace) -> bool:
 
 
 def _traces(situation: Situation) -> list[Trace]:
-    return [trace for entry in situation.window.evidence for trace in entry.traces if trace.moves] if situation.window else []
+    return [trace for entry in situation.window.client_windows for trace in entry.traces if trace.moves] if situation.window else []
 
 
 @SECTION.cause(

@@ -24,31 +24,20 @@ from ansible_collections.meshops.istio.plugins.module_utils._causes._base import
 )
 from ansible_collections.meshops.istio.plugins.module_utils._causes._objects import (
     as_yaml,
-    balancer,
-    cluster_parts,
     command,
     label,
     made_to_hash,
     patch,
-    policy_of,
     route_in_force,
     rule_in_force,
-    spec_of,
     workload_of,
 )
+from ansible_collections.meshops.istio.plugins.module_utils._istio.ports import HTTP, TLS, protocol
+from ansible_collections.meshops.istio.plugins.module_utils._istio.rules import balancer, cluster_parts, policy_of, spec_of
 from ansible_collections.meshops.istio.plugins.module_utils._model import Fix, JsonDict, ProxyView
 
 SECTION = Section("Envoy does not treat the requests as HTTP, or does not select the host")
-HTTP = ("http", "http2", "grpc", "grpc-web", "kubernetes.io/h2c", "kubernetes.io/ws")
-TLS = ("https", "tls", "kubernetes.io/wss")
 PROTOCOLS = "https://istio.io/latest/docs/ops/configuration/traffic-management/protocol-selection/"
-
-
-def protocol(port: JsonDict) -> str:
-    """What Istio takes a port for: by appProtocol, else by the name up to its first dash; nothing means that it is sniffed."""
-    name = str(port.get("name") or "").split("-", maxsplit=1)[0].lower()
-    known = (*HTTP, *TLS, "tcp", "udp", "mongo", "mysql", "redis")
-    return str(port.get("appProtocol") or "").lower() or (name if name in known else "")
 
 
 def _opaque(situation: Situation) -> Iterator[tuple[Client, tuple[Item, ...]]]:
@@ -100,7 +89,7 @@ def not_http(situation: Situation) -> Iterator[Hit]:
 def tls(situation: Situation) -> Iterator[Hit]:
     if protocol(situation.port) not in TLS:
         return
-    answered = situation.window is not None and any(entry.tally.answered for entry in situation.window.evidence)
+    answered = situation.window is not None and any(entry.tally.answered for entry in situation.window.client_windows)
     for _client, seen in _opaque(situation):
         if answered:
             yield Hit(evidence(*seen, (situation.source, "responds to plain HTTP on this port", True)), _as_http(situation))

@@ -24,29 +24,21 @@ from ansible_collections.meshops.istio.plugins.module_utils._causes._base import
 from ansible_collections.meshops.istio.plugins.module_utils._causes._objects import (
     applies,
     as_yaml,
-    balancer,
     blind_to_service,
     command,
     consulted,
-    covers,
     delete,
-    exported,
-    full_name,
     hash_on,
     label,
     made_to_hash,
-    means_the_key,
-    named,
     new_rule,
     patch,
-    policy_in,
-    policy_of,
     rule_in_force,
     rules_of,
-    selects,
-    spec_of,
     what_is_in_force,
 )
+from ansible_collections.meshops.istio.plugins.module_utils._istio.hosts import covers, exported, full_name, selects
+from ansible_collections.meshops.istio.plugins.module_utils._istio.rules import balancer, means_the_key, named, policy_in, policy_of, spec_of
 from ansible_collections.meshops.istio.plugins.module_utils._model import Fix, HashPolicy, JsonDict, Key
 
 SECTION = Section("The rule in force is not the intended one")

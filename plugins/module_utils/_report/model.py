@@ -13,12 +13,14 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Annotated
 
+from ansible_collections.meshops.istio.plugins.module_utils._model import LIVE_VERDICTS, STATIC_VERDICTS
+
 SCHEMA_VERSION = 1
 
 # The verdicts of a probe ...
-PASSED, FAILED, INCONCLUSIVE, NOT_PROVEN, ERROR = "passed", "failed", "inconclusive", "not_proven", "error"
+PASSED, FAILED, INCONCLUSIVE, NOT_PROVEN, ERROR = LIVE_VERDICTS
 # ... and of an inspection of rules and Envoys alone.
-STICKS, DOES_NOT, UNKNOWN = "sticks", "does_not", "unknown"
+STICKS, DOES_NOT, UNKNOWN = STATIC_VERDICTS
 VERDICTS = (PASSED, FAILED, INCONCLUSIVE, NOT_PROVEN, ERROR, STICKS, DOES_NOT, UNKNOWN)
 GREEN, RED, WAIVED, NOT_APPLICABLE = "green", "red", "waived", "not_applicable"
 STATUSES = (RED, WAIVED, GREEN, NOT_APPLICABLE)

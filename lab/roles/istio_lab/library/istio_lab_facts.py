@@ -177,17 +177,30 @@ def node_state(layout: Layout, name: str) -> dict[str, Any]:
     return {"running": process is not None, "pid": int(process["pid"]) if process else None, "content": content, "exists": layout.node(name).exists()}
 
 
+def argument_spec() -> dict[str, Any]:
+    return {
+        "cache": {"type": "path", "required": True},
+        "source": {"type": "path", "required": True},
+        "parts": {"type": "list", "elements": "dict", "required": True},
+        "more_parts": {"type": "list", "elements": "dict", "default": []},
+        "node_inputs": {"type": "list", "elements": "path", "required": True},
+        "settings": {"type": "dict", "required": True},
+        "ports": {"type": "list", "elements": "int", "required": True},
+    }
+
+
+def content_of(parts: list[dict[str, Any]], options: dict[str, Any]) -> str:
+    """What the nodes are made of, in one word: another word means that they must be made again."""
+    return digest(
+        *(part["path"].rpartition("-")[2].encode() for part in parts),
+        *(contents(Path(path)) for path in options["node_inputs"]),
+        json.dumps(options["settings"], sort_keys=True).encode(),
+    )
+
+
 def main() -> None:
     module = AnsibleModule(
-        argument_spec={
-            "cache": {"type": "path", "required": True},
-            "source": {"type": "path", "required": True},
-            "parts": {"type": "list", "elements": "dict", "required": True},
-            "more_parts": {"type": "list", "elements": "dict", "default": []},
-            "node_inputs": {"type": "list", "elements": "path", "required": True},
-            "settings": {"type": "dict", "required": True},
-            "ports": {"type": "list", "elements": "int", "required": True},
-        },
+        argument_spec=argument_spec(),
         supports_check_mode=True,
     )
     options = module.params
@@ -195,11 +208,7 @@ def main() -> None:
     try:
         planned = parts_with_paths(layout, source, [*options["parts"], *options["more_parts"]])
         parts, more_parts = planned[: len(options["parts"])], planned[len(options["parts"]) :]
-        content = digest(
-            *(part["path"].rpartition("-")[2].encode() for part in parts),
-            *(contents(Path(path)) for path in options["node_inputs"]),
-            json.dumps(options["settings"], sort_keys=True).encode(),
-        )
+        content = content_of(parts, options)
     except (LabError, OSError) as error:
         module.fail_json(msg=str(error))
     here = machine()

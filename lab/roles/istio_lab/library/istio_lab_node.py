@@ -113,7 +113,7 @@ def services_run(pid: int) -> bool:
 
 
 def start(layout: Layout, options: dict[str, Any]) -> None:
-    name, files, parts = options["name"], Path(options["files"]), options["parts"]
+    name, files = options["name"], Path(options["files"])
     index = int(name.rpartition("-")[2])
     settings = {**options["settings"], "NODE": name, "INDEX": index}
     step = Step(layout, f"start-{name}")
@@ -127,11 +127,26 @@ def start(layout: Layout, options: dict[str, Any]) -> None:
         step.say(f"copying the root of {name}")
         delete_tree(layout.node(name))
         layout.node(name).mkdir(parents=True)
-        step.run(["cp", "--archive", "--reflink=auto", f"{parts['node-root']}/root", str(root)], "Copying the node's root")
+        step.run(["cp", "--archive", "--reflink=auto", f"{options['parts']['node-root']}/root", str(root)], "Copying the node's root")
     furnish(root, files, settings)
 
     step.say(f"starting {name}")
     console = layout.node(name) / "console.log"
+    launcher = launch(layout, options, index, console)
+    try:
+        wait_for_services(layout, name, index, launcher)
+    except NotStartedError as error:
+        step.say(console.read_text(errors="replace"))
+        raise step.failure(f"{name} {error}") from error
+
+
+class NotStartedError(Exception):
+    """What a node did not do."""
+
+
+def launch(layout: Layout, options: dict[str, Any], index: int, console: Path) -> subprocess.Popen[bytes]:
+    """Start a node's first process, in its own namespaces and control groups."""
+    name, parts, root = options["name"], options["parts"], layout.root(options["name"])
     entries = make_cgroups(name)
     environment = {
         "PATH": os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"),
@@ -146,7 +161,7 @@ def start(layout: Layout, options: dict[str, Any]) -> None:
     }
     with console.open("wb") as output:
         # Into its group first, so that whatever goes wrong from here on can be found and ended.
-        launcher = subprocess.Popen(
+        return subprocess.Popen(
             [
                 "sh",
                 "-c",
@@ -165,22 +180,21 @@ def start(layout: Layout, options: dict[str, Any]) -> None:
             cwd="/",
         )
 
-    def failure(what: str) -> LabError:
-        step.say(console.read_text(errors="replace"))
-        return step.failure(f"{name} {what}")
 
+def wait_for_services(layout: Layout, name: str, index: int, launcher: subprocess.Popen[bytes]) -> None:
+    """Wait until a node runs, has its network and has started its services. Raises NotStartedError."""
     if not wait_until(lambda: launcher.poll() is not None or child_of(launcher.pid) is not None, 10, 0.02):
-        raise failure("does not start")
+        raise NotStartedError("does not start")
     pid = child_of(launcher.pid)
     if pid is None or start_time(pid) is None:
-        raise failure("ended at once")
+        raise NotStartedError("ended at once")
     remember_process(layout.node(name) / "pid", pid)
     if index > 1:
         if not wait_until(lambda: own_network(pid) or launcher.poll() is not None, 20, 0.02):
-            raise failure("has no network of its own")
+            raise NotStartedError("has no network of its own")
         wire(layout, name, index, pid)
     if not wait_until(lambda: services_run(pid) or launcher.poll() is not None, 60, 0.05) or launcher.poll() is not None:
-        raise failure("did not start its services")
+        raise NotStartedError("did not start its services")
 
 
 def main() -> None:

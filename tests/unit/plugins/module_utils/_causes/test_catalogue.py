@@ -17,10 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ansible_collections.meshops.istio.plugins.module_utils._causes import CATALOGUE, SECTIONS, Client, Situation, find_causes
-from ansible_collections.meshops.istio.plugins.module_utils._causes._objects import covers, exported, hash_on, workload_of
-from ansible_collections.meshops.istio.plugins.module_utils._causes.protocol import protocol
+from ansible_collections.meshops.istio.plugins.module_utils._causes._objects import hash_on, workload_of
 from ansible_collections.meshops.istio.plugins.module_utils._model import Facts, Finding, HashPolicy, JsonDict, Key, ProxyView, Target
-from ansible_collections.meshops.istio.plugins.module_utils._verdict import judge
+from ansible_collections.meshops.istio.plugins.module_utils._verdict.judge import judge
 from simulation import KEY, Balancer, Truth, address, at_random, flipping, ring, weighted, window
 
 FQDN = "nginx-service.sample.svc.cluster.local"
@@ -54,7 +53,7 @@ def facts(rules: Sequence[JsonDict] = (RULE,), istiod: str = "1.31.0", service: 
 def situation(truth: Truth, known: Facts | None = None, view: Callable[[ProxyView], ProxyView] = lambda view: view) -> Situation:
     """What a check of this truth would hand to the catalogue, with a change to what the Envoys said."""
     seen = window(truth)
-    clients = tuple(Client(entry.client, tuple(view(each) for each in entry.views())) for entry in seen.evidence)
+    clients = tuple(Client(entry.client, tuple(view(each) for each in entry.views())) for entry in seen.client_windows)
     return Situation(truth.key, TARGET, known or facts(), clients, seen.after, seen, judge(seen))
 
 
@@ -269,9 +268,9 @@ def test_a_client_that_follows_no_ring_is_told_by_one_that_does() -> None:
     """C59: the same hosts and rules, and each client sticks, to pods of its own."""
     seen = situation(replace(HEALTHY, clients=2))
     assert seen.window is not None
-    one, two = seen.window.evidence
+    one, two = seen.window.client_windows
     swapped = tuple(trace.mapped(dict(zip(PODS, PODS[1:] + PODS[:1], strict=True))) for trace in two.traces)
-    window_seen = replace(seen.window, evidence=(one, replace(two, traces=swapped)))
+    window_seen = replace(seen.window, client_windows=(one, replace(two, traces=swapped)))
     (found,) = find_causes(replace(seen, window=window_seen, verdict=judge(window_seen)))
     assert found.id == "C59"
     assert ("sessions", "follow the ring from sample/test-0, and not from sample/test-1") in [(item.source, item.field) for item in found.evidence]
@@ -386,36 +385,7 @@ def test_a_service_entry_without_pods_is_told_from_another_host(spec: JsonDict, 
     assert expected != "C34" or ("patch virtualservice" in first.fix.body and f'"host": "{FQDN}"' in first.fix.body)
 
 
-# -- the ways of Istio that the causes go by --
-
-
-@pytest.mark.parametrize(
-    ("host", "namespace", "covered"),
-    [
-        ("nginx-service", "sample", True),
-        ("nginx-service", "other", False),
-        ("nginx-service.sample", "sample", False),
-        ("nginx-service.sample.svc.cluster.local", "other", True),
-        ("*.sample.svc.cluster.local", "other", True),
-        ("*.other.svc.cluster.local", "other", False),
-        ("*", "istio-system", True),
-    ],
-)
-def test_a_host_means_what_istio_takes_it_for(host: str, namespace: str, covered: bool) -> None:
-    assert covers(host, namespace, FQDN) is covered
-
-
-@pytest.mark.parametrize(("to", "seen"), [(None, True), (["*"], True), (["."], False), (["client"], True), (["other"], False)])
-def test_a_rule_is_exported_to_a_namespace_or_not(to: Any, seen: bool) -> None:
-    assert exported(rule(**({"exportTo": to} if to else {})), "client") is seen
-
-
-@pytest.mark.parametrize(
-    ("port", "expected"),
-    [({"name": "http-web"}, "http"), ({"name": "web"}, ""), ({"name": "tcp-web", "appProtocol": "http"}, "http"), ({"name": "https"}, "https"), ({}, "")],
-)
-def test_a_port_is_taken_for_what_its_name_says(port: JsonDict, expected: str) -> None:
-    assert protocol(port) == expected
+# -- how a rule is put right --
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,231 @@
+# SPDX-FileCopyrightText: 2026 meshops.istio contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The story of istio_affinity_check: survey, plan, probe, judge, explain.
+
+This module util is private to the collection: it may change at any time.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+from ansible_collections.meshops.istio.plugins.module_utils._causes import find_causes, situation_of
+from ansible_collections.meshops.istio.plugins.module_utils._cluster.api import Access, Cluster
+from ansible_collections.meshops.istio.plugins.module_utils._cluster.endpoints import read_membership
+from ansible_collections.meshops.istio.plugins.module_utils._cluster.facts import read_facts
+from ansible_collections.meshops.istio.plugins.module_utils._cluster.survey import find_target, read_rules, take_survey
+from ansible_collections.meshops.istio.plugins.module_utils._envoy.view import key_in_force
+from ansible_collections.meshops.istio.plugins.module_utils._membership import all_backends
+from ansible_collections.meshops.istio.plugins.module_utils._model import (
+    ERROR,
+    FAILED,
+    PASSED,
+    CheckError,
+    ClientPod,
+    Facts,
+    Finding,
+    JsonDict,
+    Key,
+    Membership,
+    ObjectVersion,
+    ProxyView,
+    Survey,
+    Target,
+)
+from ansible_collections.meshops.istio.plugins.module_utils._options import Settings
+from ansible_collections.meshops.istio.plugins.module_utils._probe.gateway import find_gateway, read_gateways
+from ansible_collections.meshops.istio.plugins.module_utils._probe.runner import Campaign, probe_all, read_view
+from ansible_collections.meshops.istio.plugins.module_utils._requests.brake import Brake
+from ansible_collections.meshops.istio.plugins.module_utils._requests.curl import check_sendable
+from ansible_collections.meshops.istio.plugins.module_utils._requests.identity import identify
+from ansible_collections.meshops.istio.plugins.module_utils._requests.plan import PROFILES, Plan, make_plan, of_one_source
+from ansible_collections.meshops.istio.plugins.module_utils._requests.tally import ClientRun
+from ansible_collections.meshops.istio.plugins.module_utils._result import attempt_result, full_result, planned_result
+from ansible_collections.meshops.istio.plugins.module_utils._verdict.judge import judge
+from ansible_collections.meshops.istio.plugins.module_utils._verdict.window import ClientWindow, Verdict, Window
+
+
+def check(params: JsonDict, settings: Settings, access: Access, *, check_mode: bool = False) -> tuple[JsonDict, bool]:
+    """Survey, plan, probe, survey again, judge; once more if only churn was in the way and attempts are left.
+
+    Returns the result of the last attempt and whether any session moved in it.
+    """
+    attempts: list[JsonDict] = []
+    result: JsonDict = {}
+    moved = False
+    while True:
+        started = time.monotonic()
+        survey, key, plans = prepare(params, settings, access)
+        if not below_cap(params["max_requests"], total_of(plans), attempts):
+            return result, moved
+        if check_mode:
+            return planned_result(survey, key, total_of(plans), settings.seed), False
+        window, runs, verdict = measure(params, settings, access, survey, plans)
+        again = verdict.churn_only and len(attempts) + 1 < params["attempts"]
+        facts, findings = explain("never" if again else params["explain"], access.cluster, survey, window, verdict)
+        result = full_result(survey, window, runs, verdict, settings.seed, params["max_sessions_returned"], time.monotonic() - started, findings)
+        result["versions"].update(facts.versions if facts else {})
+        moved = any(fate.moved for fate in verdict.fates)
+        attempts.append(attempt_result(result))
+        result["attempts"] = attempts
+        if not again:
+            return result, moved
+        wait_for_quiet(access.cluster, survey, params["settle"], params["timeout"])
+
+
+def total_of(plans: dict[ClientPod, Plan]) -> int:
+    return sum(plan.total for plan in plans.values())
+
+
+def explain(when: str, cluster: Cluster, survey: Survey, window: Window, verdict: Verdict) -> tuple[Facts | None, list[Finding]]:
+    """The facts and the causes in them, if the option `explain` asks for it."""
+    if when == "never" or (when == "on_failure" and verdict.verdict == PASSED):
+        return None, []
+    facts = read_facts(cluster, [survey.target], survey.clients)
+    return facts, find_causes(situation_of(survey, facts, window, verdict))
+
+
+def below_cap(cap: int | None, planned: int, attempts: list[JsonDict]) -> bool:
+    """Whether another attempt may be made. Raises `CheckError` with `too_many_requests` where not even the first may."""
+    if cap is None or sum(attempt["sent"] for attempt in attempts) + planned <= cap:
+        return True
+    if not attempts:
+        raise CheckError(
+            "too_many_requests", f"{planned} requests are planned and max_requests is {cap}. Next: lower sessions or requests, or raise max_requests."
+        )
+    return False
+
+
+def prepare(params: JsonDict, settings: Settings, access: Access) -> tuple[Survey, Key, dict[ClientPod, Plan]]:
+    """All that can be known and refused before the first request, and the request plan of each client."""
+    choice = settings.choice
+    target = find_target(access.cluster, params["namespace"], params["service"], choice.namespace, params["port"], params["path"], params["method"])
+    if params["via"]:
+        target = replace(target, via=find_gateway(access.cluster, params["via"], choice.namespace))
+    survey = take_survey(access.cluster, target, choice)
+    key = key_to_use(settings.key, access, survey)
+    plans = plans_of(params, settings, key, survey)
+    for plan in set(plans.values()):
+        check_sendable(key, plan.sessions, target, settings.sending)
+    if key.own and params["session_ids"]:
+        raise CheckError(
+            "bad_option",
+            f"Option session_ids: Envoy treats port {target.port} of Service {target.namespace}/{target.service} as TCP, where it hashes only the client "
+            "pod's own address. Next: leave session_ids out, or name the port http.",
+        )
+    return survey, key, plans
+
+
+def key_to_use(given: Key | None, access: Access, survey: Survey) -> Key:
+    """The key of the option, else that of the rule in force."""
+    if given is not None and not may_be_own(given, survey.target):
+        return given
+    view = first_view(access, survey)
+    key = given or key_in_force(view)
+    return replace(key, own=may_be_own(key, survey.target) and view is not None and view.is_tcp())
+
+
+def plans_of(params: JsonDict, settings: Settings, key: Key, survey: Survey) -> dict[ClientPod, Plan]:
+    plan = make_plan(
+        key,
+        params["session_ids"],
+        params["sessions"],
+        params["requests"],
+        PROFILES[params["profile"]],
+        len(survey.membership.ready()),
+        settings.seed,
+        keyless=key.type != "source_ip",
+    )
+    return {client: of_one_source(plan, client.address) if key.own else plan for client in survey.clients}
+
+
+def may_be_own(key: Key, target: Target) -> bool:
+    """Whether the key may be the client's own address. Not through a gateway, of which only HTTP ports are read."""
+    return key.type == "source_ip" and target.listener is not None and target.via is None
+
+
+def first_view(access: Access, survey: Survey) -> ProxyView | None:
+    """The view of a proxy that balances, to take the key from."""
+    if survey.target.via:
+        return read_gateways(access.cluster, access.configuration, survey.target)[0][0]
+    return read_view(access.configuration, survey.target, survey.clients[0])[0]
+
+
+def measure(params: JsonDict, settings: Settings, access: Access, survey: Survey, plans: dict[ClientPod, Plan]) -> tuple[Window, list[ClientRun], Verdict]:
+    """Send the requests and judge what came back."""
+    target = survey.target
+    campaign = Campaign(
+        target,
+        settings.sending,
+        settings.method,
+        params["timeout"],
+        params["rate"],
+        Brake(settings.stop_on, total_of(plans)),
+        configuration=access.configuration,
+        read_membership=lambda: read_membership(access.cluster, target),
+        read_log=access.cluster.sidecar_log,
+        read_gateways=lambda: read_gateways(access.cluster, access.configuration, target),
+    )
+    runs = probe_all(survey, plans, campaign)
+    try:
+        after = campaign.read_membership()
+        rules_after = read_rules(access.cluster, target, settings.choice.namespace)
+    except CheckError as error:
+        # What was measured before may still show that sessions move, so it is judged, with the loss as a reason.
+        after, rules_after = runs[-1].checkpoints[-1].membership, survey.rules
+        runs[0].failure = runs[0].failure or error
+    window = make_window(settings, survey, after, rules_after, runs)
+    return window, runs, judge(window)
+
+
+def make_window(settings: Settings, survey: Survey, after: Membership, rules_after: tuple[ObjectVersion, ...], runs: list[ClientRun]) -> Window:
+    """The window, with pods in place of the identities in the responses."""
+    memberships = [survey.membership, *(checkpoint.membership for run in runs for checkpoint in run.checkpoints), after]
+    identities = {identity for run in runs for identity in run.tally.identities}
+    identification = identify(identities, settings.method.labels(runs[0].method), all_backends(memberships))
+    return Window(
+        runs[0].plan.key,
+        survey.membership,
+        after,
+        survey.rules,
+        rules_after,
+        identification,
+        tuple(client_window(run, identification.pods) for run in runs),
+        settings.max_flip_rate,
+        settings.sending.keepalive,
+        survey.target.via.address if survey.target.via else None,
+    )
+
+
+def client_window(run: ClientRun, pods: dict[str, str]) -> ClientWindow:
+    """One client's part of the window; `pods` maps identities to pods."""
+    keyless: dict[str, int] = {}
+    for identity, count in run.tally.keyless.items():
+        if identity in pods:
+            keyless[pods[identity]] = keyless.get(pods[identity], 0) + count
+    traces = tuple(trace.mapped(pods) for trace in run.tally.sessions)
+    return ClientWindow(run.client, run.plan, run.tally, traces, keyless, tuple(run.checkpoints), tuple(run.segments), run.failure)
+
+
+def wait_for_quiet(cluster: Cluster, survey: Survey, settle: int, timeout: int) -> None:
+    """Wait until the endpoints have not changed for some seconds, or until the timeout; the next attempt decides."""
+    deadline = time.monotonic() + timeout
+    last, since = read_membership(cluster, survey.target), time.monotonic()
+    while time.monotonic() - since < settle and time.monotonic() < deadline:
+        time.sleep(min(1.0, settle))
+        now = read_membership(cluster, survey.target)
+        if now != last:
+            last, since = now, time.monotonic()
+
+
+def fails_task(result: JsonDict, moved: bool, params: JsonDict) -> bool:
+    """Always for `error`; for a session on two pods unless that is tolerated; else by the option `fail_on`."""
+    verdict = result["verdict"]
+    if verdict in (ERROR, FAILED):
+        return True
+    if moved and not params["tolerate_explained_moves"]:
+        return True
+    return verdict in params["fail_on"]

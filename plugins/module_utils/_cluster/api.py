@@ -1,0 +1,151 @@
+# SPDX-FileCopyrightText: 2026 meshops.istio contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The few reads of the API server that the collection needs.
+
+This module util is private to the collection: it may change at any time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+from ansible_collections.meshops.istio.plugins.module_utils._model import CheckError, ClientPod, JsonDict
+
+# The module reports a missing library before any of these is used.
+with contextlib.suppress(ImportError):
+    from kubernetes.client.exceptions import ApiException
+    from urllib3.exceptions import HTTPError
+
+SIDECAR = "istio-proxy"
+ISTIO_NAMESPACE = "istio-system"
+TIMEOUT = (5, 30)
+# The kinds that decide how a request is routed and balanced: plural -> kind, all in networking.istio.io/v1
+# but for EnvoyFilter, which Istio still serves as v1alpha3.
+RULES = {
+    "destinationrules": ("DestinationRule", "v1"),
+    "virtualservices": ("VirtualService", "v1"),
+    "sidecars": ("Sidecar", "v1"),
+    "envoyfilters": ("EnvoyFilter", "v1alpha3"),
+}
+# What an explanation reads: these, and the hosts that Istio knows besides the Services.
+EXPLAINING = RULES | {"serviceentries": ("ServiceEntry", "v1")}
+# plural -> API group and version; what is not here is in the core group
+GROUPS = {plural: ("networking.istio.io", version) for plural, (_kind, version) in EXPLAINING.items()} | {"endpointslices": ("discovery.k8s.io", "v1")}
+
+
+class Cluster:
+    """The few reads that the check needs, as plain dictionaries, with every failure as a `CheckError`.
+
+    By paths and the dynamic client, as the generated API classes of the Python client cost a second to import (release 37).
+    """
+
+    def __init__(self, client: Any) -> None:
+        self.client = client
+
+    def service(self, namespace: str, name: str) -> JsonDict | None:
+        return self._read(_core(namespace, "services", name), f"get services in namespace {namespace}")
+
+    def pod(self, namespace: str, name: str) -> JsonDict | None:
+        return self._read(_core(namespace, "pods", name), f"get pods in namespace {namespace}")
+
+    def pods(self, namespace: str, selector: str) -> list[JsonDict]:
+        return self.listed("pods", namespace, selector)
+
+    def services(self, namespace: str) -> list[JsonDict]:
+        return self.listed("services", namespace)
+
+    def endpoint_slices(self, namespace: str, service: str) -> list[JsonDict]:
+        return self.endpoint_slices_now(namespace, service)[0]
+
+    def endpoint_slices_now(self, namespace: str, service: str) -> tuple[list[JsonDict], str | None]:
+        """The slices, and the time at which the API server says that it answered (the header Date)."""
+        answer = self._answer(*_list("endpointslices", namespace), label_selector=f"kubernetes.io/service-name={service}")
+        if answer is None:
+            return [], None
+        return list(json.loads(answer.data).get("items") or []), answer.headers.get("Date")
+
+    def listed(self, plural: str, namespace: str | None, selector: str = "") -> list[JsonDict]:
+        """All objects of a kind in a namespace, or with None in all of them: one of another namespace may be the one that was meant."""
+        answer = self._read(*_list(plural, namespace), label_selector=selector or None)
+        return list((answer or {}).get("items") or [])
+
+    def namespace(self, name: str) -> JsonDict | None:
+        return self._read(_core(name), f"get namespace {name}")
+
+    def namespaces(self) -> tuple[str, ...]:
+        answer = self._read("/api/v1/namespaces", "list namespaces")
+        return tuple(entry["metadata"]["name"] for entry in (answer or {}).get("items") or [])
+
+    def node(self, name: str) -> JsonDict | None:
+        return self._read(_path("api", "v1", "nodes", name), f"get node {name}")
+
+    def version(self) -> str | None:
+        return (self._read("/version", "get /version") or {}).get("gitVersion")
+
+    def sidecar_log(self, client: ClientPod, since: float) -> str:
+        """What the client's sidecar has logged from a time on (seconds since 1970)."""
+        query = [("container", SIDECAR), ("sinceSeconds", max(1, int(time.time() - since) + 2))]
+        path, permission = _core(client.namespace, "pods", client.pod, "log"), f"get pods/log in namespace {client.namespace}"
+        answer = self._answer(path, permission, query_params=query, header_params={"Accept": "*/*"})
+        return "" if answer is None else bytes(answer.data).decode("utf-8", "replace")
+
+    def _read(self, path: str, permission: str, **words: Any) -> JsonDict | None:
+        """The answer as a dictionary, or None where the object or its kind does not exist."""
+        answer = self._answer(path, permission, **words)
+        body = json.loads(answer.data) if answer is not None else None
+        return body if isinstance(body, dict) else None
+
+    def _answer(self, path: str, permission: str, **words: Any) -> Any:
+        """The answer, or None where there is no such object. Raises `CheckError` for every other failure."""
+        try:
+            return self.client.request("get", path, serialize=False, _request_timeout=TIMEOUT, **words)
+        except ApiException as error:
+            if error.status == 404:
+                return None
+            raise _api_error(error, permission) from error
+        except (HTTPError, OSError) as error:
+            raise CheckError(
+                "api_unreachable", f"The API server did not answer ({permission}): {error}. Next: check kubeconfig, context and network."
+            ) from error
+
+
+@dataclass(frozen=True)
+class Access:
+    """How this run reaches the cluster: the API server by `cluster`, pods by execs with the client's `configuration`."""
+
+    cluster: Cluster
+    configuration: Any
+
+
+def _path(*parts: str) -> str:
+    """A path of the API; names come from options, and one with a slash in it must not lead elsewhere."""
+    return "".join(f"/{quote(part, safe='')}" for part in parts)
+
+
+def _core(namespace: str, *more: str) -> str:
+    return _path("api", "v1", "namespaces", namespace, *more)
+
+
+def _list(plural: str, namespace: str | None) -> tuple[str, str]:
+    """Path of a list, and scope a permission for it is called."""
+    where = ("namespaces", namespace) if namespace else ()
+    scope = f"in namespace {namespace}" if namespace else "in all namespaces"
+    if plural in GROUPS:
+        group, version = GROUPS[plural]
+        return _path("apis", group, version, *where, plural), f"list {plural}.{group} {scope}"
+    return _path("api", "v1", *where, plural), f"list {plural} {scope}"
+
+
+def _api_error(error: Any, permission: str) -> CheckError:
+    if error.status == 401:
+        return CheckError("unauthorized", f"The API server does not accept the credentials ({permission}). Next: renew the kubeconfig or token.")
+    if error.status == 403:
+        return CheckError("forbidden", f"No permission to {permission}. Next: grant that verb on that resource to the account of this run.")
+    return CheckError("api_error", f"The API server answered {error.status} {error.reason} ({permission}).")

@@ -1,0 +1,81 @@
+# SPDX-FileCopyrightText: 2026 meshops.istio contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The objects that a cause may lie in. Reads only.
+
+This module util is private to the collection: it may change at any time.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ansible_collections.meshops.istio.plugins.module_utils._cluster.api import EXPLAINING, ISTIO_NAMESPACE, Cluster
+from ansible_collections.meshops.istio.plugins.module_utils._istio.rules import name_of
+from ansible_collections.meshops.istio.plugins.module_utils._model import CheckError, ClientPod, Facts, JsonDict, Target
+
+ISTIOD_SELECTOR = "app=istiod"
+
+
+def _readable(read: Callable[..., Any], *words: str) -> Any:
+    """What a call reads, or None where it fails: nothing here is needed for a verdict."""
+    try:
+        return read(*words)
+    except CheckError:
+        return None
+
+
+def read_facts(cluster: Cluster, targets: Sequence[Target], clients: Sequence[ClientPod]) -> Facts:
+    """The bodies of everything that a cause may lie in, for one service or many. Objects that cannot
+    be read are left out, as a verdict needs none of them."""
+    namespaces = list(dict.fromkeys([*(target.namespace for target in targets), *(client.namespace for client in clients)]))
+    services: list[JsonDict] = []
+    pods: list[JsonDict] = []
+    if len(targets) == 1:
+        service = _readable(cluster.service, targets[0].namespace, targets[0].service)
+        services = [service] if service else []
+        pods = _pods_of(cluster, service) if service else []
+    else:
+        for namespace in dict.fromkeys(target.namespace for target in targets):
+            services += _readable(cluster.services, namespace) or []
+            pods += _readable(cluster.pods, namespace, "") or []
+    for place, name in dict.fromkeys((target.via.namespace, target.via.service) for target in targets if target.via):
+        gateway = _readable(cluster.service, place, name) if place and name else None
+        services += [gateway] if gateway else []
+        pods += _pods_of(cluster, gateway) if gateway else []
+    known = {name_of(pod) for pod in pods}
+    pods += [pod for client in clients if (client.namespace, client.pod) not in known and (pod := _readable(cluster.pod, client.namespace, client.pod))]
+    istiod = _readable(cluster.pods, ISTIO_NAMESPACE, ISTIOD_SELECTOR) or []
+    return Facts(
+        services={name_of(service): service for service in services},
+        namespaces={name: body for name in namespaces if (body := _readable(cluster.namespace, name))},
+        rules={kind: tuple(_rules_to_explain(cluster, plural, namespaces)) for plural, (kind, _version) in EXPLAINING.items()},
+        pods={name_of(pod): pod for pod in pods},
+        versions={"istiod": image_version(istiod[0]) if istiod else None},
+    )
+
+
+def _pods_of(cluster: Cluster, service: JsonDict) -> list[JsonDict]:
+    """Those that a Service selects."""
+    selector = (service.get("spec") or {}).get("selector") or {}
+    wanted = ",".join(f"{name}={value}" for name, value in selector.items())
+    return _readable(cluster.pods, service["metadata"]["namespace"], wanted) or [] if selector else []
+
+
+def _rules_to_explain(cluster: Cluster, plural: str, namespaces: Sequence[str]) -> list[JsonDict]:
+    """Those of all namespaces, or where that is not allowed those of the namespaces in which Istio reads rules."""
+    try:
+        return cluster.listed(plural, None)
+    except CheckError:
+        by_namespace = [_readable(cluster.listed, plural, namespace) or [] for namespace in dict.fromkeys((*namespaces, ISTIO_NAMESPACE))]
+        return [rule for rules in by_namespace for rule in rules]
+
+
+def image_version(pod: JsonDict) -> str | None:
+    """The tag of the pod's first image, without a variant (`1.31.0-distroless` is 1.31.0); None where it is no version."""
+    image = pod["spec"]["containers"][0].get("image", "")
+    match = re.search(r":v?(\d+\.\d+\.\d+)", image)
+    return match.group(1) if match else None

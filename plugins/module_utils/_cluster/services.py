@@ -1,0 +1,185 @@
+# SPDX-FileCopyrightText: 2026 meshops.istio contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Many services at once, with one list call for each kind. Reads only; what this account may not read is noted.
+
+This module util is private to the collection: it may change at any time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from ansible_collections.meshops.istio.plugins.module_utils._cluster.api import ISTIO_NAMESPACE, Cluster
+from ansible_collections.meshops.istio.plugins.module_utils._cluster.clients import choose_clients, client_pod, is_ready, pick_clients, with_zones
+from ansible_collections.meshops.istio.plugins.module_utils._istio.rules import Name, name_of
+from ansible_collections.meshops.istio.plugins.module_utils._model import CheckError, ClientChoice, ClientPod, JsonDict, Scope
+
+# Enough to hide the waiting, few enough not to be a burden to the API server.
+AT_ONCE = 8
+SERVICE_LABEL = "kubernetes.io/service-name"
+
+
+@dataclass(frozen=True)
+class Objects:
+    """The objects that were read. `slices` are the EndpointSlices by (namespace, service), or None where they may not be
+    read; `filters` are for each client the EnvoyFilters that reach its filter chains; `unread` are sentences for people."""
+
+    services: tuple[JsonDict, ...]
+    slices: Mapping[Name, list[JsonDict]] | None
+    rules: tuple[JsonDict, ...]
+    clients: tuple[ClientPod, ...]
+    filters: Mapping[ClientPod, tuple[str, ...]]
+    unread: tuple[str, ...]
+
+
+class Lists:
+    """List calls over the scope: the whole cluster in one, or namespace by namespace, and what may not be read noted."""
+
+    def __init__(self, cluster: Cluster, namespaces: tuple[str, ...] | None) -> None:
+        self.cluster = cluster
+        self.namespaces = namespaces
+        self.unread: list[str] = []
+
+    def items(self, plural: str, extra: Iterable[str] = (), selector: str = "") -> list[JsonDict] | None:
+        """All objects of a kind, also those in some namespaces besides; None where nothing of it may be read."""
+        if self.namespaces is None:
+            try:
+                return self.cluster.listed(plural, None, selector)
+            except CheckError as error:
+                if error.code != "forbidden":
+                    raise
+                namespaces = self._all_namespaces(error)
+        else:
+            namespaces = self.namespaces
+        lists = [self._in(plural, namespace, selector) for namespace in dict.fromkeys((*namespaces, *extra))]
+        readable = [items for items in lists if items is not None]
+        return [item for items in readable for item in items] if readable else None
+
+    def _in(self, plural: str, namespace: str, selector: str) -> list[JsonDict] | None:
+        return self.noted(self.cluster.listed, plural, namespace, selector)
+
+    def noted(self, read: Callable[..., list[JsonDict]], *words: Any) -> list[JsonDict] | None:
+        """What a read finds, or None where it may not be read, which is then noted."""
+        try:
+            return read(*words)
+        except CheckError as error:
+            if error.code != "forbidden":
+                raise
+            self.unread.append(error.msg)
+            return None
+
+    def _all_namespaces(self, first: CheckError) -> tuple[str, ...]:
+        """For an account that may list a kind in some namespaces only."""
+        try:
+            return self.cluster.namespaces()
+        except CheckError as error:
+            raise CheckError(error.code, f"{first.msg} The namespaces could not be listed either. Next: name them in the option namespace.") from error
+
+
+def read_objects(cluster: Cluster, scope: Scope, choice: ClientChoice | None) -> Objects:
+    """All that the API server has to say. `choice` is None for the labelled pods of the scope.
+
+    Raises `CheckError` where no service may be read at all; other things that may not be read are noted.
+    """
+    lists = Lists(cluster, scope.namespaces)
+    with ThreadPoolExecutor(max_workers=AT_ONCE) as pool:
+        clients_read = pool.submit(_clients, lists, choice)
+        services = _services(lists, scope)
+        slices_read = pool.submit(_slices, lists, scope, services)
+        clients = clients_read.result()
+        besides = [ISTIO_NAMESPACE, *(client.namespace for client in clients)]
+        rules_read = pool.submit(lists.items, "destinationrules", besides)
+        envoy_filters = lists.items("envoyfilters", besides) or []
+        filters = {client: _filters_of(cluster, client, envoy_filters) for client in clients}
+        return Objects(services, slices_read.result(), tuple(rules_read.result() or ()), clients, filters, tuple(dict.fromkeys(lists.unread)))
+
+
+def _services(lists: Lists, scope: Scope) -> tuple[JsonDict, ...]:
+    """The named service in each namespace, by a get each; or all of them by a list."""
+    services: list[JsonDict] | None
+    if scope.service is None or scope.namespaces is None:
+        services = lists.items("services")
+    else:
+        read = [lists.noted(service_named, lists.cluster, namespace, scope.service) for namespace in scope.namespaces]
+        services = [entry for entries in read if entries is not None for entry in entries] if any(entries is not None for entries in read) else None
+    if services is None:
+        raise CheckError("forbidden", lists.unread[0])
+    return tuple(service for service in services if scope.service in (None, service["metadata"]["name"]))
+
+
+def service_named(cluster: Cluster, namespace: str, name: str) -> list[JsonDict]:
+    service = cluster.service(namespace, name)
+    return [service] if service else []
+
+
+def _slices(lists: Lists, scope: Scope, services: Sequence[JsonDict]) -> dict[Name, list[JsonDict]] | None:
+    if scope.service is None or scope.namespaces is None:
+        slices = lists.items("endpointslices")
+    else:
+        read = [lists.noted(lists.cluster.endpoint_slices, *name_of(service)) for service in services]
+        slices = [entry for entries in read if entries is not None for entry in entries] if None not in read else None
+    if slices is None:
+        return None
+    by_service: dict[Name, list[JsonDict]] = {}
+    for entry in slices:
+        service = (entry["metadata"].get("labels") or {}).get(SERVICE_LABEL)
+        by_service.setdefault((entry["metadata"]["namespace"], service or ""), []).append(entry)
+    return by_service
+
+
+def _clients(lists: Lists, choice: ClientChoice | None) -> tuple[ClientPod, ...]:
+    """Those of the option, or the labelled pods of the scope, chosen in each namespace as for a service there."""
+    if choice is not None and choice.namespace:
+        try:
+            return choose_clients(lists.cluster, choice)
+        except CheckError as error:
+            if error.code not in ("no_client", "client_not_running", "forbidden"):
+                raise
+            lists.unread.append(error.msg)
+            return ()
+    selector = choice.selector if choice else ""
+    ready = [pod for pod in lists.items("pods", selector=selector) or [] if is_ready(pod)]
+    clients: list[ClientPod] = []
+    for pod in ready:
+        try:
+            clients.append(client_pod(pod, choice.container if choice else None))
+        except CheckError as error:
+            lists.unread.append(error.msg)
+    most = choice.max if choice else None
+    by_namespace: dict[str, list[ClientPod]] = {}
+    for client in clients if most else with_zones(lists.cluster, clients, {}):
+        by_namespace.setdefault(client.namespace, []).append(client)
+    return tuple(client for _namespace, near in sorted(by_namespace.items()) for client in pick_clients(near, most))
+
+
+def _filters_of(cluster: Cluster, client: ClientPod, filters: Iterable[JsonDict]) -> tuple[str, ...]:
+    """The EnvoyFilters that put HTTP filters into the client's way out. What patches cluster or route shows in Envoy's
+    own configuration and need not be guessed."""
+    near = [entry for entry in filters if entry["metadata"]["namespace"] in (client.namespace, ISTIO_NAMESPACE) and _adds_filters(entry)]
+    selecting = [entry for entry in near if _selector(entry)]
+    labels = _labels(cluster, client) if selecting else {}
+    return tuple("/".join(name_of(entry)) for entry in near if _selector(entry).items() <= labels.items())
+
+
+def _selector(entry: JsonDict) -> dict[str, str]:
+    return dict(((entry["spec"] or {}).get("workloadSelector") or {}).get("labels") or {})
+
+
+def _labels(cluster: Cluster, client: ClientPod) -> dict[str, str]:
+    pod = cluster.pod(client.namespace, client.pod)
+    return dict((pod or {}).get("metadata", {}).get("labels") or {})
+
+
+def _adds_filters(entry: JsonDict) -> bool:
+    spec = entry.get("spec") or {}
+    if spec.get("targetRefs"):
+        return False
+    return any(
+        patch.get("applyTo") == "HTTP_FILTER" and (patch.get("match") or {}).get("context", "ANY") in ("ANY", "SIDECAR_OUTBOUND")
+        for patch in spec.get("configPatches") or []
+    )

@@ -1,0 +1,56 @@
+# SPDX-FileCopyrightText: 2026 meshops.istio contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Single values as Envoy's admin pages print them. Pure.
+
+This module util is private to the collection: it may change at any time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Iterator
+
+from ansible_collections.meshops.istio.plugins.module_utils._model import CheckError, JsonDict
+
+
+def json_of(body: bytes) -> JsonDict:
+    try:
+        parsed = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    return parsed if isinstance(parsed, dict) else {}
+
+
+def seconds_of(text: str | None) -> float | None:
+    try:
+        return float((text or "").rstrip("s"))
+    except ValueError:
+        return None
+
+
+def int_of(text: str | None, default: int) -> int:
+    return int(text) if text and re.fullmatch(r"[0-9]{1,19}", text) else default
+
+
+def istio_rule(meta: JsonDict | None, kind: str) -> str | None:
+    """`namespace/name` from the path that Istio writes: /apis/networking.istio.io/v1/namespaces/NS/KIND/NAME."""
+    path = ((((meta or {}).get("filter_metadata") or {}).get("istio") or {}).get("config")) or ""
+    match = re.search(rf"/namespaces/([^/]+)/{kind}/([^/]+)$", path)
+    return f"{match.group(1)}/{match.group(2)}" if match else None
+
+
+@contextlib.contextmanager
+def known_form() -> Iterator[None]:
+    """A page that is not of the form that it has in every known Envoy is not guessed over."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
+        raise CheckError(
+            "strange_envoy",
+            f"The admin pages of Envoy do not have the known form ({type(error).__name__}: {error}). "
+            "Next: look at /server_info, /config_dump and /clusters on port 15000 of the client pod.",
+        ) from error

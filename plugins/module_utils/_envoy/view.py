@@ -1,0 +1,167 @@
+# SPDX-FileCopyrightText: 2026 meshops.istio contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The proxy view: what one Envoy's admin pages say about a target. Pure.
+
+This module util is private to the collection: it may change at any time.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from ansible_collections.meshops.istio.plugins.module_utils._envoy.clusters import parse_clusters, parse_hosts
+from ansible_collections.meshops.istio.plugins.module_utils._envoy.routes import carries_port, domains_of, matching_route, serves, tcp_route, virtual_hosts_of
+from ansible_collections.meshops.istio.plugins.module_utils._envoy.values import json_of, known_form, seconds_of
+from ansible_collections.meshops.istio.plugins.module_utils._model import HASHING, ClusterView, Host, JsonDict, Key, ProxyView, RouteView, Target
+
+DEFAULT_KEY = Key("header", "user-session")
+
+
+@dataclass(frozen=True)
+class AdminDump:
+    """One Envoy's pages, parsed once for however many services: `virtual_hosts` by the domains that they serve,
+    `listeners` by name. `hosts` and `clusters` are by the cluster's name."""
+
+    info: JsonDict
+    clusters: dict[str, ClusterView]
+    hosts: dict[str, list[Host]]
+    routes: JsonDict = field(default_factory=dict)
+    virtual_hosts: dict[str, list[tuple[JsonDict, JsonDict]]] = field(default_factory=dict)
+    listeners: dict[str, JsonDict] = field(default_factory=dict)
+
+
+def parse_pages(pages: dict[str, bytes]) -> AdminDump | None:
+    """The pages' bodies as data, or None where there is no Envoy to ask. Raises `CheckError` with `strange_envoy`."""
+    info = json_of(pages.get("info", b""))
+    if not info:
+        return None
+    with known_form():
+        return _parsed(pages, info)
+
+
+def _parsed(pages: dict[str, bytes], info: JsonDict) -> AdminDump:
+    routes = json_of(pages.get("routes", b""))
+    by_domain: dict[str, list[tuple[JsonDict, JsonDict]]] = {}
+    for config, host in virtual_hosts_of(routes):
+        for domain in host.get("domains") or []:
+            by_domain.setdefault(domain, []).append((config, host))
+    listeners = {entry.get("name", ""): entry for entry in json_of(pages.get("listeners", b"")).get("configs") or []}
+    return AdminDump(
+        info=info,
+        clusters=parse_clusters(json_of(pages.get("clusters", b""))),
+        hosts=parse_hosts(pages.get("hosts", b"").decode("utf-8", "replace")),
+        routes=routes,
+        virtual_hosts=by_domain,
+        listeners=listeners,
+    )
+
+
+def proxy_view(target: Target, pages: dict[str, bytes]) -> ProxyView | None:
+    """The view from the pages' bodies, or None where there is no Envoy to ask. Raises `CheckError` with `strange_envoy`."""
+    dump = parse_pages(pages)
+    return view_of(dump, target) if dump else None
+
+
+def led_to(target: Target, view: ProxyView | None) -> Target:
+    """The service whose cluster the route leads to: the target itself, or another host that a VirtualService names."""
+    first = view.route.clusters[0][0] if view is not None and view.route is not None and view.route.clusters else ""
+    match = re.fullmatch(r"outbound\|(\d+)\|[^|]*\|([^.|]+)\.([^.|]+)\.svc\..+", first)
+    if match is None or (match.group(2), match.group(3)) == (target.service, target.namespace):
+        return target
+    return replace(target, port=int(match.group(1)), service=match.group(2), namespace=match.group(3), listener=None)
+
+
+def view_of(dump: AdminDump, target: Target) -> ProxyView:
+    """One service's part. Raises `CheckError` with `strange_envoy`."""
+    with known_form():
+        return _view(dump, target)
+
+
+def _view(dump: AdminDump, target: Target) -> ProxyView:
+    serving = [(config, host) for config, host in _candidates(dump, target) if serves(host, target) and carries_port(config, target)]
+    route = matching_route(serving, target)
+    if not serving and target.listener in dump.listeners:
+        route = tcp_route(dump.listeners[target.listener])
+    name = _cluster_of(route, target, dump.clusters)
+    return ProxyView(
+        proxy_version=_version(dump.info),
+        uptime=seconds_of(dump.info.get("uptime_current_epoch")),
+        route=route,
+        cluster=dump.clusters.get(name) if name else None,
+        hosts=tuple(dump.hosts.get(name, [])) if name else (),
+        virtual_host=serving[0][1].get("name") if serving else None,
+        alike=len({_choice(dump, destination) for destination in route.destinations()}) <= 1 if route else True,
+    )
+
+
+def _choice(dump: AdminDump, name: str) -> object:
+    """What decides to which host of a cluster a hash leads: clusters that have it in common are as good as one."""
+    cluster = dump.clusters.get(name)
+    if cluster is None or cluster.lb_policy not in HASHING:
+        return name
+    sizes = (cluster.lb_policy, cluster.minimum_ring_size, cluster.table_size, cluster.by_locality, cluster.unusual)
+    return (*sizes, tuple((host.address, host.healthy, host.weight, host.priority) for host in dump.hosts.get(name, [])))
+
+
+def _candidates(dump: AdminDump, target: Target) -> Iterable[tuple[JsonDict, JsonDict]]:
+    """Route configurations with a virtual host that can be the target's: through a gateway any, else by its names."""
+    if target.via:
+        return virtual_hosts_of(dump.routes)
+    candidates = {id(host): (config, host) for name in domains_of(target) for config, host in dump.virtual_hosts.get(name, [])}
+    return candidates.values()
+
+
+def hashed_ports(dump: AdminDump) -> dict[tuple[str, str], set[int]]:
+    """The ports of each (namespace, service) for which this Envoy has one half of affinity at least, in any subset."""
+    hashed: dict[tuple[str, str], set[int]] = {}
+    for domain, places in dump.virtual_hosts.items():
+        match = re.fullmatch(r"([^.]+)\.([^.]+)\.svc", domain)
+        for config, host in places if match else ():
+            port = (config.get("route_config") or {}).get("name", "").rpartition(":")[2]
+            hashing = any((route.get("route") or {}).get("hash_policy") for route in host.get("routes") or [])
+            if match and port.isdigit() and hashing:
+                hashed.setdefault((match.group(2), match.group(1)), set()).add(int(port))
+    for name, cluster in dump.clusters.items():
+        match = re.match(r"outbound\|(\d+)\|[^|]*\|([^.]+)\.([^.]+)\.svc\.", name)
+        if match and cluster.lb_policy in HASHING:
+            hashed.setdefault((match.group(3), match.group(2)), set()).add(int(match.group(1)))
+    return hashed
+
+
+def mesh_domains(dump: AdminDump) -> set[str]:
+    """The mesh's domains, by the names of Envoy's clusters for Services."""
+    matches = [re.match(r"outbound\|\d+\|[^|]*\|[^.|]+\.[^.|]+\.svc\.(.+)", name) for name in dump.clusters]
+    return {match.group(1) for match in matches if match}
+
+
+def zone_of(pages: dict[str, bytes]) -> str | None:
+    """The zone that the proxy believes to be in, which decides its locality balancing."""
+    node = json_of(pages.get("info", b"")).get("node") or {}
+    return (node.get("locality") or {}).get("zone") or None
+
+
+def _version(info: JsonDict) -> str | None:
+    """`1.31.0` of Istio where the node says so, else Envoy's own `hash/1.40.0/Clean/RELEASE/BoringSSL`."""
+    istio = ((info.get("node") or {}).get("metadata") or {}).get("ISTIO_VERSION")
+    return istio or info.get("version")
+
+
+def _cluster_of(route: RouteView | None, target: Target, clusters: dict[str, ClusterView]) -> str | None:
+    """The cluster of the route; without a route (a TCP port, say) the service's own for that port and no subset."""
+    if route is not None and route.clusters:
+        return route.destinations()[0]
+    plain = [name for name in clusters if name.startswith(f"outbound|{target.port}||")]
+    return plain[0] if len(plain) == 1 else None
+
+
+def key_in_force(view: ProxyView | None) -> Key:
+    """The key of the rule that the client's Envoy has, else the sample's."""
+    policies = view.route.hash_policies if view and view.route else ()
+    for policy in policies:
+        if policy.type in ("header", "cookie", "query", "source_ip"):
+            return Key(policy.type, policy.name, "rule")
+    return DEFAULT_KEY

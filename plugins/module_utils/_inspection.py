@@ -1,0 +1,311 @@
+# SPDX-FileCopyrightText: 2026 meshops.istio contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The story of istio_affinity_info: many services at once, from one read of each client's Envoy. Sends no requests.
+
+This module util is private to the collection: it may change at any time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ansible_collections.meshops.istio.plugins.module_utils._causes import find_causes, situation_seen
+from ansible_collections.meshops.istio.plugins.module_utils._cluster.api import Access, Cluster
+from ansible_collections.meshops.istio.plugins.module_utils._cluster.clients import pick_clients
+from ansible_collections.meshops.istio.plugins.module_utils._cluster.facts import read_facts
+from ansible_collections.meshops.istio.plugins.module_utils._cluster.services import AT_ONCE, Objects, read_objects
+from ansible_collections.meshops.istio.plugins.module_utils._envoy.pages import wide_filter, wide_pages
+from ansible_collections.meshops.istio.plugins.module_utils._envoy.prediction import Prediction, hashes_of, predict
+from ansible_collections.meshops.istio.plugins.module_utils._envoy.view import (
+    DEFAULT_KEY,
+    AdminDump,
+    hashed_ports,
+    key_in_force,
+    mesh_domains,
+    parse_pages,
+    view_of,
+)
+from ansible_collections.meshops.istio.plugins.module_utils._istio.ports import choose_port, is_http, listener_of, tcp_ports
+from ansible_collections.meshops.istio.plugins.module_utils._istio.rules import AffinityRules, Declared, Name, name_of
+from ansible_collections.meshops.istio.plugins.module_utils._membership import membership_of
+from ansible_collections.meshops.istio.plugins.module_utils._model import (
+    Backend,
+    CheckError,
+    ClientPod,
+    Facts,
+    JsonDict,
+    Key,
+    Membership,
+    ProxyView,
+    Scope,
+    Target,
+)
+from ansible_collections.meshops.istio.plugins.module_utils._options import Wanted
+from ansible_collections.meshops.istio.plugins.module_utils._probe.session import PodSession
+from ansible_collections.meshops.istio.plugins.module_utils._requests.curl import check_curl
+from ansible_collections.meshops.istio.plugins.module_utils._requests.plan import generated
+from ansible_collections.meshops.istio.plugins.module_utils._result import finding_result, halves
+from ansible_collections.meshops.istio.plugins.module_utils._verdict.static import ClientView, static_verdict
+from ansible_collections.meshops.istio.plugins.module_utils._verdict.what_if import SESSIONS, Balancing, Scenario, no_outcome, outcome
+
+READ_TIMEOUT = 60
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What came of reading one client's Envoy: its pages, or why there are none."""
+
+    dump: AdminDump | None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class PortInspection:
+    """One port of a service with all that is known of it. `membership` is None where the endpoints may not be read."""
+
+    target: Target
+    declared: Declared
+    membership: Membership | None
+    client_views: tuple[ClientView, ...]
+
+    @property
+    def view(self) -> ProxyView | None:
+        """The view of the first client that has one."""
+        return next((entry.view for entry in self.client_views if entry.view), None)
+
+    @property
+    def backends(self) -> tuple[Backend, ...]:
+        return self.membership.backends if self.membership else ()
+
+
+def inspect(wanted: Wanted, access: Access) -> tuple[list[JsonDict], list[str]]:
+    """Read the objects, then the clients' Envoys, then judge each port.
+
+    Returns the services, and sentences on what could not be read.
+    """
+    objects = read_objects(access.cluster, wanted.scope, wanted.choice)
+    readings = read_proxies(access.configuration, wanted.scope, objects)
+    inspections = inspect_ports(wanted.scope, objects, readings)
+    if wanted.scenario and inspections:
+        check_scenario(access.cluster, wanted.scenario, inspections)
+    unread = [*objects.unread, *(reading.error for reading in readings.values() if reading.error)]
+    facts = read_facts(access.cluster, [entry.target for entry in inspections], list(readings)) if inspections else None
+    return [{**describe(entry, wanted), "findings": causes_of(entry, wanted, facts)} for entry in inspections], list(dict.fromkeys(unread))
+
+
+# -- reading the clients' Envoys --
+
+
+def read_proxies(configuration: Any, scope: Scope, objects: Objects) -> dict[ClientPod, Reading]:
+    """One exec for each client, whatever the number of services."""
+    if not objects.services:
+        return {}
+    spaces = sorted({service["metadata"]["namespace"] for service in objects.services}) if scope.namespaces else None
+    ports = [(service, port) for service in objects.services for port in tcp_ports(service)]
+    listeners = [listener for service, port in ports if (listener := listener_of(service, port))]
+    urls = wide_pages(spaces, [port["port"] for _service, port in ports], listeners)
+    line_filter = wide_filter(spaces)
+
+    def read(client: ClientPod) -> Reading:
+        try:
+            with PodSession(configuration, client, READ_TIMEOUT) as session:
+                check_curl(session.curl_line, session.exec.where)
+                pages = session.read(urls, line_filter)
+                session.end()
+            return Reading(parse_pages(pages))
+        except CheckError as error:
+            return Reading(None, error.msg)
+
+    with ThreadPoolExecutor(max_workers=AT_ONCE) as pool:
+        return dict(zip(objects.clients, pool.map(read, objects.clients), strict=True))
+
+
+# -- which ports to show --
+
+
+def inspect_ports(scope: Scope, objects: Objects, readings: Mapping[ClientPod, Reading]) -> list[PortInspection]:
+    """The ports to show: of a named service those that the scope means, else all that ask for affinity.
+
+    Raises `CheckError` with `no_port` where the named service has no such port.
+    """
+    dumps = [reading.dump for reading in readings.values() if reading.dump]
+    hashed: dict[Name, set[int]] = {}
+    for dump in dumps:
+        for name, ports in hashed_ports(dump).items():
+            hashed.setdefault(name, set()).update(ports)
+    rules = AffinityRules(objects.rules, frozenset(domain for dump in dumps for domain in mesh_domains(dump)))
+    inspections: list[PortInspection] = []
+    for service in sorted(objects.services, key=name_of):
+        declared = rules.for_service(service)
+        shown = _ports_to_show(scope, service, declared, hashed.get(name_of(service), set()))
+        inspections.extend(_inspection_of(objects, readings, service, port, declared) for port in shown)
+    return inspections
+
+
+def _ports_to_show(scope: Scope, service: JsonDict, declared: Declared, hashed: set[int]) -> list[JsonDict]:
+    ports = tcp_ports(service)
+    if scope.port is not None:
+        if scope.service is not None:
+            return [choose_port(service, scope.port)]
+        return [port for port in ports if port["port"] == scope.port and (declared.rules or scope.port in hashed)]
+    hashing = [port for port in ports if port["port"] in hashed]
+    if hashing or (scope.service is None and not declared.rules):
+        return hashing
+    return [port for port in ports if is_http(port)] or ports
+
+
+def _inspection_of(objects: Objects, readings: Mapping[ClientPod, Reading], service: JsonDict, port: JsonDict, declared: Declared) -> PortInspection:
+    namespace, name = name_of(service)
+    target = Target(namespace, name, port["port"], port.get("name"), f"{name}.{namespace}", listener=listener_of(service, port))
+    membership = membership_of(objects.slices.get((namespace, name), []), target) if objects.slices is not None else None
+    client_views = []
+    for client in _clients_of(namespace, objects.clients):
+        near = replace(target, host=name) if client.namespace == namespace else target
+        view, error = _view(readings[client], near)
+        client_views.append(ClientView(client, view, error, objects.filters.get(client, ())))
+    return PortInspection(target, declared, membership, tuple(client_views))
+
+
+def _view(reading: Reading, target: Target) -> tuple[ProxyView | None, str | None]:
+    """One service's part of a reading, or why there is none."""
+    if reading.dump is None:
+        return None, reading.error
+    try:
+        return view_of(reading.dump, target), None
+    except CheckError as error:
+        return None, error.msg
+
+
+def _clients_of(namespace: str, clients: Sequence[ClientPod]) -> tuple[ClientPod, ...]:
+    """The clients in the service's namespace; where there is none, one for each zone from elsewhere."""
+    near = tuple(client for client in clients if client.namespace == namespace)
+    return near or pick_clients(clients, None)
+
+
+# -- what is returned --
+
+
+def describe(entry: PortInspection, wanted: Wanted) -> JsonDict:
+    """One entry of the result."""
+    view = entry.view
+    key = wanted.key or key_of(entry)
+    static = static_verdict(key, entry.target, entry.declared, entry.membership, entry.client_views)
+    sessions = wanted.sessions
+    if wanted.scenario and not sessions:
+        sessions = tuple(generated(key, number) for number in range(1, SESSIONS + 1))
+    prediction = predict(key, sessions, [each.view for each in entry.client_views], entry.backends)
+    return {
+        "namespace": entry.target.namespace,
+        "service": entry.target.service,
+        "port": entry.target.port,
+        "key": {"type": key.type, "name": key.name, "origin": key.origin},
+        "algorithm": view.cluster.lb_policy if view and view.cluster else None,
+        "rule": rule_of(entry),
+        "static_verdict": static.verdict,
+        "why": static.why,
+        "prediction": {"available": prediction.available, "reason": prediction.reason},
+        "sessions": [{"id": session, "predicted": prediction.pods.get(session)} for session in sessions],
+        "what_if": what_if(wanted.scenario, key, prediction, entry, sessions),
+        "backends": [
+            {"pod": backend.pod, "address": backend.address, "node": backend.node, "zone": backend.zone, "ready": backend.ready} for backend in entry.backends
+        ],
+        "proxies": [describe_proxy(each, key, entry.membership) for each in entry.client_views],
+    }
+
+
+def key_of(entry: PortInspection) -> Key:
+    """By what the first client's Envoy has, else by what the objects ask for."""
+    in_force = key_in_force(entry.view)
+    return entry.declared.keys[0] if in_force == DEFAULT_KEY and entry.declared.keys else in_force
+
+
+def rule_of(entry: PortInspection) -> str | None:
+    if entry.view is not None and entry.view.cluster is not None:
+        return entry.view.cluster.rule
+    return next(iter(entry.declared.rules), None)
+
+
+def describe_proxy(entry: ClientView, key: Key, membership: Membership | None) -> JsonDict:
+    view = entry.view
+    missing = entry.error or missing_half(entry.client, view, key, membership)
+    return {
+        "client": str(entry.client),
+        "hash_policy": [{"type": policy.type, "name": policy.name} for policy in view.route.hash_policies] if view and view.route else [],
+        "lb_policy": view.cluster.lb_policy if view and view.cluster else None,
+        "hosts": [{"address": host.address, "health": host.health_flags, "priority": host.priority} for host in view.hosts] if view else [],
+        "in_sync": missing is None,
+        "missing": missing,
+    }
+
+
+def missing_half(client: ClientPod, view: ProxyView | None, key: Key, membership: Membership | None) -> str | None:
+    """None where both halves are there and the hosts are the ready pods."""
+    if view is None:
+        return f"no Envoy answers in pod {client}" + ("" if client.sidecar else "; it has no sidecar (istio-proxy)")
+    if not view.balances_by(key):
+        return f"the Envoy of pod {client} {halves(view, key)}"
+    if membership is None:
+        return "the endpoints of the service may not be read"
+    ready = {backend.address for backend in membership.ready()}
+    hosts = set(view.eligible())
+    if hosts != ready:
+        return f"the Envoy of pod {client} can choose {len(hosts & ready)} of {len(ready)} ready pods, and {len(hosts - ready)} others"
+    if not ready:
+        return "the service has no ready pod"
+    return None
+
+
+def causes_of(entry: PortInspection, wanted: Wanted, facts: Facts | None) -> list[JsonDict]:
+    """The causes that show without a request. Where the endpoints may not be read there is too little to tell."""
+    if facts is None or entry.membership is None:
+        return []
+    expected = wanted.key is not None or bool(entry.declared.keys)
+    readable = [(each.client, each.view) for each in entry.client_views if not each.error]
+    situation = situation_seen(entry.target, wanted.key or key_of(entry), facts, readable, entry.membership, expected)
+    return [finding_result(finding) for finding in find_causes(situation)]
+
+
+# -- the option what_if --
+
+
+def check_scenario(cluster: Cluster, scenario: Scenario, inspections: Sequence[PortInspection]) -> None:
+    """The pods and the node of the option must exist. Raises `CheckError` with `bad_option`."""
+    backends = [backend for entry in inspections for backend in entry.backends]
+    pods = {backend.pod for backend in backends}
+    unknown = [pod for pod in scenario.remove_pods if pod not in pods]
+    if unknown:
+        listed = ", ".join(sorted(pods)[:10]) or "none"
+        raise CheckError("bad_option", f"Option what_if.remove_pods: no inspected service has a pod {unknown[0]}; there are {listed}. Next: correct it.")
+    nodes = {backend.node for backend in backends if backend.node}
+    if scenario.drain_node and scenario.drain_node not in nodes and not node_exists(cluster, scenario.drain_node):
+        listed = ", ".join(sorted(nodes)) or "none"
+        raise CheckError(
+            "bad_option", f"Option what_if.drain_node: there is no node {scenario.drain_node}; the inspected pods are on {listed}. Next: kubectl get nodes."
+        )
+
+
+def node_exists(cluster: Cluster, name: str) -> bool:
+    """Whether there is such a node; no where nodes may not be read, as nothing shows it."""
+    try:
+        return cluster.node(name) is not None
+    except CheckError as error:
+        if error.code != "forbidden":
+            raise
+        return False
+
+
+def what_if(scenario: Scenario | None, key: Key, prediction: Prediction, entry: PortInspection, sessions: Sequence[str]) -> JsonDict | None:
+    if scenario is None:
+        return None
+    view = entry.view
+    if not prediction.available or view is None or view.cluster is None:
+        return no_outcome(prediction.reason or "no Envoy was read")
+    if len({host.weight for host in view.hosts if host.healthy}) > 1:
+        return no_outcome("hosts have different weights, and that of a new pod is not known")
+    balancing = Balancing.of(view.cluster, view.eligible())
+    return outcome(scenario, balancing, entry.backends, sessions, hashes_of(view, key, sessions))

@@ -1,0 +1,193 @@
+# SPDX-FileCopyrightText: 2026 meshops.istio contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The conversation with a client pod: one exec, commands and curl configurations over its standard input.
+
+The exec's arguments are the same for everybody, as an API server's audit log keeps them. All that is the user's goes
+over standard input. The controller sends the next command only after the last one's end marker, so nothing in the pod
+can read ahead. A nonce that is new for each exec marks the lines that are ours.
+
+This module util is private to the collection: it may change at any time.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from ansible_collections.meshops.istio.plugins.module_utils._envoy.pages import admin_pages, hosts_filter, hosts_page
+from ansible_collections.meshops.istio.plugins.module_utils._envoy.view import led_to, proxy_view
+from ansible_collections.meshops.istio.plugins.module_utils._model import CheckError, ClientPod, ProxyView, Target
+from ansible_collections.meshops.istio.plugins.module_utils._probe.exec import Exec, exit_reason
+
+# The commands that the script in the pod knows, each answered by lines and an end marker:
+#   P <bytes>            curl with this configuration; its lines
+#   H <bytes> <filter>   the same, only lines that hold the filter or the nonce
+#   L <bytes> <filter>   the same from the line "<nonce> filter" on; what comes before it is kept as it is
+#   Q                    the orderly end
+# The pump is what keeps a forgotten probe from living on: at the deadline, or when the connection is closed, its end of
+# the pipe closes, the loop's read fails, and all processes of the exec are killed, by their group, which an exec has to
+# itself. A sidecar's admin port answers in any container of the pod.
+SCRIPT = r"""
+export LC_ALL=C
+set -f
+IFS=' ' read -r nonce deadline || exit 90
+read -r pid comm state parent group rest < /proc/$$/stat || exit 91
+[ "$group" = "$$" ] || exit 91
+command -v head >/dev/null || exit 92
+case $(type printf) in *builtin*) ;; *) exit 93 ;; esac
+printf '%s hello %s\n' "$nonce" "$(curl -q --version 2>/dev/null | head -n 1)"
+pump() {
+  if timeout 1 true 2>/dev/null; then exec timeout "$deadline" cat; else exec cat; fi
+}
+run() {
+  printf '%s' "$1" | curl -q -s --no-progress-meter -K -
+}
+filter() {
+  if command -v awk >/dev/null; then
+    awk 'BEGIN { all = ENVIRON["kind"] == "L"; start = ENVIRON["nonce"] " filter" }
+      all || index($0, ENVIRON["wanted"]) || index($0, ENVIRON["nonce"]) { print }
+      $0 == start { all = 0 }'
+  else
+    cat
+  fi
+}
+export nonce
+pump | {
+  while IFS=' ' read -r kind size wanted; do
+    wait
+    [ "$kind" = Q ] && exit 0
+    config=$(head -c "$size"; printf .)
+    config=${config%.}
+    export wanted kind
+    case $kind in
+      [HL]) { run "$config" | filter; printf '\n%s end %s\n' "$nonce" "$?"; } & ;;
+      *) { run "$config"; printf '\n%s end %s\n' "$nonce" "$?"; } & ;;
+    esac
+  done
+  kill -9 0
+}
+"""
+SHELL_ERRORS = {
+    "90": "standard input was closed at once",
+    "91": "its processes have no group of their own",
+    "92": "it has no head",
+    "93": "its shell has no printf of its own",
+}
+# Time for the reads before and after the requests, on top of the deadline for the whole run.
+GRACE = 10
+HOSTS = "hosts"
+
+
+class PodSession:
+    """The conversation with the script in one client pod."""
+
+    def __init__(self, configuration: Any, client: ClientPod, timeout: float) -> None:
+        self.client = client
+        self.nonce = secrets.token_hex(16)
+        self.exec = Exec(configuration, client.namespace, client.pod, client.container, ["sh", "-c", SCRIPT], time.monotonic() + timeout + GRACE)
+        self.lines = self.exec.lines()
+        self.curl_line = self._hello(timeout)
+
+    def __enter__(self) -> PodSession:
+        return self
+
+    def __exit__(self, *details: Any) -> None:
+        self.exec.__exit__(*details)
+
+    def _hello(self, timeout: float) -> str:
+        self.exec.send(f"{self.nonce} {int(timeout + GRACE) + 1}\n".encode())
+        marker = f"{self.nonce} hello".encode()
+        for line in self.lines:
+            if line.startswith(marker):
+                return line[len(marker) :].strip().decode("utf-8", "replace")
+        raise self._no_shell()
+
+    def _no_shell(self) -> CheckError:
+        reason = exit_reason(self.exec.status)
+        where = self.exec.where
+        for code, why in SHELL_ERRORS.items():
+            if f"exit code {code}" in reason:
+                return CheckError("no_shell", f"The probe cannot run in {where}: {why}. Next: use a client pod with a common shell (curlimages/curl has one).")
+        if "executable file not found" in reason or "no such file" in reason.lower():
+            return CheckError("no_shell", f"There is no sh in {where}. Next: use a client pod whose image has sh and curl (curlimages/curl has both).")
+        return CheckError("exec_refused", f"The probe did not start in {where}: {reason[:300]}. Next: try kubectl exec there by hand.")
+
+    def command(self, kind: str, body: bytes, wanted: str = "") -> Iterator[bytes]:
+        """Run one command; its lines. Raises `CheckError` with `exec_lost` where the end marker does not come."""
+        header = f"{kind} {len(body)} {wanted}".rstrip()
+        self.exec.send(header.encode() + b"\n" + body)
+        marker = f"{self.nonce} end ".encode()
+        for line in self.lines:
+            if line.startswith(marker):
+                return
+            yield line
+        raise CheckError(
+            "exec_lost",
+            f"The probe in {self.exec.where} ended early ({exit_reason(self.exec.status)[:200]}). "
+            "Next: see whether the pod or container was restarted (kubectl describe pod), then run the check again.",
+        )
+
+    def view(self, target: Target) -> tuple[ProxyView | None, dict[str, bytes]]:
+        pages = self.read(admin_pages(target), hosts_filter(target))
+        view = proxy_view(target, pages)
+        other = led_to(target, view)
+        if other != target:
+            more = self.read(admin_pages(other), hosts_filter(other))
+            pages |= {name: more.get(name, b"") for name in ("clusters", HOSTS)}
+            view = proxy_view(target, pages)
+        return view, pages
+
+    def read(self, urls: dict[str, str], wanted: str) -> dict[str, bytes]:
+        """Admin pages by name, and as `hosts` the lines of the clusters page that hold a text (`hosts_filter` has a target's).
+        An empty dictionary where no Envoy answers; a page that was cut short is left out.
+
+        One curl reads them all, as a process costs more time than a page. The last page has the hosts of the whole mesh,
+        of which only the wanted lines leave the pod.
+        """
+        names = [*urls, HOSTS]
+        after = ["\\n"] * (len(urls) - 1) + [f"\\n{self.nonce} filter\\n", "\\n"]
+        # The hosts are filtered before they can be counted, so curl says whether it got the whole page.
+        checks = ["size_download"] * len(urls) + ["exitcode"]
+        transfers = [
+            f'url = "{_config_escaped(url)}"\nmax-time = 10\nnoproxy = "*"\nwrite-out = "\\n{self.nonce} page {name} %{{http_code}} %{{{check}}}{end}"\n'
+            for name, url, check, end in zip(names, [*urls.values(), hosts_page()], checks, after, strict=True)
+        ]
+        pages: dict[str, bytes] = {}
+        body: list[bytes] = []
+        for line in self.command("L", "next\n".join(transfers).encode(), wanted):
+            if not line.startswith(self.nonce.encode()):
+                body.append(line)
+                continue
+            if page := _whole_page(line, body, wanted.encode()):
+                pages[page[0]] = page[1]
+            body = []
+        return pages if "info" in pages and HOSTS in pages else {}
+
+    def hosts(self, wanted: str) -> bytes:
+        """The lines of the clusters page that hold a text."""
+        url = f'url = "{hosts_page()}"\nmax-time = 10\nnoproxy = "*"\n'
+        return b"\n".join(line for line in self.command("H", url.encode(), wanted) if wanted.encode() in line)
+
+    def end(self) -> None:
+        self.exec.send(b"Q\n")
+
+
+def _whole_page(line: bytes, body: list[bytes], wanted: bytes) -> tuple[str, bytes] | None:
+    """A page's name and text by the line after it, which has name, status and size (of the hosts curl's exit code); None
+    for one that was refused or cut short, and for a line that is another."""
+    words = line.split()[1:]
+    if len(words) != 4 or words[0] != b"page" or words[2] != b"200":
+        return None
+    name = words[1].decode("utf-8", "replace")
+    if name == HOSTS:
+        return (name, b"\n".join(entry for entry in body if wanted in entry)) if words[3] == b"0" else None
+    text = b"\n".join(body)
+    return (name, text) if words[3] == str(len(text)).encode() else None
+
+
+def _config_escaped(value: str) -> str:
+    return value.replace("\\", "\\\\").replace('"', '\\"')

@@ -1,0 +1,64 @@
+# SPDX-FileCopyrightText: 2026 meshops.istio contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""When to stop for the service's own sake: it says that it has too much, or too much of it fails. No I/O.
+
+This module util is private to the collection: it may change at any time.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ansible_collections.meshops.istio.plugins.module_utils._model import CheckError
+
+
+@dataclass(frozen=True)
+class StopOn:
+    """The option: stop on the first answer with one of `statuses`, and once more answers than this share of the
+    planned requests are server errors (5xx); None never stops for these."""
+
+    statuses: frozenset[int]
+    server_errors: float | None
+
+
+class Brake:
+    """Sees every answer of every client of a run; once it has stopped, no client sends more.
+
+    The share of server errors is one of the requests planned, not of those sent so far, so that one early 503 stops
+    nothing and a service that only fails gets no more than that share.
+    """
+
+    def __init__(self, stop_on: StopOn | None, planned: int) -> None:
+        self._stop_on = stop_on
+        self._planned = planned
+        self._counts: Counter[int] = Counter()
+        self._lock = threading.Lock()
+
+    @property
+    def watches(self) -> bool:
+        return self._stop_on is not None
+
+    def note(self, statuses: Iterable[int]) -> None:
+        """Take note of the answers of one client; raise `CheckError` with `stopped` if that, or what other clients
+        were answered, is enough."""
+        with self._lock:
+            self._counts.update(statuses)
+            reason = self._reason()
+        if reason:
+            raise CheckError("stopped", f"The check stopped itself: {reason}. Next: check what load the service takes, or lower the options rate and requests.")
+
+    def _reason(self) -> str | None:
+        if self._stop_on is None:
+            return None
+        unwanted = sorted(status for status in self._counts if status in self._stop_on.statuses)
+        if unwanted:
+            return f"a request was answered with {unwanted[0]}, which the option stop_on names"
+        errors = sum(count for status, count in self._counts.items() if 500 <= status <= 599)
+        if self._stop_on.server_errors is not None and errors > self._stop_on.server_errors * self._planned:
+            return f"{errors} answers are server errors (5xx), more than {self._stop_on.server_errors:.2%} of the {self._planned} requests planned"
+        return None
