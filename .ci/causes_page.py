@@ -81,7 +81,7 @@ def page() -> str:
 
 
 def _entry(cause: Cause) -> str:
-    points = (f"Symptom: {cause.symptom}.", f"Shown by: {cause.seen}.", f"Fix: {cause.cure}.", f"Read more: <{cause.reference}>")
+    points = (f"Symptom: {cause.symptom}.", f"Evidence: {cause.evidence}.", f"Fix: {cause.fix}.", f"Read more: <{cause.reference}>")
     return f"\n### {cause.id}\n\n**{cause.title}.**\n\n" + "".join(f"* {point}\n" for point in points)
 
 

@@ -49,7 +49,7 @@ from ansible_collections.meshops.istio.plugins.module_utils._verdict.window impo
 
 
 def check(params: JsonDict, settings: Settings, access: Access, *, check_mode: bool = False) -> tuple[JsonDict, bool]:
-    """Survey, plan, probe, survey again, judge; once more if only churn was in the way and attempts are left.
+    """Survey, plan, probe, survey again and judge; repeat if only churn prevented a conclusion and attempts are left.
 
     Returns the result of the last attempt and whether any session moved in it.
     """
@@ -89,7 +89,7 @@ def explain(when: str, cluster: Cluster, survey: Survey, window: Window, verdict
 
 
 def below_cap(cap: int | None, planned: int, attempts: list[JsonDict]) -> bool:
-    """Whether another attempt may be made. Raises `CheckError` with `too_many_requests` where not even the first may."""
+    """Whether another attempt fits the cap. Raises `CheckError` with `too_many_requests` if not even the first one does."""
     if cap is None or sum(attempt["sent"] for attempt in attempts) + planned <= cap:
         return True
     if not attempts:
@@ -100,7 +100,7 @@ def below_cap(cap: int | None, planned: int, attempts: list[JsonDict]) -> bool:
 
 
 def prepare(params: JsonDict, settings: Settings, access: Access) -> tuple[Survey, Key, dict[ClientPod, Plan]]:
-    """All that can be known and refused before the first request, and the request plan of each client."""
+    """Validate everything that can be checked before the first request; the request plan of each client."""
     choice = settings.choice
     target = find_target(access.cluster, params["namespace"], params["service"], choice.namespace, params["port"], params["path"], params["method"])
     if params["via"]:
@@ -143,7 +143,7 @@ def plans_of(params: JsonDict, settings: Settings, key: Key, survey: Survey) -> 
 
 
 def may_be_own(key: Key, target: Target) -> bool:
-    """Whether the key may be the client's own address. Not through a gateway, of which only HTTP ports are read."""
+    """Whether the key may be the client's own address. Not through a gateway, where only HTTP ports are read."""
     return key.type == "source_ip" and target.listener is not None and target.via is None
 
 
@@ -155,7 +155,7 @@ def first_view(access: Access, survey: Survey) -> ProxyView | None:
 
 
 def measure(params: JsonDict, settings: Settings, access: Access, survey: Survey, plans: dict[ClientPod, Plan]) -> tuple[Window, list[ClientRun], Verdict]:
-    """Send the requests and judge what came back."""
+    """Send the requests and judge the responses."""
     target = survey.target
     campaign = Campaign(
         target,
@@ -174,7 +174,7 @@ def measure(params: JsonDict, settings: Settings, access: Access, survey: Survey
         after = campaign.read_membership()
         rules_after = read_rules(access.cluster, target, settings.choice.namespace)
     except CheckError as error:
-        # What was measured before may still show that sessions move, so it is judged, with the loss as a reason.
+        # The measurement may still show that sessions move, so it is judged, with the error as a reason.
         after, rules_after = runs[-1].checkpoints[-1].membership, survey.rules
         runs[0].failure = runs[0].failure or error
     window = make_window(settings, survey, after, rules_after, runs)
@@ -222,7 +222,7 @@ def wait_for_quiet(cluster: Cluster, survey: Survey, settle: int, timeout: int) 
 
 
 def fails_task(result: JsonDict, moved: bool, params: JsonDict) -> bool:
-    """Always for `error`; for a session on two pods unless that is tolerated; else by the option `fail_on`."""
+    """Whether the task fails: always for `error` and `failed`; for a moved session unless tolerated; else by the option `fail_on`."""
     verdict = result["verdict"]
     if verdict in (ERROR, FAILED):
         return True

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ansible_collections.meshops.istio.plugins.module_utils._causes import find_causes, situation_seen
+from ansible_collections.meshops.istio.plugins.module_utils._causes import find_causes, situation_of_inspection
 from ansible_collections.meshops.istio.plugins.module_utils._cluster.api import Access, Cluster
 from ansible_collections.meshops.istio.plugins.module_utils._cluster.clients import pick_clients
 from ansible_collections.meshops.istio.plugins.module_utils._cluster.facts import read_facts
@@ -58,7 +58,7 @@ READ_TIMEOUT = 60
 
 @dataclass(frozen=True)
 class Reading:
-    """What came of reading one client's Envoy: its pages, or why there are none."""
+    """The result of reading one client's Envoy: its pages, or the reason why there are none."""
 
     dump: AdminDump | None
     error: str | None = None
@@ -66,7 +66,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class PortInspection:
-    """One port of a service with all that is known of it. `membership` is None where the endpoints may not be read."""
+    """One port of a service with everything known about it. `membership` is None without permission to read the endpoints."""
 
     target: Target
     declared: Declared
@@ -129,7 +129,7 @@ def read_proxies(configuration: Any, scope: Scope, objects: Objects) -> dict[Cli
 
 
 def inspect_ports(scope: Scope, objects: Objects, readings: Mapping[ClientPod, Reading]) -> list[PortInspection]:
-    """The ports to show: of a named service those that the scope means, else all that ask for affinity.
+    """The ports to return: those of a named service that the scope selects, else all that ask for affinity.
 
     Raises `CheckError` with `no_port` where the named service has no such port.
     """
@@ -172,7 +172,7 @@ def _inspection_of(objects: Objects, readings: Mapping[ClientPod, Reading], serv
 
 
 def _view(reading: Reading, target: Target) -> tuple[ProxyView | None, str | None]:
-    """One service's part of a reading, or why there is none."""
+    """One service's part of the pages, or the reason why there is none."""
     if reading.dump is None:
         return None, reading.error
     try:
@@ -182,7 +182,7 @@ def _view(reading: Reading, target: Target) -> tuple[ProxyView | None, str | Non
 
 
 def _clients_of(namespace: str, clients: Sequence[ClientPod]) -> tuple[ClientPod, ...]:
-    """The clients in the service's namespace; where there is none, one for each zone from elsewhere."""
+    """The clients in the service's namespace; if there are none, one for each zone from other namespaces."""
     near = tuple(client for client in clients if client.namespace == namespace)
     return near or pick_clients(clients, None)
 
@@ -219,7 +219,7 @@ def describe(entry: PortInspection, wanted: Wanted) -> JsonDict:
 
 
 def key_of(entry: PortInspection) -> Key:
-    """By what the first client's Envoy has, else by what the objects ask for."""
+    """From the first client's Envoy, else from the rules."""
     in_force = key_in_force(entry.view)
     return entry.declared.keys[0] if in_force == DEFAULT_KEY and entry.declared.keys else in_force
 
@@ -244,29 +244,29 @@ def describe_proxy(entry: ClientView, key: Key, membership: Membership | None) -
 
 
 def missing_half(client: ClientPod, view: ProxyView | None, key: Key, membership: Membership | None) -> str | None:
-    """None where both halves are there and the hosts are the ready pods."""
+    """None if both halves are present and the hosts are the ready pods."""
     if view is None:
-        return f"no Envoy answers in pod {client}" + ("" if client.sidecar else "; it has no sidecar (istio-proxy)")
+        return f"no Envoy responds in pod {client}" + ("" if client.sidecar else "; it has no sidecar (istio-proxy)")
     if not view.balances_by(key):
         return f"the Envoy of pod {client} {halves(view, key)}"
     if membership is None:
-        return "the endpoints of the service may not be read"
+        return "there is no permission to read the service's endpoints"
     ready = {backend.address for backend in membership.ready()}
     hosts = set(view.eligible())
     if hosts != ready:
-        return f"the Envoy of pod {client} can choose {len(hosts & ready)} of {len(ready)} ready pods, and {len(hosts - ready)} others"
+        return f"the Envoy of pod {client} can select {len(hosts & ready)} of {len(ready)} ready pods, and {len(hosts - ready)} others"
     if not ready:
         return "the service has no ready pod"
     return None
 
 
 def causes_of(entry: PortInspection, wanted: Wanted, facts: Facts | None) -> list[JsonDict]:
-    """The causes that show without a request. Where the endpoints may not be read there is too little to tell."""
+    """The causes that are visible without requests; none without permission to read the endpoints."""
     if facts is None or entry.membership is None:
         return []
     expected = wanted.key is not None or bool(entry.declared.keys)
     readable = [(each.client, each.view) for each in entry.client_views if not each.error]
-    situation = situation_seen(entry.target, wanted.key or key_of(entry), facts, readable, entry.membership, expected)
+    situation = situation_of_inspection(entry.target, wanted.key or key_of(entry), facts, readable, entry.membership, expected)
     return [finding_result(finding) for finding in find_causes(situation)]
 
 
@@ -290,7 +290,7 @@ def check_scenario(cluster: Cluster, scenario: Scenario, inspections: Sequence[P
 
 
 def node_exists(cluster: Cluster, name: str) -> bool:
-    """Whether there is such a node; no where nodes may not be read, as nothing shows it."""
+    """Whether the node exists; false without permission to read nodes."""
     try:
         return cluster.node(name) is not None
     except CheckError as error:
@@ -306,6 +306,6 @@ def what_if(scenario: Scenario | None, key: Key, prediction: Prediction, entry: 
     if not prediction.available or view is None or view.cluster is None:
         return no_outcome(prediction.reason or "no Envoy was read")
     if len({host.weight for host in view.hosts if host.healthy}) > 1:
-        return no_outcome("hosts have different weights, and that of a new pod is not known")
+        return no_outcome("hosts have different weights, and the weight of a new pod is unknown")
     balancing = Balancing.of(view.cluster, view.eligible())
     return outcome(scenario, balancing, entry.backends, sessions, hashes_of(view, key, sessions))

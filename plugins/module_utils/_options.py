@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Options that the modules share, and what they become.
+"""Options that the modules share, and their parsed form.
 
 This module util is private to the collection: it may change at any time.
 """
@@ -20,7 +20,7 @@ from ansible_collections.meshops.istio.plugins.module_utils._requests.identity i
 from ansible_collections.meshops.istio.plugins.module_utils._requests.plan import PROFILES
 from ansible_collections.meshops.istio.plugins.module_utils._verdict.what_if import Scenario, read_scenario
 
-# option: the smallest and the largest value that makes sense
+# option: the smallest and the largest valid value
 LIMITS = {
     "port": (1, 65535),
     "sessions": (1, 100_000),
@@ -77,24 +77,24 @@ def client_choice(params: JsonDict) -> ClientChoice:
 
 
 def given_key(params: JsonDict) -> Key | None:
-    """The key of the option, or None where the rule in force is to say it."""
+    """The key of the option, or None to take it from the rule in force."""
     option = params.get("key")
     if not option:
         return None
     if option["type"] == "source_ip":
         if option.get("name"):
-            raise CheckError("bad_option", "Option key.name has no meaning with key.type source_ip; leave it out.")
+            raise CheckError("bad_option", "Option key.name does not apply to key.type source_ip; leave it out.")
         return Key("source_ip", None)
     if not option.get("name"):
         raise CheckError("bad_option", f"Option key.name is missing; key.type {option['type']} needs the name of the {option['type']}.")
     if option["type"] != "cookie" and option["cookie"] != "given":
-        raise CheckError("bad_option", f"Option key.cookie has a meaning with key.type cookie only; leave it out for {option['type']}.")
+        raise CheckError("bad_option", f"Option key.cookie applies only to key.type cookie; leave it out for {option['type']}.")
     return Key(option["type"], option["name"], cookie=option["cookie"])
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The options after they were checked."""
+    """The validated options."""
 
     choice: ClientChoice
     key: Key | None
@@ -106,11 +106,11 @@ class Settings:
 
 
 def read_settings(params: JsonDict) -> Settings:
-    """Refuse what makes no sense, before anything is touched. Raises CheckError with `bad_option`."""
+    """Refuse invalid values before the first access. Raises CheckError with `bad_option`."""
     for option, (least, most) in LIMITS.items():
         value = params[option]
         if value is not None and not least <= value <= most:
-            raise CheckError("bad_option", f"Option {option} is {value}; it must lie between {least} and {most}.")
+            raise CheckError("bad_option", f"Option {option} is {value}; it must be between {least} and {most}.")
     if params["session_ids"] is not None and not params["session_ids"]:
         raise CheckError("bad_option", "Option session_ids is an empty list; give IDs, or leave it out to have some generated.")
     if not params["identify_header"]:
@@ -130,36 +130,36 @@ def read_settings(params: JsonDict) -> Settings:
 
 
 def read_stop_on(params: JsonDict) -> StopOn | None:
-    """When to stop. Raises CheckError with `bad_option`."""
+    """The conditions that stop the check. Raises CheckError with `bad_option`."""
     option = params["stop_on"]
     if option is None:
         return None
     wrong = [status for status in option["statuses"] if not 100 <= status <= 599]
     if wrong:
-        raise CheckError("bad_option", f"Option stop_on.statuses holds {wrong[0]}; a status lies between 100 and 599.")
+        raise CheckError("bad_option", f"Option stop_on.statuses contains {wrong[0]}; a status is between 100 and 599.")
     share = option["server_errors"]
     if share is not None and not 0 <= share <= 1:
-        raise CheckError("bad_option", f"Option stop_on.server_errors is {share}; it is a share, between 0 and 1.")
+        raise CheckError("bad_option", f"Option stop_on.server_errors is {share}; it must be a share between 0 and 1.")
     return StopOn(frozenset(option["statuses"]), share)
 
 
 def read_method(params: JsonDict) -> Method:
-    """How the pods are to be known. Raises CheckError with `bad_option`."""
+    """The identity method. Raises CheckError with `bad_option`."""
     pattern = params["identify_pattern"]
     if (params["identify"] == "body") != (pattern is not None):
         raise CheckError("bad_option", "Options identify=body and identify_pattern go together; give both or neither.")
     if params["identify"] == "body" and params["method"] == "HEAD":
-        raise CheckError("bad_option", "Option identify is body, but the answers to HEAD have none; use another method.")
+        raise CheckError("bad_option", "Option identify is body, but responses to HEAD have no body; use another method.")
     try:
         compiled = re.compile(pattern) if pattern is not None else None
     except re.error as error:
-        raise CheckError("bad_option", f"Option identify_pattern is no regular expression: {error}.") from error
+        raise CheckError("bad_option", f"Option identify_pattern is not a valid regular expression: {error}.") from error
     return Method(params["identify"], tuple(params["identify_header"]), compiled)
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """The options of istio_affinity_info after they were checked."""
+    """The validated options of istio_affinity_info."""
 
     scope: Scope
     choice: ClientChoice
@@ -169,14 +169,14 @@ class Wanted:
 
 
 def read_wanted(params: JsonDict) -> Wanted:
-    """Refuse options that make no sense. Raises `CheckError` with `bad_option`."""
+    """Refuse invalid options. Raises `CheckError` with `bad_option`."""
     namespaces = tuple(dict.fromkeys(params.get("namespace") or ())) or None
     if namespaces is not None and not all(namespaces):
-        raise CheckError("bad_option", "Option namespace holds an empty name. Next: correct it, or leave the option out for all namespaces.")
+        raise CheckError("bad_option", "Option namespace contains an empty name. Next: correct it, or leave the option out for all namespaces.")
     alone = namespaces[0] if namespaces is not None and len(namespaces) == 1 else ""
     choice = client_choice({**params, "namespace": alone})
     if choice.pod is not None and not choice.namespace:
-        raise CheckError("bad_option", "Option client.pod needs client.namespace, as the option namespace does not say which one is meant.")
+        raise CheckError("bad_option", "Option client.pod needs client.namespace, because the option namespace does not name exactly one.")
     sessions = tuple(dict.fromkeys(params.get("session_ids") or ()))
     scope = Scope(namespaces, params.get("service"), params.get("port"))
     return Wanted(scope, choice, given_key(params), sessions, read_scenario(params.get("what_if")))

@@ -65,7 +65,7 @@ def error_result(error: CheckError, seed: int | None = None) -> JsonDict:
 
 
 def survey_result(survey: Survey, key: Key, seed: int) -> JsonDict:
-    """What is known before anything is sent."""
+    """What is known before the first request."""
     result = empty_result(seed)
     result["key"] = {"type": key.type, "name": key.name, "origin": key.origin}
     result["clients"] = [_client(client) for client in survey.clients]
@@ -134,14 +134,14 @@ def full_result(
 
 
 def returned(fates: Sequence[SessionFate], most: int) -> list[SessionFate]:
-    """The sessions to show where there are too many: those that moved come first, otherwise in the order sent."""
+    """The sessions to return if there are too many: those that moved come first, otherwise in the order sent."""
     if len(fates) <= most:
         return list(fates)
     return sorted(fates, key=lambda fate: not fate.moved)[:most]
 
 
 def message(survey: Survey, window: Window, runs: Sequence[ClientRun], verdict: Verdict, elapsed: float, findings: Sequence[Finding] = ()) -> str:
-    """The verdict, why, what to do next and what exactly was measured, in a few sentences."""
+    """The verdict, its reasons, the next step and the scope of the measurement."""
     stuck = sum(1 for fate in verdict.fates if fate.pods and not fate.moved)
     if verdict.verdict == PASSED:
         bound = f"at most {verdict.flip_rate_95:.2%} of requests leave their session's pod (95 %)"
@@ -154,26 +154,26 @@ def message(survey: Survey, window: Window, runs: Sequence[ClientRun], verdict: 
 
 
 def persistence(target: Target, window: Window) -> str:
-    """That Istio's persistent sessions are another rule than the one judged, where the service has them or Envoy keeps them."""
+    """A note that the verdict does not cover Istio's persistent sessions, if the service asks for them or Envoy has them."""
     filtering = any(view.route and view.route.stateful for entry in window.client_windows for view in entry.views())
     if not target.persistence and not filtering:
         return ""
     labels = f"Service {target.namespace}/{target.service} has the label {', '.join(target.persistence)}" if target.persistence else ""
     if not filtering:
-        return f"{labels}, but no Envoy that was read keeps persistent sessions for it (istiod needs PILOT_ENABLE_PERSISTENT_SESSION_FILTER). "
-    told = f"{labels}, and Envoy" if labels else "Envoy"
-    return f"{told} keeps persistent sessions on this route: that rule is not judged here, only the hash of {window.key}. "
+        return f"{labels}, but no Envoy that was read has persistent sessions for it (istiod needs PILOT_ENABLE_PERSISTENT_SESSION_FILTER). "
+    subject = f"{labels}, and Envoy" if labels else "Envoy"
+    return f"{subject} has persistent sessions on this route; the verdict does not cover them, only the hash of {window.key}. "
 
 
 def next_step(survey: Survey, window: Window, causes: Sequence[Finding] = ()) -> str:
-    """What the client's own Envoy shows of the missing half, and the cause, or else where to advice."""
+    """The missing half as the client's Envoy shows it, then the first cause with its fix, or else a general next step."""
     target, key = survey.target, window.key
     advice = first_cause(causes) or f"Next: kubectl -n {target.namespace} get destinationrules,virtualservices -o yaml. "
     for entry in window.client_windows:
         client = entry.client
         if not client.sidecar and not window.via:
-            lacking = f"Pod {client} has no sidecar (istio-proxy), so no rule of the mesh applies to its requests. "
-            return lacking + (first_cause(causes) or "Next: label its namespace for injection and recreate the pod, or name another client. ")
+            no_sidecar = f"Pod {client} has no sidecar (istio-proxy), so no rule of the mesh applies to its requests. "
+            return no_sidecar + (first_cause(causes) or "Next: label its namespace for injection and recreate the pod, or name another client. ")
         views = entry.views()
         if views and not views[-1].balances_by(key):
             proxy = f"Gateway {window.via}" if window.via else f"The Envoy of pod {client}"
@@ -182,17 +182,17 @@ def next_step(survey: Survey, window: Window, causes: Sequence[Finding] = ()) ->
 
 
 def first_cause(findings: Sequence[Finding]) -> str:
-    """The first finding in one line: what, by what it is evidence, and how it is put right."""
+    """The first finding in one line: the cause, its evidence and its fix."""
     if not findings:
         return ""
     first = findings[0]
     evidence = "; ".join(f"{item.source}: {item.field} is {item.value}" for item in first.evidence[:2])
-    ways = {
+    fixes = {
         "yaml": f"apply the {_kind(first.fix.body)} in findings[0].fix",
         "command": first.fix.body if "\n" not in first.fix.body and len(first.fix.body) < LONG_COMMAND else "run the command in findings[0].fix",
         "manual": first.fix.body.rstrip("."),
     }
-    return f"Cause {first.id}: {first.title} ({evidence}). Fix: {ways[first.fix.kind]}. "
+    return f"Cause {first.id}: {first.title} ({evidence}). Fix: {fixes[first.fix.kind]}. "
 
 
 def _kind(yaml: str) -> str:
@@ -204,13 +204,15 @@ def finding_result(finding: Finding) -> JsonDict:
 
 
 def halves(view: ProxyView, key: Key) -> str:
-    """Both halves of affinity in one client's Envoy, in words."""
+    """Both halves of affinity in one client's Envoy, as text."""
     if view.cluster is None:
         return "has no cluster for this service"
     rule = f"DestinationRule {view.cluster.rule}" if view.cluster.rule else "no DestinationRule in force"
     policies = [" ".join(filter(None, (policy.type, policy.name))) for policy in view.route.hash_policies] if view.route else []
-    hashes = f"hashes on {', '.join(policies)}" if policies else "has no hash policy on its route"
-    return f"balances by {view.cluster.lb_policy} and {hashes}, not on {key} ({rule})"
+    hashes = f"hashes on {', '.join(policies)}, not on {key}" if policies else f"has no hash policy for {key} on its route"
+    if view.route and any(policy.matches(key) for policy in view.route.hash_policies):
+        hashes = f"ignores the hash policy of its route for {key}"
+    return f"balances by {view.cluster.lb_policy} and {hashes} ({rule})"
 
 
 def scope(survey: Survey, window: Window, runs: Sequence[ClientRun], elapsed: float) -> str:

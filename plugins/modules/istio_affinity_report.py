@@ -374,7 +374,7 @@ def read_settings(params: dict[str, Any]) -> Settings:
     """Raises BadOptionError."""
     for option, (least, most) in LIMITS.items():
         if not least <= params[option] <= most:
-            raise BadOptionError(f"Option {option} is {params[option]}; it must lie between {least} and {most}.")
+            raise BadOptionError(f"Option {option} is {params[option]}; it must be between {least} and {most}.")
     if not re.fullmatch(r"[^/\x00-\x1f.\s][^/\x00-\x1f]{0,199}", params["cluster"]) or params["cluster"] == INDEX:
         raise BadOptionError(f"Option cluster is {params['cluster']!r}, which cannot name a directory; use no slashes, and begin with a letter or a digit.")
     return Settings(tuple(params["fail_on"]), params["max_age"], params["hash_session_ids"], read_waivers(params["waivers"]))

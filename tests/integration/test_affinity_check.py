@@ -136,7 +136,7 @@ def test_what_is_not_there_fails_the_play_as_an_error(mesh: Mesh, options: dict[
         ({"path": "nginx"}, "bad_option", "Option path"),
         ({"key": {"type": "cookie"}}, "bad_option", "Option key.name is missing"),
         ({"kubeconfig": "/no/such/file"}, "api_unreachable", "check the options kubeconfig and context"),
-        ({"host": "https://127.0.0.1:1"}, "api_unreachable", "The API server did not answer"),
+        ({"host": "https://127.0.0.1:1"}, "api_unreachable", "The API server did not respond"),
     ],
     ids=lambda value: value if isinstance(value, str) and "_" in value else "",
 )

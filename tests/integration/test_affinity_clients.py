@@ -129,7 +129,7 @@ def test_a_locality_split_is_never_passed(altered: Mesh, kind: str, name: str, s
     altered.wait_until("both Envoys prefer their zone", lambda: all("::priority::1" in priorities(altered, pod) for pod in ("probe-1", "probe-3")))
     one = altered.look(client=PROBES | {"max": 1})
     assert one["verdict"] == "not_proven", one["msg"]
-    assert "ready backends that a client's Envoy does not choose from" in one["msg"]
+    assert "ready backends that are not eligible in a client's Envoy" in one["msg"]
     assert sorted(backend["eligible"] for backend in one["backends"]) == [False, False, True, True]
     two = altered.look(client=PROBES)
     assert two["verdict"] == "failed", two["msg"]

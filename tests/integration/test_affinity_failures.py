@@ -99,7 +99,7 @@ def test_a_client_pod_that_is_deleted(broken: Mesh, lab: Path, meanwhile: Callab
     meanwhile(3, lambda: broken.kubectl("-n", broken.namespace, "delete", "pod", "test-pod", "--grace-period=0", "--force"))
     result = check(broken)
     assert (result["verdict"], result["error"]["code"]) == ("inconclusive", "exec_lost"), result["msg"]
-    assert "see whether the pod" in result["msg"]
+    assert "check whether the pod" in result["msg"]
     assert result["requests"]["answered"] < result["requests"]["planned"]
 
 
@@ -317,7 +317,7 @@ def test_a_service_without_endpoints_is_inconclusive(broken: Mesh, lab: Path) ->
     result = check(broken, rate=None)
     assert result["verdict"] == "inconclusive", result["msg"]
     assert result["requests"]["by_status"] == {"503": result["requests"]["planned"]}
-    assert "0 of 0 ready backends can be chosen" in result["msg"]
+    assert "0 of 0 ready backends are eligible" in result["msg"]
 
 
 def test_a_rate_limit_takes_answers_and_is_not_sticky(broken: Mesh, lab: Path) -> None:

@@ -193,7 +193,7 @@ def test_a_pod_of_the_gateway_that_goes_meanwhile_is_seen(mesh: Mesh, gateway: d
     thread.join()
     mesh.kubectl(*place, "rollout", "status", "deployment/istio-ingressgateway", "--timeout=120s")
     assert result["verdict"] == "inconclusive", result["msg"]
-    assert f"pod {gone} of gateway istio-ingressgateway.istio-ingress went" in result["membership"]["events"], result["membership"]
+    assert f"pod {gone} of gateway istio-ingressgateway.istio-ingress was removed" in result["membership"]["events"], result["membership"]
 
 
 def test_every_ready_pod_of_the_gateway_is_read(mesh: Mesh, lab: Path, gateway: dict[str, Any], outsider: dict[str, str]) -> None:

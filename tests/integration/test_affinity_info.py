@@ -95,7 +95,7 @@ SCENARIOS: dict[str, tuple[dict[str, Any] | None, list[dict[str, Any]] | None, d
         [{"route": [destination("weighted", subset=name) | {"weight": 50} for name in ("one", "plain")]}],
         {},
         "does_not",
-        "(subset plain), and Envoy chooses one of them for each request",
+        "(subset plain), and Envoy selects one of them for each request",
     ),
     "removed": (
         policy(loadBalancer=HASH),
@@ -126,7 +126,7 @@ SCENARIOS: dict[str, tuple[dict[str, Any] | None, list[dict[str, Any]] | None, d
         None,
         {},
         "does_not",
-        "of its own locality, so clients elsewhere choose among others",
+        "of its own locality, so clients elsewhere select other pods",
     ),
     "same-zone": (policy(loadBalancer=HASH), None, {"trafficDistribution": "PreferSameZone"}, "does_not", "of its own locality"),
     # What only another locality would show, and routes that a plain request does not take: the named few that stay open.
@@ -142,7 +142,7 @@ SCENARIOS: dict[str, tuple[dict[str, Any] | None, list[dict[str, Any]] | None, d
         [{"match": [{"headers": {"user-session": {"regex": ".+"}}}], "route": [destination("match")]}],
         {},
         "unknown",
-        "matches on other headers or another path",
+        "requires other headers or another path",
     ),
 }
 # What breaks between zones only; in the lab of `make test` there is one.
@@ -342,7 +342,7 @@ def test_a_hundred_services_in_one_look(mesh: Mesh, namespace: Callable[..., str
         ({"what_if": {"replicas": 0}}, "Option what_if.replicas is 0; it must be at least 1"),
         ({"what_if": {"remove_pods": ["no-such"]}}, "no inspected service has a pod no-such; there are nginx-deployment-"),
         ({"what_if": {"drain_node": "no-such"}}, "there is no node no-such; the inspected pods are on node-"),
-        ({"namespace": [""]}, "Option namespace holds an empty name"),
+        ({"namespace": [""]}, "Option namespace contains an empty name"),
         ({"namespace": ["affinity", "default"], "client": {"pod": "test-pod"}}, "Option client.pod needs client.namespace"),
         ({"port": 81}, "has no port 81; it has 80 (http)"),
         ({"key": {"type": "cookie"}}, "Option key.name is missing"),

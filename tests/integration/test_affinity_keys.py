@@ -189,4 +189,4 @@ def test_persistent_sessions_in_force_are_said_not_to_be_judged(labelled: Mesh) 
         labelled.delete("envoyfilter", "persistent")
         labelled.wait_until("Envoy hands out no cookie", lambda: "set-cookie" not in labelled.kubectl(*ask).stdout.lower())
     assert result["verdict"] == "passed", result["msg"]
-    assert "and Envoy keeps persistent sessions on this route: that rule is not judged here, only the hash of header user-session" in result["msg"]
+    assert "and Envoy has persistent sessions on this route; the verdict does not cover them, only the hash of header user-session" in result["msg"]

@@ -2,10 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The catalogue of causes why sessions do not stick, or why affinity could not be proven. Pure.
+"""The catalogue of causes for sessions that do not stick, or for affinity that could not be proven. Pure.
 
 A cause is one function in the file of its section, registered by the decorator of the section. Causes that hold at the same
-time are reported in the order of the sections, and of the causes in them: the nearer to the root, the earlier.
+time are reported in the order of the sections, and of the causes in them: the root cause first.
 
 This module util is private to the collection: it may change at any time.
 """
@@ -30,7 +30,7 @@ from ansible_collections.meshops.istio.plugins.module_utils._model import (
 )
 from ansible_collections.meshops.istio.plugins.module_utils._verdict.window import Verdict, Window
 
-__all__ = ["CATALOGUE", "SECTIONS", "Cause", "Client", "Situation", "find_causes", "situation_of", "situation_seen"]
+__all__ = ["CATALOGUE", "SECTIONS", "Cause", "Client", "Situation", "find_causes", "situation_of", "situation_of_inspection"]
 
 SECTIONS: tuple[Section, ...] = tuple(module.SECTION for module in (client, protocol, halves, rule, delivery, key, hosts, choice, fakes, advisories))
 CATALOGUE: tuple[Cause, ...] = tuple(cause for section in SECTIONS for cause in section.causes)
@@ -42,22 +42,22 @@ def situation_of(survey: Survey, facts: Facts, window: Window, verdict: Verdict)
     return Situation(window.key, survey.target, facts, clients, window.after, window, verdict)
 
 
-def situation_seen(
-    target: Target, key: Key, facts: Facts, seen: Iterable[tuple[ClientPod, ProxyView | None]], membership: Membership, expected: bool
+def situation_of_inspection(
+    target: Target, key: Key, facts: Facts, views: Iterable[tuple[ClientPod, ProxyView | None]], membership: Membership, expected: bool
 ) -> Situation:
     """The situation of an inspection. `expected` is whether an option or a rule asks for affinity."""
-    clients = tuple(Client(pod, (view,) if view is not None else ()) for pod, view in seen)
+    clients = tuple(Client(pod, (view,) if view is not None else ()) for pod, view in views)
     return Situation(target=target, key=key, facts=facts, clients=clients, membership=membership, expected=expected)
 
 
 def find_causes(situation: Situation) -> list[Finding]:
     """All causes that hold, root cause first: errors, then warnings, then infos, each in the order of the catalogue."""
-    found: dict[tuple[str, str], Finding] = {}
+    findings: dict[tuple[str, str], Finding] = {}
     for cause in CATALOGUE:
         for hit in _hits(cause, situation):
             # Several clients may show the same cause: report it once.
-            found.setdefault((cause.id, hit.fix.body), Finding(cause.id, hit.severity, cause.title, hit.evidence, hit.fix, cause.reference))
-    return sorted(found.values(), key=lambda finding: SEVERITIES.index(finding.severity))
+            findings.setdefault((cause.id, hit.fix.body), Finding(cause.id, hit.severity, cause.title, hit.evidence, hit.fix, cause.reference))
+    return sorted(findings.values(), key=lambda finding: SEVERITIES.index(finding.severity))
 
 
 def _hits(cause: Cause, situation: Situation) -> list[Hit]:
@@ -65,5 +65,5 @@ def _hits(cause: Cause, situation: Situation) -> list[Hit]:
     try:
         return list(cause.find(situation))
     except (ArithmeticError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        seen = EvidenceItem(situation.source, "objects of the service", f"{type(error).__name__}: {error}")
-        return [Hit((seen,), Fix("manual", f"Could not determine whether {cause.id} holds. Report this with the objects of the service."), "info")]
+        item = EvidenceItem(situation.source, "objects of the service", f"{type(error).__name__}: {error}")
+        return [Hit((item,), Fix("manual", f"Could not determine whether {cause.id} holds. Report this with the objects of the service."), "info")]

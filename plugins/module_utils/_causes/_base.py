@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What a cause may look at, and the catalogue that causes enter themselves into. Pure.
+"""The input of the causes, and the sections of the catalogue, in which causes register. Pure.
 
 This module util is private to the collection: it may change at any time.
 """
@@ -31,7 +31,7 @@ SEVERITIES = ("error", "warning", "info")
 
 @dataclass(frozen=True)
 class Client:
-    """One client pod and what its Envoy (or, through a gateway, the gateway's pods) said, in the order of time."""
+    """One client pod with the views of its Envoy (or, through a gateway, of the gateway's pods), oldest first."""
 
     pod: ClientPod
     views: tuple[ProxyView, ...]
@@ -41,7 +41,7 @@ class Client:
         return self.views[-1] if self.views else None
 
     def counted(self) -> int | None:
-        """How many requests its Envoy sent to hosts of the service between the first look and the last."""
+        """How many requests its Envoy sent to hosts of the service between the first view and the last."""
         if len(self.views) < 2:
             return None
         earlier = {host.address: host.rq_total for host in self.views[0].hosts}
@@ -50,8 +50,8 @@ class Client:
 
 @dataclass(frozen=True)
 class Situation:
-    """Everything that causes may look at. C(window) and C(verdict) are None where nothing was sent; C(expected) is false
-    where nobody said that the service is to be sticky, so that its not being so is no error."""
+    """The input of every cause. `window` and `verdict` are None if no requests were sent. `expected` is false if no option
+    or rule asks for affinity: then it is no error that sessions move."""
 
     key: Key
     target: Target
@@ -73,7 +73,7 @@ class Situation:
 
     @property
     def fqdn(self) -> str:
-        """The name by which Istio knows the service. The domain stands in the names of Envoy's clusters."""
+        """The name by which Istio knows the service. The domain is taken from the names of Envoy's clusters."""
         start = f"{self.target.service}.{self.target.namespace}.svc."
         names = [view.cluster.name.rpartition("|")[2] for client in self.clients if (view := client.view) and view.cluster]
         return next((name for name in names if name.startswith(start)), f"{start}cluster.local")
@@ -83,29 +83,32 @@ class Situation:
         return f"Service {self.target.namespace}/{self.target.service}"
 
     def namespace_of(self, client: Client) -> str:
-        """The namespace of the proxy that balances: by it Istio chooses the rules."""
+        """The namespace of the proxy that balances, by which Istio chooses the rules."""
         return (self.target.via.namespace if self.target.via else None) or client.pod.namespace
 
     def body_of(self, client: Client) -> JsonDict:
         return self.facts.pods.get((client.pod.namespace, client.pod.pod)) or {"metadata": {}, "spec": {}}
 
-    def seen(self) -> Iterator[tuple[Client, ProxyView]]:
-        """Clients whose proxy was read, with what it said last."""
+    def labels_of(self, client: Client) -> dict[str, str]:
+        return self.body_of(client)["metadata"].get("labels") or {}
+
+    def readable(self) -> Iterator[tuple[Client, ProxyView]]:
+        """Clients whose proxy could be read, each with its last view."""
         for client in self.clients:
             if client.view is not None:
                 yield client, client.view
 
-    def blind(self) -> Iterator[tuple[Client, ProxyView]]:
-        """Those of them that do not balance by the key."""
-        return ((client, view) for client, view in self.seen() if not view.balances_by(self.key))
+    def not_hashing(self) -> Iterator[tuple[Client, ProxyView]]:
+        """Readable clients whose proxy does not balance by the key."""
+        return ((client, view) for client, view in self.readable() if not view.balances_by(self.key))
 
     @property
     def severity(self) -> str:
-        """Of what keeps sessions from sticking: nothing is wrong with it where nobody wants them to."""
+        """The severity of a cause that makes sessions move: no error if nothing asks for affinity."""
         return "error" if self.expected else "info"
 
     def parts_of(self, client: Client) -> list[ClientWindow]:
-        """What a check saw of one client's requests."""
+        """The client windows of one client."""
         return [entry for entry in self.window.client_windows if entry.client == client.pod] if self.window else []
 
     def moved(self) -> bool:
@@ -126,28 +129,28 @@ class Situation:
 
 @dataclass(frozen=True)
 class Hit:
-    """A cause seen in a situation: the finding without what the catalogue knows."""
+    """A cause that holds: the part of the finding that is not in the catalogue."""
 
     evidence: tuple[EvidenceItem, ...]
     fix: Fix
     severity: str = "error"
 
 
-# Source, field and value of a piece of evidence, before it is put into words.
+# Source, field and value of a piece of evidence, before the value is turned into text.
 Item = tuple[str, str, object]
 Finder = Callable[[Situation], Iterator[Hit]]
 
 
 @dataclass(frozen=True)
 class Cause:
-    """An entry of the catalogue. C(symptom), C(seen) and C(cure) are for the page; C(synthetic) says from where the state
-    is known that its test makes by hand, for a cause that the lab can't produce."""
+    """An entry of the catalogue. `symptom`, `evidence` and `fix` are texts of the page. `synthetic`, for a cause that the lab
+    cannot produce, says what the synthetic state of its test is based on."""
 
     id: str
     title: str
     symptom: str
-    seen: str
-    cure: str
+    evidence: str
+    fix: str
     reference: str
     find: Finder
     synthetic: str | None = None
@@ -155,26 +158,28 @@ class Cause:
 
 @dataclass
 class Section:
-    """The causes of one part of the catalogue, in the order in which they are reported where several hold."""
+    """The causes of one part of the catalogue, in the order in which they are reported if several hold."""
 
     title: str
     causes: list[Cause] = field(default_factory=list)
 
-    def cause(self, number: str, title: str, *, symptom: str, seen: str, cure: str, reference: str, synthetic: str | None = None) -> Callable[[Finder], Finder]:
-        """Enter the decorated function into the catalogue."""
+    def cause(
+        self, number: str, title: str, *, symptom: str, evidence: str, fix: str, reference: str, synthetic: str | None = None
+    ) -> Callable[[Finder], Finder]:
+        """Register the decorated function in the catalogue."""
 
         def enter(find: Finder) -> Finder:
-            self.causes.append(Cause(number, title, symptom, seen, cure, reference, find, synthetic))
+            self.causes.append(Cause(number, title, symptom, evidence, fix, reference, find, synthetic))
             return find
 
         return enter
 
 
 def evidence(*items: Item) -> tuple[EvidenceItem, ...]:
-    return tuple(EvidenceItem(source, field_name, value if isinstance(value, str) else _shown(value)) for source, field_name, value in items)
+    return tuple(EvidenceItem(source, field_name, value if isinstance(value, str) else _as_text(value)) for source, field_name, value in items)
 
 
-def _shown(value: object) -> str:
+def _as_text(value: object) -> str:
     if value is None:
         return "absent"
     if isinstance(value, bool):
@@ -190,18 +195,18 @@ def proxy_name(situation: Situation, client: Client) -> str:
 
 
 def speaks_http(view: ProxyView) -> bool:
-    """Whether Envoy has an HTTP route for the service; a TCP port has none, or one of its listener's."""
+    """Whether Envoy has an HTTP route for the service; a TCP port has none, or only its listener's."""
     return view.route is not None and view.route.protocol != "tcp"
 
 
 def balancing(view: ProxyView) -> tuple[object, ...]:
-    """What must be the same in two Envoys that are to choose alike."""
+    """The properties that two Envoys must share to select the same hosts."""
     cluster = view.cluster
     return (view.eligible(), (cluster.lb_policy, cluster.minimum_ring_size, cluster.table_size) if cluster else None)
 
 
 def policies_of(view: ProxyView) -> str:
-    """The route's hash policies in words."""
+    """The route's hash policies as text."""
     if view.route is None:
         return "no route"
     return ", ".join(policy_text(policy) for policy in view.route.hash_policies) or "none"

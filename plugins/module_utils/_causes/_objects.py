@@ -2,9 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The rules that apply in a situation, and how one is put right. Pure.
+"""The rules that apply in a situation, and the fixes for them. Pure.
 
-What the rules mean is known in `_istio`.
+`_istio` knows what the rules mean.
 
 This module util is private to the collection: it may change at any time.
 """
@@ -22,6 +22,7 @@ from ansible_collections.meshops.istio.plugins.module_utils._causes._base import
 from ansible_collections.meshops.istio.plugins.module_utils._istio.hosts import covers
 from ansible_collections.meshops.istio.plugins.module_utils._istio.rules import (
     applies_to,
+    balancer,
     cluster_parts,
     consulted_namespaces,
     destination_rules,
@@ -34,7 +35,7 @@ from ansible_collections.meshops.istio.plugins.module_utils._istio.rules import 
 from ansible_collections.meshops.istio.plugins.module_utils._model import Fix, JsonDict, Key, ProxyView
 
 KEY_FIELDS = ("httpHeaderName", "httpCookie", "httpQueryParameterName", "useSourceIp")
-# What the API server adds, and what says how somebody applied it.
+# The metadata that an author writes; the API server adds the rest.
 OWN_METADATA = ("name", "namespace", "labels", "annotations")
 # Labels of ambient mode, and the first Istio whose waypoints hash without a VirtualService.
 AMBIENT, WAYPOINT = "istio.io/dataplane-mode", "istio.io/use-waypoint"
@@ -53,31 +54,43 @@ def label(kind: str, body: JsonDict) -> str:
 
 
 def rules_of(situation: Situation) -> list[JsonDict]:
-    """Every DestinationRule that was read and names the service, oldest first, as Istio takes them."""
+    """The DestinationRules that name the service, oldest first, as Istio orders them."""
     return destination_rules(situation.facts.rules.get("DestinationRule", ()), situation.fqdn)
 
 
 def consulted(situation: Situation, client: Client) -> list[str]:
-    """The namespaces in which Istio looks for a DestinationRule, in this order."""
+    """The namespaces that Istio searches for a DestinationRule, in this order."""
     return consulted_namespaces(situation.namespace_of(client), situation.target.namespace)
 
 
 def applies(situation: Situation, client: Client, rule: JsonDict) -> bool:
-    """Whether Istio would consider this rule for the client at all."""
-    labels = situation.body_of(client)["metadata"].get("labels") or {}
-    return applies_to(rule, situation.namespace_of(client), situation.target.namespace, labels)
+    """Whether the rule is a candidate for this client."""
+    return applies_to(rule, situation.namespace_of(client), situation.target.namespace, situation.labels_of(client))
 
 
 def rule_in_force(situation: Situation, client: Client) -> JsonDict | None:
-    """The DestinationRule that Envoy says it was given, if it could be read."""
+    """The DestinationRule that Envoy's cluster names, if it could be read."""
     name = client.view.cluster.rule if client.view and client.view.cluster else None
     return next((rule for rule in situation.facts.rules.get("DestinationRule", ()) if named(rule) == name), None)
 
 
-def blind_to_service(situation: Situation) -> Iterator[tuple[Client, ProxyView]]:
-    """Clients whose Envoy has a cluster of this very service, reached over HTTP, that does not balance by the key."""
-    for client, view in situation.blind():
-        # A fixed source address is hashed for TCP too, where there are no routes.
+def with_rule(situation: Situation, clients: Iterable[tuple[Client, ProxyView]]) -> Iterator[tuple[Client, ProxyView, JsonDict]]:
+    """Those of the clients whose DestinationRule in force could be read, each with it."""
+    for client, view in clients:
+        rule = rule_in_force(situation, client)
+        if rule is not None:
+            yield client, view, rule
+
+
+def settings_of(situation: Situation, rule: JsonDict) -> JsonDict:
+    """The loadBalancer settings of a DestinationRule for the target's port."""
+    return balancer(policy_of(rule), situation.target.port)
+
+
+def not_hashing_for_service(situation: Situation) -> Iterator[tuple[Client, ProxyView]]:
+    """Clients whose Envoy has a cluster of this service, not of another host, for HTTP, that does not balance by the key."""
+    for client, view in situation.not_hashing():
+        # The source address is hashed for TCP too, where there are no routes.
         if view.cluster is None or not (speaks_http(view) or situation.key.type == "source_ip"):
             continue
         parts = cluster_parts(view.cluster.name)
@@ -85,8 +98,8 @@ def blind_to_service(situation: Situation) -> Iterator[tuple[Client, ProxyView]]
             yield client, view
 
 
-def what_is_in_force(situation: Situation, client: Client, view: ProxyView) -> tuple[Item, ...]:
-    """The rule that Envoy says it was given, and what came of it."""
+def items_in_force(situation: Situation, client: Client, view: ProxyView) -> tuple[Item, ...]:
+    """Evidence of the rule that Envoy's cluster names, and of its effect."""
     cluster = view.cluster
     return (
         (proxy_name(situation, client), "DestinationRule of the cluster", cluster.rule if cluster else None),
@@ -96,8 +109,7 @@ def what_is_in_force(situation: Situation, client: Client, view: ProxyView) -> t
 
 
 def hash_on(key: Key, settings: JsonDict | None = None, *, nulls: bool = False) -> JsonDict:
-    """loadBalancer settings that hash on the key, with the algorithm and the rest of given ones; with C(nulls) as a patch
-    that takes away what would contradict."""
+    """The given loadBalancer settings, changed to hash on the key; with `nulls`, as a patch that removes what contradicts it."""
     old = settings or {}
     chosen = {name: value for name, value in (old.get("consistentHash") or {}).items() if name not in KEY_FIELDS}
     values: JsonDict = {"header": key.name, "cookie": {"name": key.name}, "query": key.name, "source_ip": True}
@@ -105,8 +117,8 @@ def hash_on(key: Key, settings: JsonDict | None = None, *, nulls: bool = False) 
     chosen[own] = values[key.type]
     result = {name: value for name, value in old.items() if name not in ("simple", "consistentHash", "warmup", "warmupDurationSecs")}
     if nulls:
-        gone = [name for name in KEY_FIELDS if name in (old.get("consistentHash") or {}) and name != own]
-        chosen |= dict.fromkeys(gone)
+        removed = [name for name in KEY_FIELDS if name in (old.get("consistentHash") or {}) and name != own]
+        chosen |= dict.fromkeys(removed)
         result |= dict.fromkeys(name for name in ("simple", "warmup", "warmupDurationSecs") if name in old)
     return result | {"consistentHash": chosen}
 
@@ -128,18 +140,18 @@ def route_in_force(situation: Situation, client: Client) -> JsonDict | None:
 
 
 def ambient_by(situation: Situation, client: Client) -> Item | None:
-    """What says that ztunnel takes a client's requests: the pod's own label, or else its namespace's. None for a client with
-    a sidecar, which goes before."""
+    """The label that puts a client into ambient mode: the pod's own, or else its namespace's. None for a client with a
+    sidecar, which takes precedence."""
     namespace = situation.facts.namespaces.get(client.pod.namespace) or {"metadata": {}}
     places = ((f"Pod {client.pod}", situation.body_of(client)), (f"Namespace {client.pod.namespace}", namespace))
-    found = _first_label(AMBIENT, places)
-    return found if found and found[2] == "ambient" and not client.pod.sidecar else None
+    item = _first_label(AMBIENT, places)
+    return item if item and item[2] == "ambient" and not client.pod.sidecar else None
 
 
 def waypoint_of(situation: Situation) -> Item | None:
-    """What says that the service is behind a waypoint: its own label, or else its namespace's."""
-    found = _first_label(WAYPOINT, waypoint_places(situation))
-    return found if found and found[2] != "none" else None
+    """The label that puts the service behind a waypoint: its own, or else its namespace's."""
+    item = _first_label(WAYPOINT, waypoint_places(situation))
+    return item if item and item[2] != "none" else None
 
 
 def waypoint_places(situation: Situation) -> tuple[tuple[str, JsonDict], ...]:
@@ -148,15 +160,15 @@ def waypoint_places(situation: Situation) -> tuple[tuple[str, JsonDict], ...]:
 
 
 def _first_label(name: str, places: Iterable[tuple[str, JsonDict]]) -> Item | None:
-    for who, body in places:
+    for source, body in places:
         value = (body["metadata"].get("labels") or {}).get(name)
         if value:
-            return who, f"metadata.labels['{name}']", value
+            return source, f"metadata.labels['{name}']", value
     return None
 
 
 def waypoint_without_route(situation: Situation) -> tuple[Item, ...]:
-    """What shows that the service's waypoint is of an Istio that takes the hash from a VirtualService only, and there is none."""
+    """Evidence that the service's waypoint hashes only by a VirtualService, and that there is none; otherwise empty."""
     waypoint, text = waypoint_of(situation), situation.facts.versions.get("istiod")
     version = version_of(text)
     leads = [route for route in routes_of(situation) if any(_leads_to(situation, route, destination) for destination in destinations(route))]
@@ -174,14 +186,11 @@ def version_of(text: str | None) -> tuple[int, int, int] | None:
     return (int(match.group(1)), int(match.group(2)), int(match.group(3))) if match else None
 
 
-# -- Envoy's clusters --
-
-
 # -- fixes --
 
 
 def as_yaml(*bodies: JsonDict) -> Fix:
-    """Objects to be applied as they stand."""
+    """Objects that can be applied as printed."""
     return Fix("yaml", "---\n".join(str(yaml_dump(clean(body), sort_keys=False, width=160)) for body in bodies))
 
 
@@ -204,10 +213,10 @@ def patch(kind: str, body: JsonDict, change: JsonDict | list[JsonDict], how: str
     return Fix("command", " ".join((*_on(kind, body, "patch"), f"--type={how}", "-p", shlex.quote(json.dumps(change)))))
 
 
-def made_to_hash(rule: JsonDict, key: Key, port: int) -> Fix:
-    """A patch after which a DestinationRule hashes on the key for a port, and is otherwise the same."""
-    policy = policy_of(rule)
-    entry = port_entry(policy, port)
+def set_hash(situation: Situation, rule: JsonDict) -> Fix:
+    """A patch that makes a DestinationRule hash on the key for the target's port, and changes nothing else."""
+    policy, key = policy_of(rule), situation.key
+    entry = port_entry(policy, situation.target.port)
     if entry is None:
         change: JsonDict = {"loadBalancer": hash_on(key, policy.get("loadBalancer"), nulls=True)}
     else:
@@ -229,7 +238,7 @@ def delete(kind: str, body: JsonDict) -> str:
 
 
 def workload_of(pod: JsonDict) -> tuple[str, str] | None:
-    """Kind and name of what made a pod, its Deployment rather than the ReplicaSet; None for a pod made by hand."""
+    """Kind and name of a pod's workload, its Deployment rather than the ReplicaSet; None for a pod without a controller."""
     owner = next((entry for entry in pod["metadata"].get("ownerReferences") or [] if entry.get("controller")), None)
     if owner is None:
         return None
@@ -239,14 +248,14 @@ def workload_of(pod: JsonDict) -> tuple[str, str] | None:
     return owner["kind"].lower(), owner["name"]
 
 
-def made_anew(situation: Situation, client: Client) -> Fix:
-    """A client pod made anew as it is: its proxy connects to istiod again and builds everything from what it is sent."""
+def recreate_client(situation: Situation, client: Client) -> Fix:
+    """Recreate the client pod unchanged: its proxy reconnects to istiod and receives its whole configuration."""
     pod = situation.body_of(client)
-    return command(*remade(pod, None)) if pod["metadata"] else Fix("manual", f"Make pod {client.pod} anew.")
+    return command(*recreate_pod(pod, None)) if pod["metadata"] else Fix("manual", f"Recreate pod {client.pod}.")
 
 
-def remade(pod: JsonDict, change: JsonDict | None) -> list[str]:
-    """Commands that change a pod and make it anew: most of a pod can't be changed while it runs."""
+def recreate_pod(pod: JsonDict, change: JsonDict | None) -> list[str]:
+    """Commands that change and recreate a pod: most of a pod cannot be changed while it runs."""
     namespace, name = pod["metadata"]["namespace"], pod["metadata"]["name"]
     workload = workload_of(pod)
     if workload is None:

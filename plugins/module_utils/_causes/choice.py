@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterable, Iterator
 
 from ansible_collections.meshops.istio.plugins.module_utils._causes._base import Client, Hit, Item, Section, Situation, balancing, evidence, proxy_name
-from ansible_collections.meshops.istio.plugins.module_utils._causes._objects import as_yaml, label, made_anew, new_rule, patch, route_in_force, rule_in_force
+from ansible_collections.meshops.istio.plugins.module_utils._causes._objects import as_yaml, label, new_rule, patch, recreate_client, route_in_force, with_rule
 from ansible_collections.meshops.istio.plugins.module_utils._envoy.prediction import hashes_of, no_prediction
 from ansible_collections.meshops.istio.plugins.module_utils._envoy.ring import RING_SIZE, TABLE_SIZE, chooser_of
 from ansible_collections.meshops.istio.plugins.module_utils._istio.rules import policy_of, spec_of
@@ -33,23 +33,23 @@ FEW_POINTS = 4
     "C56",
     "The route has several weighted destinations, and Envoy draws one for each request",
     symptom="sessions flip between versions, in proportion to the weights",
-    seen="Envoy's route has weighted clusters",
-    cure="use one destination, or a separate route for the sessions of the other version",
+    evidence="Envoy's route has weighted clusters",
+    fix="use one destination, or a separate route for the sessions of the other version",
     reference="https://github.com/istio/istio/issues/9764",
 )
 def weighted(situation: Situation) -> Iterator[Hit]:
-    for client, view in situation.seen():
+    for client, view in situation.readable():
         shares = [(name, weight) for name, weight in view.route.clusters if weight > 0] if view.route else []
         # Destinations with the same hosts and balancer select the same host: their weights break nothing.
         if len(shares) < 2 or view.alike:
             continue
-        seen: list[Item] = [(proxy_name(situation, client), f"weight of cluster {name}", weight) for name, weight in shares]
+        items: list[Item] = [(proxy_name(situation, client), f"weight of cluster {name}", weight) for name, weight in shares]
         rule = route_in_force(situation, client)
         fix = Fix("manual", "Keep only one destination in the route.")
         if rule is not None:
-            seen.append((label("VirtualService", rule), "spec.http[].route[].weight", [weight for _name, weight in shares]))
+            items.append((label("VirtualService", rule), "spec.http[].route[].weight", [weight for _name, weight in shares]))
             fix = patch("VirtualService", rule, {"spec": {"http": [_heaviest(entry) for entry in spec_of(rule)["http"]]}})
-        yield Hit(evidence(*seen), fix, situation.severity)
+        yield Hit(evidence(*items), fix, situation.severity)
 
 
 def _heaviest(http: JsonDict) -> JsonDict:
@@ -64,22 +64,22 @@ def _heaviest(http: JsonDict) -> JsonDict:
     "C58",
     "Envoy's ring is stale: it was not rebuilt when hosts were added",
     symptom="pods that were added last, or that returned, get no session at all",
-    seen="every session landed where a ring without those hosts places it, not where the ring of all hosts does",
-    cure="upgrade to Istio 1.30.1 or newer, and use no EnvoyFilter with an update_merge_window; until then, recreate the client pod after each scaling",
+    evidence="every session landed where a ring without those hosts places it, not where the ring of all hosts does",
+    fix="upgrade to Istio 1.30.1 or newer, and use no EnvoyFilter with an update_merge_window; until then, recreate the client pod after each scaling",
     reference="https://github.com/istio/istio/issues/60312",
 )
 def stale_ring(situation: Situation) -> Iterator[Hit]:
-    for client, view in situation.seen():
+    for client, view in situation.readable():
         if no_prediction(view, situation.key) is not None:
             continue
         missing = _ring_without(situation, client, view)
         if missing:
-            seen = (
+            items = (
                 (proxy_name(situation, client), "healthy hosts that the ring lacks", missing),
                 (proxy_name(situation, client), "version", view.proxy_version),
                 ("sessions", "landed where the ring without them puts them", "all"),
             )
-            yield Hit(evidence(*seen), made_anew(situation, client))
+            yield Hit(evidence(*items), recreate_client(situation, client))
 
 
 def _landed(situation: Situation, client: Client) -> dict[str, frozenset[str]]:
@@ -128,21 +128,21 @@ def _fits_either(view: ProxyView, key: Key, landed: dict[str, frozenset[str]], w
     "C60",
     "Hosts on a ring have different weights, and their positions then depend on their order, which differs between Envoys",
     symptom="a few sessions land on another pod from another client, or after a change of the hosts",
-    seen="Envoy's cluster is a ring, and its hosts differ in weight (weight of a WorkloadEntry or of a ServiceEntry's endpoint)",
-    cure="use maglev, which sorts its hosts, or equal weights",
+    evidence="Envoy's cluster is a ring, and its hosts differ in weight (weight of a WorkloadEntry or of a ServiceEntry's endpoint)",
+    fix="use maglev, which sorts its hosts, or equal weights",
     reference="https://github.com/envoyproxy/envoy/blob/main/source/extensions/load_balancing_policies/ring_hash/ring_hash_lb.cc",
 )
 def unequal_weights(situation: Situation) -> Iterator[Hit]:
-    for client, view in situation.seen():
-        rule, eligible = rule_in_force(situation, client), view.eligible()
+    for client, view, rule in with_rule(situation, situation.readable()):
+        eligible = view.eligible()
         weights = {host.address: host.weight for host in view.hosts if host.address in eligible}
         ring = view.cluster is not None and view.cluster.lb_policy == "RING_HASH"
-        if rule is None or not ring or len(set(weights.values())) < 2 or not view.balances_by(situation.key):
+        if not ring or len(set(weights.values())) < 2 or not view.balances_by(situation.key):
             continue
-        seen: list[Item] = [(proxy_name(situation, client), f"weight of host {address}", weight) for address, weight in weights.items()]
-        seen.append((proxy_name(situation, client), "lb_policy of the cluster", "RING_HASH"))
+        items: list[Item] = [(proxy_name(situation, client), f"weight of host {address}", weight) for address, weight in weights.items()]
+        items.append((proxy_name(situation, client), "lb_policy of the cluster", "RING_HASH"))
         value = {**dict.fromkeys(RINGS), "maglev": {"tableSize": TABLE_SIZE}}
-        yield Hit(evidence(*seen), _algorithm(rule, value, "maglev instead of a ring"), "warning" if situation.expected else "info")
+        yield Hit(evidence(*items), _algorithm(rule, value, "maglev instead of a ring"), "warning" if situation.expected else "info")
 
 
 def _algorithm(rule: JsonDict, value: JsonDict, words: str) -> Fix:
@@ -156,19 +156,19 @@ def _algorithm(rule: JsonDict, value: JsonDict, words: str) -> Fix:
     "C62",
     "Some clients reach the pods through HBONE tunnels and others do not, and a tunnel's address has another hash",
     symptom="the same session sticks to a different pod from each client, since some clients were upgraded or moved to ambient mode",
-    seen="the hosts have envoy:// addresses in one client's Envoy, but not in another's or at another time",
-    cure="use the same proxy version and the same HBONE settings for all clients",
+    evidence="the hosts have envoy:// addresses in one client's Envoy, but not in another's or at another time",
+    fix="use the same proxy version and the same HBONE settings for all clients",
     reference="https://istio.io/latest/docs/ambient/architecture/hbone/",
     synthetic="the internal address that istio/istio pilot/pkg/xds/endpoints/endpoint_builder.go gives to hosts behind a tunnel; the lab has no HBONE",
 )
-def some_by_tunnel(situation: Situation) -> Iterator[Hit]:
-    looks = [(client, view) for client in situation.clients for view in client.views if view.balances_by(situation.key)]
-    for (one, first), (two, second) in itertools.pairwise(looks):
+def some_tunnels(situation: Situation) -> Iterator[Hit]:
+    views = [(client, view) for client in situation.clients for view in client.views if view.balances_by(situation.key)]
+    for (one, first), (two, second) in itertools.pairwise(views):
         both = {host.address: host.hbone for host in first.hosts}
         differ = sorted(host.address for host in second.hosts if host.address in both and host.hbone != both[host.address])
         if not differ:
             continue
-        seen = [
+        items = [
             (proxy_name(situation, client), f"path to {address}", "HBONE tunnel" if host.hbone else "direct")
             for address in differ[:3]
             for client, view in ((one, first), (two, second))
@@ -176,7 +176,7 @@ def some_by_tunnel(situation: Situation) -> Iterator[Hit]:
             if host.address == address
         ]
         fix = Fix("manual", "Use the same proxy version and the same HBONE settings for all clients, then recreate their pods.")
-        yield Hit(evidence(*seen), fix, "error" if situation.moved() else "warning")
+        yield Hit(evidence(*items), fix, "error" if situation.moved() else "warning")
         return
 
 
@@ -184,36 +184,36 @@ def some_by_tunnel(situation: Situation) -> Iterator[Hit]:
     "C59",
     "Envoys, or the threads of one Envoy, use different rings although they have the same hosts",
     symptom="some sessions alternate between two pods by connection, or land on a different pod from each client",
-    seen="every response fits the ring of all hosts or the ring without one of them, and both occur for the same sessions while the hosts stay the same; "
+    evidence="every response fits the ring of all hosts or the ring without one of them, and both occur for the same sessions while the hosts stay the same; "
     "or one client's responses fit the ring of its hosts, and another's do not with the same hosts",
-    cure="recreate the client pod, after which all its threads build their rings from the same hosts; upgrade Istio",
+    fix="recreate the client pod, after which all its threads build their rings from the same hosts; upgrade Istio",
     reference="https://github.com/envoyproxy/envoy/issues/45055",
     synthetic="envoy #45055: worker threads that miss an update of the hosts; the lab's Envoy does not",
 )
 def two_rings(situation: Situation) -> Iterator[Hit]:
     if situation.verdict is None or situation.verdict.changed or not situation.moved():
         return
-    for client, view in situation.seen():
+    for client, view in situation.readable():
         landed = _landed(situation, client)
         split = [session for session, hosts in landed.items() if len(hosts) > 1]
-        steady = len({seen.eligible() for seen in client.views}) == 1
+        steady = len({each.eligible() for each in client.views}) == 1
         if len(split) < FEW_SESSIONS or not steady or view.cluster is None or no_prediction(view, situation.key) is not None:
             continue
         without = next((host for host in sorted(view.eligible()) if _fits_either(view, situation.key, landed, host)), None)
         if without is None:
             continue
-        seen: list[Item] = [
+        items: list[Item] = [
             (proxy_name(situation, client), "healthy hosts throughout", sorted(view.eligible())),
             ("responses", "fit the ring of all hosts, or the one that lacks", without),
             *(("responses", f"hosts of session {session}", sorted(landed[session])) for session in split[:3]),
         ]
-        yield Hit(evidence(*seen), made_anew(situation, client))
+        yield Hit(evidence(*items), recreate_client(situation, client))
     yield from _odd_one_out(situation)
 
 
 def _odd_one_out(situation: Situation) -> Iterator[Hit]:
     """A client that sticks, but not to the pods of its ring, while another client with the same hosts and rules does."""
-    known = [(client, view, _landed(situation, client)) for client, view in situation.seen() if no_prediction(view, situation.key) is None]
+    known = [(client, view, _landed(situation, client)) for client, view in situation.readable() if no_prediction(view, situation.key) is None]
     fitting = [(client, view, landed) for client, view, landed in known if _follows(situation, view, landed)]
     for client, view, landed in known:
         alike = [(one, places) for one, first, places in fitting if balancing(first) == balancing(view)]
@@ -224,11 +224,11 @@ def _odd_one_out(situation: Situation) -> Iterator[Hit]:
         differ = [session for session, hosts in landed.items() if session in places and hosts != places[session]]
         if len(differ) < FEW_SESSIONS or _ring_without(situation, client, view):
             continue
-        seen: list[Item] = [
+        items: list[Item] = [
             (proxy_name(situation, client), "eligible hosts, the same as in the other", sorted(view.eligible())),
             ("sessions", f"follow the ring from {one.pod}, and not from {client.pod}", f"{len(differ)} of {len(landed)}"),
         ]
-        yield Hit(evidence(*seen), made_anew(situation, client))
+        yield Hit(evidence(*items), recreate_client(situation, client))
 
 
 def _follows(situation: Situation, view: ProxyView, landed: dict[str, frozenset[str]]) -> bool:
@@ -240,49 +240,49 @@ def _follows(situation: Situation, view: ProxyView, landed: dict[str, frozenset[
     "C57",
     "A failed request was retried on another pod",
     symptom="single requests of many sessions land on another pod while pods fail occasionally",
-    seen="Envoy counted more requests than were sent; its route retries on a host other than the failed one (previous_hosts)",
-    cure="use a VirtualService with one destination, whose retries follow the hash, and do not retry responses of the pod itself",
+    evidence="Envoy counted more requests than were sent; its route retries on a host other than the failed one (previous_hosts)",
+    fix="use a VirtualService with one destination, whose retries follow the hash, and do not retry responses of the pod itself",
     reference="https://github.com/istio/istio/pull/50759",
 )
 def retried(situation: Situation) -> Iterator[Hit]:
-    for client, view in situation.seen():
+    for client, view in situation.readable():
         counted = client.counted()
         sent = sum(entry.tally.sent for entry in situation.parts_of(client))
         predicates = [name for name in (view.route.retry_predicates if view.route else ()) if "previous_hosts" in name]
         if situation.target.via or not situation.moved() or not predicates or counted is None or counted <= sent:
             continue
-        seen = (
+        items = (
             (proxy_name(situation, client), "requests counted, of those sent", f"{counted} of {sent}"),
             (proxy_name(situation, client), "retry_host_predicate of the route", predicates),
         )
         rule = route_in_force(situation, client)
         if rule is not None:
             http = [{**entry, "retries": {"attempts": 0}} for entry in spec_of(rule).get("http") or []]
-            yield Hit(evidence(*seen), patch("VirtualService", rule, {"spec": {"http": http}}))
+            yield Hit(evidence(*items), patch("VirtualService", rule, {"spec": {"http": http}}))
             continue
         destination = {"host": situation.fqdn, "port": {"number": situation.target.port}}
         spec = {"hosts": [situation.fqdn], "http": [{"route": [{"destination": destination}], "retries": {"attempts": 0}}]}
-        yield Hit(evidence(*seen), as_yaml(new_rule("VirtualService", f"{situation.target.service}-no-retries", situation.target.namespace, spec)))
+        yield Hit(evidence(*items), as_yaml(new_rule("VirtualService", f"{situation.target.service}-no-retries", situation.target.namespace, spec)))
 
 
 @SECTION.cause(
     "C61",
     "The ring is too small: pods get very unequal shares, or none",
     symptom="some pods have most of the sessions, others hardly any",
-    seen="with the rule's minimumRingSize, a host has fewer than four points on the ring",
-    cure="set minimumRingSize to at least 1024, or use maglev",
+    evidence="with the rule's minimumRingSize, a host has fewer than four points on the ring",
+    fix="set minimumRingSize to at least 1024, or use maglev",
     reference="https://github.com/istio/istio/issues/13261",
 )
 def tiny_ring(situation: Situation) -> Iterator[Hit]:
-    for client, view in situation.seen():
-        rule, hosts = rule_in_force(situation, client), len(view.eligible())
+    for client, view, rule in with_rule(situation, situation.readable()):
+        hosts = len(view.eligible())
         size = view.cluster.minimum_ring_size if view.cluster and view.cluster.lb_policy == "RING_HASH" else None
-        if not size or hosts < 2 or rule is None or math.ceil(size / hosts) >= FEW_POINTS:
+        if not size or hosts < 2 or math.ceil(size / hosts) >= FEW_POINTS:
             continue
-        seen = (
+        items = (
             (label("DestinationRule", rule), "minimumRingSize", size),
             (proxy_name(situation, client), "points of the ring for each host", math.ceil(size / hosts)),
         )
         chosen = (policy_of(rule).get("loadBalancer") or {}).get("consistentHash") or {}
         value: JsonDict = {"ringHash": {"minimumRingSize": RING_SIZE}} if "ringHash" in chosen else {"minimumRingSize": RING_SIZE}
-        yield Hit(evidence(*seen), _algorithm(rule, value, f"a minimumRingSize of {RING_SIZE}"), "warning")
+        yield Hit(evidence(*items), _algorithm(rule, value, f"a minimumRingSize of {RING_SIZE}"), "warning")

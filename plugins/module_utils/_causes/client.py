@@ -21,7 +21,7 @@ from ansible_collections.meshops.istio.plugins.module_utils._causes._objects imp
     label,
     new_rule,
     patch,
-    remade,
+    recreate_pod,
     waypoint_of,
     waypoint_places,
 )
@@ -42,7 +42,7 @@ def _own_proxies(situation: Situation) -> Iterator[Client]:
         yield from situation.clients
 
 
-def _uncounted(situation: Situation, client: Client) -> tuple[Item, ...]:
+def _counter_items(situation: Situation, client: Client) -> tuple[Item, ...]:
     """Envoy's counters, which show that requests bypassed it; nothing if no requests were sent."""
     counted = client.counted()
     if situation.window is None or counted is None:
@@ -55,8 +55,8 @@ def _uncounted(situation: Situation, client: Client) -> tuple[Item, ...]:
     "C06",
     "The client is in ambient mode, where only a waypoint processes HTTP, and the service has no waypoint",
     symptom="sessions move with each connection",
-    seen="the client has no sidecar but the label istio.io/dataplane-mode: ambient; neither the Service nor its namespace has the label istio.io/use-waypoint",
-    cure="deploy a waypoint for the service",
+    evidence="the client has no sidecar but the label istio.io/dataplane-mode: ambient; neither the Service nor its namespace has istio.io/use-waypoint",
+    fix="deploy a waypoint for the service",
     reference="https://istio.io/latest/docs/ambient/usage/waypoint/",
     synthetic="the labels in Istio's documentation of ambient mode; the lab has no ztunnel",
 )
@@ -66,22 +66,24 @@ def no_waypoint(situation: Situation) -> Iterator[Hit]:
         if ambient is None or waypoint_of(situation):
             continue
         containers = situation.body_of(client)["spec"].get("containers") or []
-        seen: list[Item] = [ambient, (f"Pod {client.pod}", "spec.containers", [entry["name"] for entry in containers] or [client.pod.container])]
-        seen += [(who, f"metadata.labels['{WAYPOINT}']", (body["metadata"].get("labels") or {}).get(WAYPOINT)) for who, body in waypoint_places(situation)]
+        items: list[Item] = [ambient, (f"Pod {client.pod}", "spec.containers", [entry["name"] for entry in containers] or [client.pod.container])]
+        items += [
+            (source, f"metadata.labels['{WAYPOINT}']", (body["metadata"].get("labels") or {}).get(WAYPOINT)) for source, body in waypoint_places(situation)
+        ]
         namespace = situation.target.namespace
         fix = command(
             f"istioctl waypoint apply -n {namespace} --for service --wait",
             f"kubectl -n {namespace} label service {situation.target.service} {WAYPOINT}=waypoint --overwrite",
         )
-        yield Hit(evidence(*seen), fix, situation.severity)
+        yield Hit(evidence(*items), fix, situation.severity)
 
 
 @SECTION.cause(
     "C01",
     "The client pod has no sidecar, and no rule of the mesh applies to its requests",
     symptom="sessions move across all pods, from this client only",
-    seen="neither the pod's containers nor its init containers include istio-proxy",
-    cure="label the namespace (istio-injection or istio.io/rev) or correct the pod's own label or annotation, then recreate the pod",
+    evidence="neither the pod's containers nor its init containers include istio-proxy",
+    fix="label the namespace (istio-injection or istio.io/rev) or correct the pod's own label or annotation, then recreate the pod",
     reference="https://istio.io/latest/docs/setup/additional-setup/sidecar-injection/",
 )
 def no_sidecar(situation: Situation) -> Iterator[Hit]:
@@ -94,17 +96,17 @@ def no_sidecar(situation: Situation) -> Iterator[Hit]:
         labels = (namespace or {"metadata": {}})["metadata"].get("labels") or {}
         names = [entry["name"] for entry in [*(spec.get("containers") or []), *(spec.get("initContainers") or [])]]
         refused = [place for place in ("labels", "annotations") if (meta.get(place) or {}).get(INJECT) == "false"]
-        seen: list[Item] = [(f"Pod {client.pod}", "spec.containers, spec.initContainers", names or [client.pod.container])]
+        items: list[Item] = [(f"Pod {client.pod}", "spec.containers, spec.initContainers", names or [client.pod.container])]
         if namespace:
-            seen.append((f"Namespace {client.pod.namespace}", "metadata.labels", _injection(labels)))
-        seen += [(f"Pod {client.pod}", f"metadata.{place}['{INJECT}']", "false") for place in refused]
-        seen += [(f"Pod {client.pod}", "spec.hostNetwork", True)] if spec.get("hostNetwork") else []
-        yield Hit(evidence(*seen), _inject(client, pod, labels, refused))
+            items.append((f"Namespace {client.pod.namespace}", "metadata.labels", _injection(labels)))
+        items += [(f"Pod {client.pod}", f"metadata.{place}['{INJECT}']", "false") for place in refused]
+        items += [(f"Pod {client.pod}", "spec.hostNetwork", True)] if spec.get("hostNetwork") else []
+        yield Hit(evidence(*items), _inject(client, pod, labels, refused))
 
 
 def _injection(labels: JsonDict) -> str:
-    found = [f"{name}={labels[name]}" for name in ("istio-injection", "istio.io/rev") if name in labels]
-    return ", ".join(found) or "neither istio-injection nor istio.io/rev"
+    present = [f"{name}={labels[name]}" for name in ("istio-injection", "istio.io/rev") if name in labels]
+    return ", ".join(present) or "neither istio-injection nor istio.io/rev"
 
 
 def _inject(client: Client, pod: JsonDict, labels: JsonDict, refused: list[str]) -> Fix:
@@ -115,15 +117,15 @@ def _inject(client: Client, pod: JsonDict, labels: JsonDict, refused: list[str])
         lines.append(f"kubectl label namespace {client.pod.namespace} istio-injection=enabled --overwrite")
     verbs = {"labels": "label", "annotations": "annotate"}
     lines += [f"kubectl -n {client.pod.namespace} {verbs[place]} pod {client.pod.pod} {INJECT}-" for place in refused]
-    return command(*lines, *(remade(pod, None) if pod["metadata"] else []))
+    return command(*lines, *(recreate_pod(pod, None) if pod["metadata"] else []))
 
 
 @SECTION.cause(
     "C07",
     "The client's sidecar was not ready: it had not received its configuration yet",
     symptom="requests fail or sessions move for a while after the client pod starts",
-    seen="the container istio-proxy is not ready, and its Envoy did not respond or has neither a route nor a cluster for the service",
-    cure="wait until the pod is ready; a native sidecar or holdApplicationUntilProxyStarts starts the proxy before the application",
+    evidence="the container istio-proxy is not ready, and its Envoy did not respond or has neither a route nor a cluster for the service",
+    fix="wait until the pod is ready; a native sidecar or holdApplicationUntilProxyStarts starts the proxy before the application",
     reference="https://istio.io/latest/docs/ops/common-problems/injection/",
 )
 def not_ready(situation: Situation) -> Iterator[Hit]:
@@ -134,22 +136,22 @@ def not_ready(situation: Situation) -> Iterator[Hit]:
         if proxy is None or proxy.get("ready") or (view is not None and (view.route or view.cluster)):
             continue
         state = next(iter(proxy.get("state") or {}), "unknown")
-        seen = (
+        items = (
             (f"Pod {client.pod}", f"status.containerStatuses[{SIDECAR}].ready", False),
             (f"Pod {client.pod}", f"status.containerStatuses[{SIDECAR}].state", state),
             (proxy_name(situation, client), "route and cluster of the service", "no response" if view is None else None),
         )
         wait = f"kubectl -n {client.pod.namespace} wait --for=condition=Ready pod/{client.pod.pod} --timeout=180s"
         logs = f"kubectl -n {client.pod.namespace} logs {client.pod.pod} -c {SIDECAR} --tail=20"
-        yield Hit(evidence(*seen), command(f"{wait} || {{ {logs}; false; }}"))
+        yield Hit(evidence(*items), command(f"{wait} || {{ {logs}; false; }}"))
 
 
 @SECTION.cause(
     "C02",
     "The client runs with the sidecar's user ID 1337, and its requests are not redirected to the sidecar",
     symptom="sessions move; the sidecar counts none of the requests",
-    seen="securityContext.runAsUser of the client's container (or pod) is 1337, the user ID that Istio's redirection skips",
-    cure="run the application with another user ID",
+    evidence="securityContext.runAsUser of the client's container (or pod) is 1337, the user ID that Istio's redirection skips",
+    fix="run the application with another user ID",
     reference="https://istio.io/latest/docs/ops/deployment/application-requirements/",
 )
 def runs_as_the_sidecar(situation: Situation) -> Iterator[Hit]:
@@ -162,29 +164,29 @@ def runs_as_the_sidecar(situation: Situation) -> Iterator[Hit]:
             continue
         place = "spec.securityContext.runAsUser" if own is None else f"spec.containers[{client.pod.container}].securityContext.runAsUser"
         change = {"spec": {"containers": [{"name": client.pod.container, "securityContext": {"runAsUser": 1000}}]}}
-        seen = ((f"Pod {client.pod}", place, str(SIDECAR_UID)), *_uncounted(situation, client))
-        yield Hit(evidence(*seen), command(*remade(situation.body_of(client), change)))
+        items = ((f"Pod {client.pod}", place, str(SIDECAR_UID)), *_counter_items(situation, client))
+        yield Hit(evidence(*items), command(*recreate_pod(situation.body_of(client), change)))
 
 
 @SECTION.cause(
     "C03",
     "An annotation of the client pod excludes requests to this service from redirection to the sidecar",
     symptom="sessions move; the sidecar counts none of the requests",
-    seen="the pod's annotations include excludeOutboundPorts, excludeOutboundIPRanges, includeOutboundIPRanges or interceptionMode: NONE",
-    cure="remove the annotation and recreate the pod",
+    evidence="the pod's annotations include excludeOutboundPorts, excludeOutboundIPRanges, includeOutboundIPRanges or interceptionMode: NONE",
+    fix="remove the annotation and recreate the pod",
     reference="https://istio.io/latest/docs/reference/config/annotations/",
 )
 def not_captured(situation: Situation) -> Iterator[Hit]:
     for client in _own_proxies(situation):
         pod = situation.body_of(client)
-        notes = pod["metadata"].get("annotations") or {}
-        found = [name for name, value in notes.items() if client.pod.sidecar and _excludes(situation, name, str(value))]
-        if not found:
+        annotations = pod["metadata"].get("annotations") or {}
+        excluding = [name for name, value in annotations.items() if client.pod.sidecar and _excludes(situation, name, str(value))]
+        if not excluding:
             continue
-        seen = [(f"Pod {client.pod}", f"metadata.annotations['{name}']", notes[name]) for name in found]
-        seen.append((situation.source, "spec.clusterIP:port", f"{situation.service['spec'].get('clusterIP')}:{situation.target.port}"))
-        change = {"metadata": {"annotations": dict.fromkeys(found)}}
-        yield Hit(evidence(*seen, *_uncounted(situation, client)), command(*remade(pod, change)))
+        items = [(f"Pod {client.pod}", f"metadata.annotations['{name}']", annotations[name]) for name in excluding]
+        items.append((situation.source, "spec.clusterIP:port", f"{situation.service['spec'].get('clusterIP')}:{situation.target.port}"))
+        change = {"metadata": {"annotations": dict.fromkeys(excluding)}}
+        yield Hit(evidence(*items, *_counter_items(situation, client)), command(*recreate_pod(pod, change)))
 
 
 def _excludes(situation: Situation, name: str, value: str) -> bool:
@@ -202,8 +204,8 @@ def _excludes(situation: Situation, name: str, value: str) -> bool:
 
 def _within(address: str, ranges: list[str]) -> bool:
     try:
-        found = ipaddress.ip_address(address)
-        return any(word == "*" or found in ipaddress.ip_network(word, strict=False) for word in ranges)
+        ip = ipaddress.ip_address(address)
+        return any(word == "*" or ip in ipaddress.ip_network(word, strict=False) for word in ranges)
     except ValueError:
         return "*" in ranges
 
@@ -212,8 +214,8 @@ def _within(address: str, ranges: list[str]) -> bool:
     "C04",
     "Envoy has no route for the address or host name of the requests, and forwards them without load balancing",
     symptom="sessions move although the service's rule, route and cluster are correct",
-    seen="the request's address is the Service's or a pod's IP, and its Host header is neither the service nor a host of a VirtualService on the mesh",
-    cure="call the service by its name, or add a VirtualService for that host",
+    evidence="the request's address is the Service's or a pod's IP, and its Host header is neither the service nor a host of a VirtualService on the mesh",
+    fix="call the service by its name, or add a VirtualService for that host",
     reference="https://istio.io/latest/docs/ops/configuration/traffic-management/traffic-routing/",
 )
 def no_such_host(situation: Situation) -> Iterator[Hit]:
@@ -253,8 +255,8 @@ def _known_host(situation: Situation, host: str) -> bool:
     "C05",
     "The client's Envoy does not know this service: a Sidecar resource or exportTo hides it",
     symptom="sessions move, or every request fails with 502",
-    seen="Envoy has neither a route nor a cluster for the service; a Sidecar does not list it, or exportTo of the Service excludes the client's namespace",
-    cure="add the service to spec.egress[].hosts of the Sidecar, or the client's namespace to exportTo",
+    evidence="Envoy has neither a route nor a cluster for the service; a Sidecar does not list it, or exportTo of the Service excludes the client's namespace",
+    fix="add the service to spec.egress[].hosts of the Sidecar, or the client's namespace to exportTo",
     reference="https://istio.io/latest/docs/reference/config/networking/sidecar/",
 )
 def hidden(situation: Situation) -> Iterator[Hit]:
@@ -276,7 +278,7 @@ def hidden(situation: Situation) -> Iterator[Hit]:
 
 def _sidecars_of(situation: Situation, client: Client) -> list[JsonDict]:
     """The Sidecar in force for a client: one that selects it, else the namespace's, else the root namespace's."""
-    labels = situation.body_of(client)["metadata"].get("labels") or {}
+    labels = situation.labels_of(client)
     rules = situation.facts.rules.get("Sidecar", ())
     own = [rule for rule in rules if rule["metadata"]["namespace"] == client.pod.namespace]
     chosen = [rule for rule in own if spec_of(rule).get("workloadSelector") and selects(spec_of(rule)["workloadSelector"], labels)]

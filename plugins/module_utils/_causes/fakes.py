@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Why sessions look sticky without affinity. Pure.
+"""Sessions seem to stick without affinity. Pure.
 
 This module util is private to the collection: it may change at any time.
 """
@@ -15,13 +15,14 @@ from ansible_collections.meshops.istio.plugins.module_utils._causes._base import
 from ansible_collections.meshops.istio.plugins.module_utils._causes._objects import (
     command,
     label,
-    made_to_hash,
     patch,
     route_in_force,
-    rule_in_force,
+    set_hash,
+    settings_of,
+    with_rule,
     workload_of,
 )
-from ansible_collections.meshops.istio.plugins.module_utils._istio.rules import balancer, cluster_parts, policy_in, policy_of, spec_of
+from ansible_collections.meshops.istio.plugins.module_utils._istio.rules import cluster_parts, policy_in, spec_of
 from ansible_collections.meshops.istio.plugins.module_utils._model import Fix, JsonDict
 
 SECTION = Section("It only looks like affinity")
@@ -30,7 +31,7 @@ KEYS = "https://istio.io/latest/docs/reference/config/networking/destination-rul
 
 
 def _severity(situation: Situation) -> str:
-    """For an inspection it is only info: nothing is wrong, but a check could not prove affinity."""
+    """Info for an inspection: nothing is wrong, but a check could not prove affinity."""
     return "info" if situation.verdict is None else "warning"
 
 
@@ -38,51 +39,50 @@ def _severity(situation: Situation) -> str:
     "F5",
     "The rule hashes on the source address, which is the same for all requests of a client",
     symptom="everything from one client lands on one pod",
-    seen="the hash policy of Envoy's route is the source address, and requests without the key land on the same pod",
-    cure="hash on a value that identifies the session",
+    evidence="the hash policy of Envoy's route is the source address, and requests without the key land on the same pod",
+    fix="hash on a value that identifies the session",
     reference=KEYS,
 )
 def by_address(situation: Situation) -> Iterator[Hit]:
-    for client, view in situation.blind():
-        rule = rule_in_force(situation, client)
-        found = policy_in(balancer(policy_of(rule), situation.target.port)) if rule else None
-        if rule is None or found is None or found.type != "source_ip":
+    for client, view, rule in with_rule(situation, situation.not_hashing()):
+        policy = policy_in(settings_of(situation, rule))
+        if policy is None or policy.type != "source_ip":
             continue
-        seen: list[Item] = [
+        items: list[Item] = [
             (label("DestinationRule", rule), "spec.trafficPolicy.loadBalancer.consistentHash", "useSourceIp"),
             (proxy_name(situation, client), "hash policy of the route", policies_of(view)),
         ]
         if situation.verdict is not None:
-            seen.append(("control", "requests without the key", situation.verdict.controls["keyless"].detail))
-        yield Hit(evidence(*seen), made_to_hash(rule, situation.key, situation.target.port), situation.severity)
+            items.append(("control", "requests without the key", situation.verdict.controls["keyless"].detail))
+        yield Hit(evidence(*items), set_hash(situation, rule), situation.severity)
 
 
 @SECTION.cause(
     "F3",
     "The route leads to a subset with only one pod, and every session sticks to it",
     symptom="everything lands on one pod",
-    seen="Envoy's cluster is for a subset and has one host, while the service has more ready pods",
-    cure="use a subset with all pods, or no subset in the route",
+    evidence="Envoy's cluster is for a subset and has one host, while the service has more ready pods",
+    fix="use a subset with all pods, or no subset in the route",
     reference="https://istio.io/latest/docs/reference/config/networking/destination-rule/#Subset",
 )
 def one_pod_in_the_subset(situation: Situation) -> Iterator[Hit]:
     ready = len(situation.membership.ready())
-    for client, view in situation.seen():
+    for client, view in situation.readable():
         rule = route_in_force(situation, client)
         parts = cluster_parts(view.cluster.name) if view.cluster else None
         if parts is None or not parts[1] or len(view.eligible()) > 1 or ready < 2:
             continue
-        seen: list[Item] = [
+        items: list[Item] = [
             (proxy_name(situation, client), "cluster of the route", view.cluster.name if view.cluster else None),
             (proxy_name(situation, client), "eligible hosts", sorted(view.eligible())),
             (situation.source, "ready endpoints", ready),
         ]
         if rule is None:
             continue
-        seen.append((label("VirtualService", rule), "spec.http[].route[].destination.subset", parts[1]))
+        items.append((label("VirtualService", rule), "spec.http[].route[].destination.subset", parts[1]))
         http = [_whole(entry, parts[1]) for entry in spec_of(rule)["http"]]
         # An inspection only states that sessions stick; a check cannot prove that the rule is the reason.
-        yield Hit(evidence(*seen), patch("VirtualService", rule, {"spec": {"http": http}}), "warning" if situation.verdict is None else "error")
+        yield Hit(evidence(*items), patch("VirtualService", rule, {"spec": {"http": http}}), "warning" if situation.verdict is None else "error")
 
 
 def _whole(http: JsonDict, subset: str) -> JsonDict:
@@ -101,8 +101,8 @@ def _whole(http: JsonDict, subset: str) -> JsonDict:
     "F1",
     "Only one pod is ready, and every session sticks to it regardless of the rule",
     symptom="everything lands on one pod; the check is inconclusive",
-    seen="the service's EndpointSlices have fewer than two ready endpoints",
-    cure="run two pods or more, at least during the measurement",
+    evidence="the service's EndpointSlices have fewer than two ready endpoints",
+    fix="run two pods or more, at least during the measurement",
     reference=VERDICTS,
 )
 def one_backend(situation: Situation) -> Iterator[Hit]:
@@ -110,22 +110,22 @@ def one_backend(situation: Situation) -> Iterator[Hit]:
     if len(ready) > 1:
         return
     waiting = [backend.pod for backend in situation.membership.backends if not backend.ready]
-    seen: list[Item] = [(situation.source, "ready endpoints", [backend.pod for backend in ready])]
-    seen += [(situation.source, "endpoints that are not ready", waiting)] if waiting else []
-    maker = next((found for pod in situation.backend_pods() if (found := workload_of(pod))), None)
+    items: list[Item] = [(situation.source, "ready endpoints", [backend.pod for backend in ready])]
+    items += [(situation.source, "endpoints that are not ready", waiting)] if waiting else []
+    workload = next((entry for pod in situation.backend_pods() if (entry := workload_of(pod))), None)
     fix = Fix("manual", f"Find out why the pods of {situation.source} are not ready: kubectl -n {situation.target.namespace} describe pods.")
-    if maker is not None and not waiting:
-        where = f"kubectl -n {situation.target.namespace}"
-        fix = command(f"{where} scale {'/'.join(maker)} --replicas=2", f"{where} rollout status {'/'.join(maker)} --timeout=180s")
-    yield Hit(evidence(*seen), fix, _severity(situation))
+    if workload is not None and not waiting:
+        kubectl = f"kubectl -n {situation.target.namespace}"
+        fix = command(f"{kubectl} scale {'/'.join(workload)} --replicas=2", f"{kubectl} rollout status {'/'.join(workload)} --timeout=180s")
+    yield Hit(evidence(*items), fix, _severity(situation))
 
 
 @SECTION.cause(
     "F2",
     "Connections were reused, and a connection stays on one pod if nothing balances its requests",
     symptom="sessions stick in a test with keep-alive, and move in production",
-    seen="the check ran with connection: keepalive",
-    cure="measure with connection: new",
+    evidence="the check ran with connection: keepalive",
+    fix="measure with connection: new",
     reference=VERDICTS,
 )
 def connections_reused(situation: Situation) -> Iterator[Hit]:
@@ -141,17 +141,17 @@ def connections_reused(situation: Situation) -> Iterator[Hit]:
     "F4",
     "The responses do not identify the responding pod: they name something else",
     symptom="the check is inconclusive, or all responses seem to come from one place",
-    seen="the identity header or body has values that are not pods of the service",
-    cure="make the application return its pod name, or use identify: upstream",
+    evidence="the identity header or body has values that are not pods of the service",
+    fix="make the application return its pod name, or use identify: upstream",
     reference=VERDICTS,
 )
-def nobody_in_particular(situation: Situation) -> Iterator[Hit]:
+def not_identified(situation: Situation) -> Iterator[Hit]:
     window = situation.window
     if window is None or any(entry.identified for entry in window.client_windows) or not any(entry.tally.answered for entry in window.client_windows):
         return
-    seen = [
+    items = [
         ("responses", "identity", window.identification.unknown[:3]),
         (situation.source, "pods", [backend.pod for backend in situation.membership.ready()][:3]),
     ]
     fix = Fix("manual", "Run the check with identify: upstream, which reads the counters of the client's sidecar, or make the application return its pod name.")
-    yield Hit(evidence(*seen), fix, "warning")
+    yield Hit(evidence(*items), fix, "warning")

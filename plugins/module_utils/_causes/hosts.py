@@ -33,7 +33,7 @@ EJECTED = "failed_outlier_check"
 LOCALITY = "https://istio.io/latest/docs/tasks/traffic-management/locality-load-balancing/"
 
 
-def _further_away(situation: Situation, view: ProxyView) -> list[str]:
+def _lower_priority(situation: Situation, view: ProxyView) -> list[str]:
     """Addresses of ready backends that are not eligible because of their priority."""
     ready = {backend.address for backend in situation.membership.ready()}
     return [host.address for host in view.hosts if host.address in ready and host.healthy and host.address not in view.eligible()]
@@ -43,42 +43,42 @@ def _further_away(situation: Situation, view: ProxyView) -> list[str]:
     "C53",
     "Locality load balancing limits this client to the pods of its own zone, and clients of different zones disagree",
     symptom="some ready pods get no session; the same session lands on different pods from different zones",
-    seen="Envoy has the other pods at a lower priority; the rule has outlierDetection, which enables locality failover, or the Service has trafficDistribution",
-    cure="set localityLbSetting.enabled: false in the DestinationRule, and no trafficDistribution in the Service",
+    evidence="Envoy has the other pods at a lower priority; the rule has outlierDetection, which enables locality failover, or the Service trafficDistribution",
+    fix="set localityLbSetting.enabled: false in the DestinationRule, and no trafficDistribution in the Service",
     reference=LOCALITY,
 )
 def locality(situation: Situation) -> Iterator[Hit]:
-    for client, view in situation.seen():
-        left = _further_away(situation, view)
-        if not left:
+    for client, view in situation.readable():
+        lower = _lower_priority(situation, view)
+        if not lower:
             continue
         priorities = sorted({host.priority for host in view.hosts})
         zones = sorted({host.zone for host in view.hosts if host.zone})
-        seen: list[Item] = [
-            (proxy_name(situation, client), "hosts at a lower priority", left),
+        items: list[Item] = [
+            (proxy_name(situation, client), "hosts at a lower priority", lower),
             (proxy_name(situation, client), "priorities", priorities),
             (proxy_name(situation, client), "zones of the hosts", zones),
         ]
         distribution = situation.service["spec"].get("trafficDistribution")
         rule = rule_in_force(situation, client)
         if distribution:
-            seen.append((situation.source, "spec.trafficDistribution", distribution))
-            yield Hit(evidence(*seen), patch("Service", situation.service, {"spec": {"trafficDistribution": None}}))
+            items.append((situation.source, "spec.trafficDistribution", distribution))
+            yield Hit(evidence(*items), patch("Service", situation.service, {"spec": {"trafficDistribution": None}}))
         elif rule is not None:
-            seen.append((label("DestinationRule", rule), "spec.trafficPolicy.outlierDetection", policy_of(rule).get("outlierDetection")))
+            items.append((label("DestinationRule", rule), "spec.trafficPolicy.outlierDetection", policy_of(rule).get("outlierDetection")))
             change = {"spec": {"trafficPolicy": {"loadBalancer": {"localityLbSetting": {"enabled": False}}}}}
-            yield Hit(evidence(*seen), patch("DestinationRule", rule, change))
+            yield Hit(evidence(*items), patch("DestinationRule", rule, change))
 
 
 @SECTION.cause(
     "C52",
     "So few hosts are healthy that the client's Envoy enters panic mode and balances over all of them",
     symptom="sessions move when pods fail, and move back when more of them fail",
-    seen="the share of healthy hosts is below the panic threshold of Envoy's cluster, which the rule's minHealthPercent sets",
-    cure="fix the pods that return errors; minHealthPercent: 0 (Istio's default) disables panic mode; without outlierDetection sessions stay where they are",
+    evidence="the share of healthy hosts is below the panic threshold of Envoy's cluster, which the rule's minHealthPercent sets",
+    fix="fix the pods that return errors; minHealthPercent: 0 (Istio's default) disables panic mode; without outlierDetection sessions stay where they are",
     reference="https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/upstream/load_balancing/panic_threshold",
 )
-def panicking(situation: Situation) -> Iterator[Hit]:
+def panic_mode(situation: Situation) -> Iterator[Hit]:
     for client in situation.clients:
         view = next((view for view in client.views if view.panics()), None)
         rule = rule_in_force(situation, client)
@@ -86,16 +86,16 @@ def panicking(situation: Situation) -> Iterator[Hit]:
             continue
         out = {host.address: host.health_flags for host in view.hosts if not host.healthy}
         settings = policy_of(rule).get("outlierDetection") or {}
-        seen: list[Item] = [
+        items: list[Item] = [
             (proxy_name(situation, client), "healthy hosts", f"{len(view.hosts) - len(out)} of {len(view.hosts)}"),
             (proxy_name(situation, client), "healthy_panic_threshold of the cluster", f"{view.cluster.panic:g} %"),
             *((proxy_name(situation, client), f"health_flags of {address}", flags) for address, flags in out.items()),
             (label("DestinationRule", rule), "spec.trafficPolicy.outlierDetection.minHealthPercent", settings.get("minHealthPercent")),
         ]
-        yield Hit(evidence(*seen), _nobody_put_out(rule), situation.severity)
+        yield Hit(evidence(*items), _without_ejection(rule), situation.severity)
 
 
-def _nobody_put_out(rule: JsonDict) -> Fix:
+def _without_ejection(rule: JsonDict) -> Fix:
     return patch("DestinationRule", rule, {"spec": {"trafficPolicy": {"outlierDetection": None}}})
 
 
@@ -103,8 +103,8 @@ def _nobody_put_out(rule: JsonDict) -> Fix:
     "C51",
     "The client's Envoy has ejected a pod because of its errors",
     symptom="sessions of one pod move to the others and come back after a while",
-    seen="a ready pod has the flag failed_outlier_check in the client's Envoy",
-    cure="fix the pod that returns errors; without outlierDetection its sessions stay on it",
+    evidence="a ready pod has the flag failed_outlier_check in the client's Envoy",
+    fix="fix the pod that returns errors; without outlierDetection its sessions stay on it",
     reference="https://istio.io/latest/docs/reference/config/networking/destination-rule/#OutlierDetection",
 )
 def ejected(situation: Situation) -> Iterator[Hit]:
@@ -113,37 +113,37 @@ def ejected(situation: Situation) -> Iterator[Hit]:
         rule = rule_in_force(situation, client)
         if not hosts or rule is None:
             continue
-        seen: list[Item] = [(proxy_name(situation, client), f"health_flags of {address}", flags) for address, flags in hosts.items()]
-        seen.append((label("DestinationRule", rule), "spec.trafficPolicy.outlierDetection", policy_of(rule).get("outlierDetection")))
+        items: list[Item] = [(proxy_name(situation, client), f"health_flags of {address}", flags) for address, flags in hosts.items()]
+        items.append((label("DestinationRule", rule), "spec.trafficPolicy.outlierDetection", policy_of(rule).get("outlierDetection")))
         statuses = [entry.tally.by_status for entry in situation.window.client_windows] if situation.window else []
         bad = sum(count for by_status in statuses for status, count in by_status.items() if status.startswith("5"))
-        seen += [("responses", "status 5xx", bad)] if bad else []
-        yield Hit(evidence(*seen), _nobody_put_out(rule))
+        items += [("responses", "status 5xx", bad)] if bad else []
+        yield Hit(evidence(*items), _without_ejection(rule))
 
 
 @SECTION.cause(
     "C55",
     "The pods are in another network: the hash selects its gateway, which spreads connections over the pods on its own",
     symptom="sessions move between the pods of another network",
-    seen="the hosts in the client's Envoy are not endpoints of the service, and the pods' label topology.istio.io/network differs from the client's",
-    cure="use pods in the client's own network, or one flat network; between networks, only a gateway that processes HTTP can hash",
+    evidence="the hosts in the client's Envoy are not endpoints of the service, and the pods' label topology.istio.io/network differs from the client's",
+    fix="use pods in the client's own network, or one flat network; between networks, only a gateway that processes HTTP can hash",
     reference="https://istio.io/latest/docs/setup/install/multicluster/multi-primary_multi-network/",
 )
 def another_network(situation: Situation) -> Iterator[Hit]:
     addresses = {backend.address for backend in situation.membership.backends}
     networks = {_network(pod) for pod in situation.backend_pods()}
-    for client, view in situation.seen():
-        strangers = sorted(host.address for host in view.hosts if host.address not in addresses)
+    for client, view in situation.readable():
+        foreign = sorted(host.address for host in view.hosts if host.address not in addresses)
         own = _network(situation.body_of(client))
-        if situation.target.via or not strangers or not own or not networks - {own, None}:
+        if situation.target.via or not foreign or not own or not networks - {own, None}:
             continue
-        seen: list[Item] = [
-            (proxy_name(situation, client), "hosts that are not pods of the service", strangers),
+        items: list[Item] = [
+            (proxy_name(situation, client), "hosts that are not pods of the service", foreign),
             (f"Pod {client.pod}", f"metadata.labels['{NETWORK}']", own),
             (situation.source, f"metadata.labels['{NETWORK}'] of its pods", sorted(name for name in networks if name)),
         ]
         fix = Fix("manual", f"Call a service whose pods are in network {own}, or merge the networks: set the same {NETWORK} on the pods that reach each other.")
-        yield Hit(evidence(*seen), fix, situation.severity)
+        yield Hit(evidence(*items), fix, situation.severity)
 
 
 def _network(pod: JsonDict) -> str | None:
@@ -154,25 +154,25 @@ def _network(pod: JsonDict) -> str | None:
     "C54",
     "The clients balance differently: their Envoys have different rules or hosts",
     symptom="the same session sticks to a different pod from each client",
-    seen="rule, balancer or hosts differ between the Envoys of two client pods",
-    cure="use one rule for all clients, and no locality load balancing",
+    evidence="rule, balancer or hosts differ between the Envoys of two client pods",
+    fix="use one rule for all clients, and no locality load balancing",
     reference=LOCALITY,
 )
 def clients_differ(situation: Situation) -> Iterator[Hit]:
-    known = [(client, view) for client, view in situation.seen() if view.balances_by(situation.key)]
+    known = [(client, view) for client, view in situation.readable() if view.balances_by(situation.key)]
     for (one, first), (two, second) in itertools.pairwise(known):
         if balancing(first) == balancing(second):
             continue
-        seen: list[Item] = []
+        items: list[Item] = []
         for client, view in ((one, first), (two, second)):
-            who = proxy_name(situation, client)
+            proxy = proxy_name(situation, client)
             rule = view.cluster.rule if view.cluster else None
-            seen += [
-                (who, "DestinationRule of the cluster", rule),
-                (who, "balancer", _balancing_text(view)),
-                (who, "eligible hosts", sorted(view.eligible())),
+            items += [
+                (proxy, "DestinationRule of the cluster", rule),
+                (proxy, "balancer", _balancing_text(view)),
+                (proxy, "eligible hosts", sorted(view.eligible())),
             ]
-        yield Hit(evidence(*seen), _alike(situation, (one, two)))
+        yield Hit(evidence(*items), _alike(situation, (one, two)))
         return
 
 
@@ -195,22 +195,22 @@ def _alike(situation: Situation, pair: tuple[Client, Client]) -> Fix:
     "C50",
     "Pods were added, removed or changed their readiness during the measurement",
     symptom="some sessions move once and then stay",
-    seen="the service's EndpointSlices differ before and after the measurement",
-    cure="measure again after the rollout (options attempts and settle); no rule can keep sessions on removed pods",
+    evidence="the service's EndpointSlices differ before and after the measurement",
+    fix="measure again after the rollout (options attempts and settle); no rule can keep sessions on removed pods",
     reference="https://istio.io/latest/docs/reference/config/networking/destination-rule/#LoadBalancerSettings-ConsistentHashLB",
 )
 def backends_changed(situation: Situation) -> Iterator[Hit]:
     if situation.verdict is None or not situation.verdict.changed:
         return
     events = [event for event in situation.verdict.events if event.startswith(("pod ", "endpoints "))]
-    seen = [(situation.source, "endpoints", event) for event in events[:6]]
+    items = [(situation.source, "endpoints", event) for event in events[:6]]
     restarts = [(f"Pod {named(pod)}", "restarts", count) for pod in situation.backend_pods() if (count := _restarts(pod))]
-    if not seen:
+    if not items:
         return
-    makers = list(dict.fromkeys(maker for pod in situation.backend_pods() if (maker := workload_of(pod))))
-    lines = [f"kubectl -n {situation.target.namespace} rollout status {kind}/{name} --timeout=300s" for kind, name in makers]
+    workloads = list(dict.fromkeys(entry for pod in situation.backend_pods() if (entry := workload_of(pod))))
+    lines = [f"kubectl -n {situation.target.namespace} rollout status {kind}/{name} --timeout=300s" for kind, name in workloads]
     fix = command(*lines) if lines else Fix("manual", "Wait until the pods no longer change, then measure again.")
-    yield Hit(evidence(*seen, *restarts), fix, "warning")
+    yield Hit(evidence(*items, *restarts), fix, "warning")
 
 
 def _restarts(pod: JsonDict) -> int:

@@ -22,9 +22,19 @@ from ansible_collections.meshops.istio.plugins.module_utils._causes._base import
     policies_of,
     proxy_name,
 )
-from ansible_collections.meshops.istio.plugins.module_utils._causes._objects import command, label, made_to_hash, patch, remade, route_in_force, rule_in_force
-from ansible_collections.meshops.istio.plugins.module_utils._causes.rule import nearly, tells_requests_apart
-from ansible_collections.meshops.istio.plugins.module_utils._istio.rules import balancer, named, policy_in, policy_of, spec_of
+from ansible_collections.meshops.istio.plugins.module_utils._causes._objects import (
+    command,
+    label,
+    patch,
+    recreate_pod,
+    route_in_force,
+    rule_in_force,
+    set_hash,
+    settings_of,
+    with_rule,
+)
+from ansible_collections.meshops.istio.plugins.module_utils._causes.rule import is_nearly_key, is_tracing_header
+from ansible_collections.meshops.istio.plugins.module_utils._istio.rules import named, policy_in, policy_of, spec_of
 from ansible_collections.meshops.istio.plugins.module_utils._model import Fix, HashPolicy, JsonDict
 from ansible_collections.meshops.istio.plugins.module_utils._requests.tally import Trace
 
@@ -38,27 +48,27 @@ COOKIE = f"{RULE}#LoadBalancerSettings-ConsistentHashLB-HTTPCookie"
     "C42",
     "A VirtualService removes or overwrites the key's header before Envoy hashes it",
     symptom="sessions move (removed), or all of them land on one pod (overwritten)",
-    seen="headers.request.remove or headers.request.set of the VirtualService names the key, and so does Envoy's route",
-    cure="do not change that header in the VirtualService",
+    evidence="headers.request.remove or headers.request.set of the VirtualService names the key, and so does Envoy's route",
+    fix="do not change that header in the VirtualService",
     reference="https://istio.io/latest/docs/reference/config/networking/virtual-service/#Headers",
 )
 def header_altered(situation: Situation) -> Iterator[Hit]:
     name = (situation.key.name or "").lower()
-    for client, view in situation.seen():
+    for client, view in situation.readable():
         route = view.route
         if route is None or situation.key.type != "header":
             continue
         values = [value for header, value in route.headers_set if header == name]
         if name not in route.headers_removed and not values:
             continue
-        what = "removed" if name in route.headers_removed else f"set to {values[0]}"
-        seen = [(proxy_name(situation, client), f"request header {name} on the route", what)]
+        change = "removed" if name in route.headers_removed else f"set to {values[0]}"
+        items = [(proxy_name(situation, client), f"request header {name} on the route", change)]
         rule = route_in_force(situation, client)
         if rule is None:
-            yield Hit(evidence(*seen), Fix("manual", f"Find and remove what changes the header {name}, for example an EnvoyFilter."))
+            yield Hit(evidence(*items), Fix("manual", f"Find and remove what changes the header {name}, for example an EnvoyFilter."))
             continue
-        seen.append((label("VirtualService", rule), "spec.http[].headers.request", what))
-        yield Hit(evidence(*seen), patch("VirtualService", rule, {"spec": {"http": [_untouched(entry, name) for entry in spec_of(rule)["http"]]}}))
+        items.append((label("VirtualService", rule), "spec.http[].headers.request", change))
+        yield Hit(evidence(*items), patch("VirtualService", rule, {"spec": {"http": [_untouched(entry, name) for entry in spec_of(rule)["http"]]}}))
 
 
 def _untouched(http: JsonDict, name: str) -> JsonDict:
@@ -85,60 +95,54 @@ def _without(headers: JsonDict, name: str) -> JsonDict:
     "C45",
     "The hashed header is a tracing header with a new value in each request, which identifies requests, not sessions",
     symptom="sessions move across all pods; a test that repeats the same value sticks",
-    seen="the rule, or the key of the check, names a tracing header; Envoy or the application sets a new value in each request",
-    cure="hash on a value that a caller keeps for all requests of a session",
+    evidence="the rule, or the key of the check, names a tracing header; Envoy or the application sets a new value in each request",
+    fix="hash on a value that a caller keeps for all requests of a session",
     reference="https://istio.io/latest/docs/tasks/observability/distributed-tracing/overview/",
 )
-def new_with_every_request(situation: Situation) -> Iterator[Hit]:
-    for client, view in situation.seen():
-        rule = rule_in_force(situation, client)
-        found = policy_in(balancer(policy_of(rule), situation.target.port)) if rule else None
-        if rule is None or found is None or not tells_requests_apart(found):
+def tracing_header(situation: Situation) -> Iterator[Hit]:
+    for client, view, rule in with_rule(situation, situation.readable()):
+        policy = policy_in(settings_of(situation, rule))
+        if policy is None or not is_tracing_header(policy):
             continue
-        seen = (
-            (label("DestinationRule", rule), "spec.trafficPolicy.loadBalancer.consistentHash", f"httpHeaderName: {found.name}"),
+        items = (
+            (label("DestinationRule", rule), "spec.trafficPolicy.loadBalancer.consistentHash", f"httpHeaderName: {policy.name}"),
             ("requests", "key", str(situation.key)),
             (proxy_name(situation, client), "hash policy of the route", policies_of(view)),
         )
-        if not found.matches(situation.key):
-            yield Hit(evidence(*seen), made_to_hash(rule, situation.key, situation.target.port), situation.severity)
+        if not policy.matches(situation.key):
+            yield Hit(evidence(*items), set_hash(situation, rule), situation.severity)
         else:
-            fix = Fix("manual", f"Use a header other than {found.name} in {label('DestinationRule', rule)}: one whose value callers keep for a session.")
-            yield Hit(evidence(*seen), fix, "warning" if situation.expected else "info")
+            fix = Fix("manual", f"Use a header other than {policy.name} in {label('DestinationRule', rule)}: one whose value callers keep for a session.")
+            yield Hit(evidence(*items), fix, "warning" if situation.expected else "info")
 
 
 @SECTION.cause(
     "C41",
     "The rule hashes on a name that is almost, but not exactly, the one in the requests",
     symptom="sessions move",
-    seen="the hash policy of Envoy's route has a name that differs from the key's by a letter or a dash",
-    cure="use the same name in both",
+    evidence="the hash policy of Envoy's route has a name that differs from the key's by a letter or a dash",
+    fix="use the same name in both",
     reference=f"{RULE}#LoadBalancerSettings-ConsistentHashLB",
 )
 def mistyped(situation: Situation) -> Iterator[Hit]:
-    for client, view in situation.blind():
-        rule = rule_in_force(situation, client)
-        found = policy_in(balancer(policy_of(rule), situation.target.port)) if rule else None
-        if rule is None or not _nearly(situation, found):
+    for client, view, rule in with_rule(situation, situation.not_hashing()):
+        policy = policy_in(settings_of(situation, rule))
+        if policy is None or not is_nearly_key(policy, situation.key) or policy.matches(situation.key):
             continue
-        seen = (
-            (label("DestinationRule", rule), "spec.trafficPolicy.loadBalancer.consistentHash", found.name if found else None),
+        items = (
+            (label("DestinationRule", rule), "spec.trafficPolicy.loadBalancer.consistentHash", policy.name),
             ("requests", situation.key.type, situation.key.name),
             (proxy_name(situation, client), "hash policy of the route", policies_of(view)),
         )
-        yield Hit(evidence(*seen), made_to_hash(rule, situation.key, situation.target.port))
-
-
-def _nearly(situation: Situation, found: HashPolicy | None) -> bool:
-    return found is not None and found.type == situation.key.type and not found.matches(situation.key) and nearly(found.name or "", situation.key)
+        yield Hit(evidence(*items), set_hash(situation, rule))
 
 
 @SECTION.cause(
     "C40",
     "A session ID is empty, and Envoy does not hash an empty cookie",
     symptom="only sessions without a value move",
-    seen="the key is a cookie, and the session that moved has an empty ID",
-    cure="set a value for every session before its first request",
+    evidence="the key is a cookie, and the session that moved has an empty ID",
+    fix="set a value for every session before its first request",
     reference="https://github.com/envoyproxy/envoy/blob/main/source/common/http/hash_policy.cc",
 )
 def empty_value(situation: Situation) -> Iterator[Hit]:
@@ -154,7 +158,7 @@ def empty_value(situation: Situation) -> Iterator[Hit]:
 
 def _issued(situation: Situation) -> Iterator[tuple[Client, HashPolicy]]:
     """Clients that expect a cookie in the response, with the hash policy of their route for it."""
-    for client, view in situation.seen() if situation.key.issued and situation.moved() else ():
+    for client, view in situation.readable() if situation.key.issued and situation.moved() else ():
         for policy in view.route.hash_policies if view.route else ():
             if policy.matches(situation.key):
                 yield client, policy
@@ -173,42 +177,42 @@ def _traces(situation: Situation) -> list[Trace]:
     "C43",
     "The rule's httpCookie has no ttl: Envoy issues no cookie, and a client without a cookie has none to send",
     symptom="sessions of new clients move",
-    seen="the rule's httpCookie has no ttl, and no response set the cookie",
-    cure="set httpCookie.ttl: 0s to let Envoy issue a session cookie",
+    evidence="the rule's httpCookie has no ttl, and no response set the cookie",
+    fix="set httpCookie.ttl: 0s to let Envoy issue a session cookie",
     reference=COOKIE,
 )
-def nobody_issues(situation: Situation) -> Iterator[Hit]:
+def without_ttl(situation: Situation) -> Iterator[Hit]:
     for client, policy in _issued(situation):
         rule = rule_in_force(situation, client)
         settings = policy_of(rule).get("loadBalancer") or {} if rule else {}
         if rule is None or policy.ttl is not None or all(_moved_once(trace) for trace in _traces(situation)):
             continue
         change = {"spec": {"trafficPolicy": {"loadBalancer": {"consistentHash": {"httpCookie": {"ttl": "0s"}}}}}}
-        seen = (
+        items = (
             (label("DestinationRule", rule), "consistentHash.httpCookie", (settings.get("consistentHash") or {}).get("httpCookie")),
             (proxy_name(situation, client), "ttl of the hash policy", policy.ttl),
         )
-        yield Hit(evidence(*seen), patch("DestinationRule", rule, change))
+        yield Hit(evidence(*items), patch("DestinationRule", rule, change))
 
 
 @SECTION.cause(
     "C63",
     "The application issues the cookie after the first request has landed, and the cookie's hash selects another pod",
     symptom="each session moves once, with its second request",
-    seen="no session moved after its second request; Envoy does not issue the cookie",
-    cure="use a separate cookie, with httpCookie.ttl: 0s, that Envoy issues, or store session data where all pods can read it",
+    evidence="no session moved after its second request; Envoy does not issue the cookie",
+    fix="use a separate cookie, with httpCookie.ttl: 0s, that Envoy issues, or store session data where all pods can read it",
     reference=COOKIE,
 )
 def application_issues(situation: Situation) -> Iterator[Hit]:
     traces = _traces(situation)
     for client, policy in _issued(situation):
         if policy.ttl is None and traces and all(_moved_once(trace) for trace in traces):
-            seen = (
+            items = (
                 ("sessions", "moved with the second request, of those that moved", f"{len(traces)} of {len(traces)}"),
                 (proxy_name(situation, client), "ttl of the hash policy", policy.ttl),
             )
             yield Hit(
-                evidence(*seen),
+                evidence(*items),
                 Fix("manual", f"Hash on a cookie with a name other than {situation.key.name}, with ttl: 0s, which Envoy issues with the first response."),
             )
 
@@ -217,8 +221,8 @@ def application_issues(situation: Situation) -> Iterator[Hit]:
     "C44",
     "All requests have the same source address: the gateway uses that of the last proxy or NAT in front of it",
     symptom="everything that comes through one load balancer, proxy or NAT lands on one pod",
-    seen="the rule hashes on the source address, and requests of many sources (X-Forwarded-For) through the gateway all landed on one pod",
-    cure="set the number of proxies in front of the gateway (numTrustedProxies), or hash on a header or cookie",
+    evidence="the rule hashes on the source address, and requests of many sources (X-Forwarded-For) through the gateway all landed on one pod",
+    fix="set the number of proxies in front of the gateway (numTrustedProxies), or hash on a header or cookie",
     reference="https://istio.io/latest/docs/ops/configuration/traffic-management/network-topologies/",
 )
 def one_source(situation: Situation) -> Iterator[Hit]:
@@ -227,10 +231,10 @@ def one_source(situation: Situation) -> Iterator[Hit]:
     if via is None or situation.key.type != "source_ip" or sources < 2 or len(pods) != 1 or len(situation.membership.ready()) < 2:
         return
     gateways = situation.gateway_pods()
-    for client, view in situation.seen():
+    for client, view in situation.readable():
         if not view.balances_by(situation.key):
             continue
-        seen: list[Item] = [
+        items: list[Item] = [
             ("requests", "sources (X-Forwarded-For)", sources),
             ("responses", "pods", pods),
             (proxy_name(situation, client), "hash policy of the route", policies_of(view)),
@@ -239,8 +243,8 @@ def one_source(situation: Situation) -> Iterator[Hit]:
         value = json.dumps({"gatewayTopology": {"numTrustedProxies": 1}})
         fix = Fix("manual", f"Set the annotation {PROXY_CONFIG}: '{value}' on the pods of gateway {via.address}, with the number of proxies in front of it.")
         if gateways and not _proxy_config(gateways[0]):
-            fix = command(*remade(gateways[0], {"metadata": {"annotations": {PROXY_CONFIG: value}}}))
-        yield Hit(evidence(*seen, *settings), fix, "warning")
+            fix = command(*recreate_pod(gateways[0], {"metadata": {"annotations": {PROXY_CONFIG: value}}}))
+        yield Hit(evidence(*items, *settings), fix, "warning")
         return
 
 

@@ -26,14 +26,15 @@ from ansible_collections.meshops.istio.plugins.module_utils._causes._objects imp
     as_yaml,
     command,
     label,
-    made_to_hash,
     patch,
     route_in_force,
-    rule_in_force,
+    set_hash,
+    settings_of,
+    with_rule,
     workload_of,
 )
 from ansible_collections.meshops.istio.plugins.module_utils._istio.ports import HTTP, TLS, protocol
-from ansible_collections.meshops.istio.plugins.module_utils._istio.rules import balancer, cluster_parts, policy_of, spec_of
+from ansible_collections.meshops.istio.plugins.module_utils._istio.rules import cluster_parts, spec_of
 from ansible_collections.meshops.istio.plugins.module_utils._model import Fix, JsonDict, ProxyView
 
 SECTION = Section("Envoy does not treat the requests as HTTP, or does not select the host")
@@ -42,11 +43,11 @@ PROTOCOLS = "https://istio.io/latest/docs/ops/configuration/traffic-management/p
 
 def _opaque(situation: Situation) -> Iterator[tuple[Client, tuple[Item, ...]]]:
     """Clients whose Envoy has a cluster but no HTTP route for the port, with the evidence. An Envoy that hashes on the source
-    address is left out, because a TCP port has one too."""
+    address is left out, because Envoy hashes it for a TCP port too."""
     if situation.service["spec"].get("clusterIP") == "None":
         return
     port = situation.port
-    for client, view in situation.blind():
+    for client, view in situation.not_hashing():
         if not speaks_http(view) and view.cluster is not None and protocol(port) not in ("", *HTTP):
             yield (
                 client,
@@ -67,54 +68,54 @@ def _as_http(situation: Situation) -> Fix:
     "C30",
     "Envoy treats the Service's port as TCP, where there are no headers to hash",
     symptom="sessions move; responses have the application's own server header instead of envoy",
-    seen="the port's name or appProtocol declares a protocol other than HTTP; Envoy has no HTTP route for it",
-    cure="name the port http or http-…, or set appProtocol: http",
+    evidence="the port's name or appProtocol declares a protocol other than HTTP; Envoy has no HTTP route for it",
+    fix="name the port http or http-…, or set appProtocol: http",
     reference=PROTOCOLS,
 )
 def not_http(situation: Situation) -> Iterator[Hit]:
     if protocol(situation.port) in TLS:
         return
-    for _client, seen in _opaque(situation):
-        yield Hit(evidence(*seen), _as_http(situation))
+    for _client, items in _opaque(situation):
+        yield Hit(evidence(*items), _as_http(situation))
 
 
 @SECTION.cause(
     "C31",
     "The Service's port is declared as TLS, which Envoy forwards without decrypting",
     symptom="sessions move",
-    seen="the port's name or appProtocol is https or tls; Envoy has no HTTP route for it",
-    cure="use plain HTTP inside the mesh, which encrypts it (mutual TLS), and name the port http; or terminate TLS at a gateway",
+    evidence="the port's name or appProtocol is https or tls; Envoy has no HTTP route for it",
+    fix="use plain HTTP inside the mesh, which encrypts it (mutual TLS), and name the port http; or terminate TLS at a gateway",
     reference=PROTOCOLS,
 )
 def tls(situation: Situation) -> Iterator[Hit]:
     if protocol(situation.port) not in TLS:
         return
     answered = situation.window is not None and any(entry.tally.answered for entry in situation.window.client_windows)
-    for _client, seen in _opaque(situation):
+    for _client, items in _opaque(situation):
         if answered:
-            yield Hit(evidence(*seen, (situation.source, "responds to plain HTTP on this port", True)), _as_http(situation))
+            yield Hit(evidence(*items, (situation.source, "responds to plain HTTP on this port", True)), _as_http(situation))
         else:
-            yield Hit(evidence(*seen), Fix("manual", f"Serve plain HTTP on port {situation.target.port} of {situation.source} and name the port http."))
+            yield Hit(evidence(*items), Fix("manual", f"Serve plain HTTP on port {situation.target.port} of {situation.source} and name the port http."))
 
 
 @SECTION.cause(
     "C32",
     "The Service is headless: the client selects the pod by DNS, and Envoy follows",
     symptom="sessions move, or a client stays on one pod until DNS resolves to another",
-    seen="spec.clusterIP is None, and Envoy's cluster is of type ORIGINAL_DST",
-    cure="use a Service with a cluster IP; a StatefulSet also keeps its headless Service",
+    evidence="spec.clusterIP is None, and Envoy's cluster is of type ORIGINAL_DST",
+    fix="use a Service with a cluster IP; a StatefulSet also keeps its headless Service",
     reference="https://github.com/istio/istio/issues/50643",
 )
 def headless(situation: Situation) -> Iterator[Hit]:
     spec = situation.service["spec"]
     if spec.get("clusterIP") != "None":
         return
-    known = [(client, view.cluster) for client, view in situation.seen() if view.cluster is not None]
+    known = [(client, view.cluster) for client, view in situation.readable() if view.cluster is not None]
     if known and all(cluster.type == "EDS" for _client, cluster in known):
         return
-    seen: list[Item] = [(situation.source, "spec.clusterIP", "None")]
-    seen += [(proxy_name(situation, client), f"type of cluster {cluster.name}", cluster.type) for client, cluster in known]
-    yield Hit(evidence(*seen), _with_address(situation))
+    items: list[Item] = [(situation.source, "spec.clusterIP", "None")]
+    items += [(proxy_name(situation, client), f"type of cluster {cluster.name}", cluster.type) for client, cluster in known]
+    yield Hit(evidence(*items), _with_address(situation))
 
 
 def _with_address(situation: Situation) -> Fix:
@@ -130,39 +131,37 @@ def _with_address(situation: Situation) -> Fix:
     "C35",
     "The rule sets simple: PASSTHROUGH, and Envoy does not select a host at all",
     symptom="sessions move",
-    seen="loadBalancer.simple of the DestinationRule in force is PASSTHROUGH; Envoy's cluster is of type ORIGINAL_DST",
-    cure="use consistentHash instead",
+    evidence="loadBalancer.simple of the DestinationRule in force is PASSTHROUGH; Envoy's cluster is of type ORIGINAL_DST",
+    fix="use consistentHash instead",
     reference="https://istio.io/latest/docs/reference/config/networking/destination-rule/#LoadBalancerSettings-SimpleLB",
 )
 def passthrough(situation: Situation) -> Iterator[Hit]:
-    for client, view in situation.blind():
-        rule = rule_in_force(situation, client)
-        settings = balancer(policy_of(rule), situation.target.port) if rule else {}
-        if rule is None or view.cluster is None or settings.get("simple") != "PASSTHROUGH":
+    for client, view, rule in with_rule(situation, situation.not_hashing()):
+        if view.cluster is None or settings_of(situation, rule).get("simple") != "PASSTHROUGH":
             continue
-        seen = (
+        items = (
             (label("DestinationRule", rule), "spec.trafficPolicy.loadBalancer.simple", "PASSTHROUGH"),
             (proxy_name(situation, client), f"type of cluster {view.cluster.name}", view.cluster.type),
             (proxy_name(situation, client), "hash policy of the route", policies_of(view)),
         )
-        yield Hit(evidence(*seen), made_to_hash(rule, situation.key, situation.target.port))
+        yield Hit(evidence(*items), set_hash(situation, rule))
 
 
 @SECTION.cause(
     "C34",
     "The route leads to a ServiceEntry whose resolution gives Envoy no pods to select from",
     symptom="sessions move; the rule on the ServiceEntry's host has no effect",
-    seen="the cluster of Envoy's route belongs to a ServiceEntry, whose resolution is NONE or DNS_ROUND_ROBIN, or DNS for the Service's single address",
-    cure="route to the Service itself, or use a ServiceEntry with resolution STATIC and the pods' addresses as endpoints",
+    evidence="the cluster of Envoy's route belongs to a ServiceEntry, whose resolution is NONE or DNS_ROUND_ROBIN, or DNS for the Service's single address",
+    fix="route to the Service itself, or use a ServiceEntry with resolution STATIC and the pods' addresses as endpoints",
     reference="https://istio.io/latest/docs/reference/config/networking/service-entry/#ServiceEntry-Resolution",
 )
 def unresolved(situation: Situation) -> Iterator[Hit]:
-    for client, view in situation.blind():
+    for client, view in situation.not_hashing():
         entry, route = entry_led_to(situation, view), route_in_force(situation, client)
         if entry is None or view.route is None:
             continue
         addresses = [endpoint.get("address") for endpoint in spec_of(entry).get("endpoints") or []]
-        seen: list[Item] = [
+        items: list[Item] = [
             (label("ServiceEntry", entry), "spec.resolution", spec_of(entry).get("resolution") or "NONE"),
             (label("ServiceEntry", entry), "spec.endpoints[].address", addresses),
             (proxy_name(situation, client), "cluster of the route", view.route.clusters[0][0]),
@@ -172,7 +171,7 @@ def unresolved(situation: Situation) -> Iterator[Hit]:
         if route is not None:
             http = [_to_the_service(situation, each, spec_of(entry)["hosts"]) for each in spec_of(route).get("http") or []]
             fix = patch("VirtualService", route, {"spec": {"http": http}})
-        yield Hit(evidence(*seen), fix, situation.severity)
+        yield Hit(evidence(*items), fix, situation.severity)
 
 
 def entry_led_to(situation: Situation, view: ProxyView) -> JsonDict | None:
@@ -195,8 +194,8 @@ def _without_pods(situation: Situation, entry: JsonDict) -> bool:
 def _to_the_service(situation: Situation, http: JsonDict, hosts: list[str]) -> JsonDict:
     """The route with the Service as destination in place of these hosts."""
 
-    def led(entry: JsonDict) -> JsonDict:
+    def to_service(entry: JsonDict) -> JsonDict:
         own = {"host": situation.fqdn, "port": {"number": situation.target.port}}
         return {**entry, "destination": own} if (entry.get("destination") or {}).get("host") in hosts else entry
 
-    return {**http, "route": [led(entry) for entry in http["route"]]} if http.get("route") else http
+    return {**http, "route": [to_service(entry) for entry in http["route"]]} if http.get("route") else http

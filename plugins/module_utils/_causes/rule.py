@@ -24,21 +24,22 @@ from ansible_collections.meshops.istio.plugins.module_utils._causes._base import
 from ansible_collections.meshops.istio.plugins.module_utils._causes._objects import (
     applies,
     as_yaml,
-    blind_to_service,
     command,
     consulted,
     delete,
     hash_on,
+    items_in_force,
     label,
-    made_to_hash,
     new_rule,
+    not_hashing_for_service,
     patch,
-    rule_in_force,
     rules_of,
-    what_is_in_force,
+    set_hash,
+    settings_of,
+    with_rule,
 )
 from ansible_collections.meshops.istio.plugins.module_utils._istio.hosts import covers, exported, full_name, selects
-from ansible_collections.meshops.istio.plugins.module_utils._istio.rules import balancer, means_the_key, named, policy_in, policy_of, spec_of
+from ansible_collections.meshops.istio.plugins.module_utils._istio.rules import means_the_key, named, policy_in, spec_of
 from ansible_collections.meshops.istio.plugins.module_utils._model import Fix, HashPolicy, JsonDict, Key
 
 SECTION = Section("The rule in force is not the intended one")
@@ -67,24 +68,24 @@ TRACING = (
     "C14",
     "The DestinationRule applies to other clients: its workloadSelector does not match this pod",
     symptom="sessions stick from some clients and move from others",
-    seen="spec.workloadSelector of the rule names labels that the client pod does not have; Envoy's cluster names no rule or another one",
-    cure="add the labels to the client pod, or remove the selector",
+    evidence="spec.workloadSelector of the rule names labels that the client pod does not have; Envoy's cluster names no rule or another one",
+    fix="add the labels to the client pod, or remove the selector",
     reference=f"{REFERENCE}#DestinationRule",
 )
 def for_other_clients(situation: Situation) -> Iterator[Hit]:
-    for client, view in blind_to_service(situation):
-        labels = situation.body_of(client)["metadata"].get("labels") or {}
+    for client, view in not_hashing_for_service(situation):
+        labels = situation.labels_of(client)
         for rule in _meant(situation, client):
             selector = spec_of(rule).get("workloadSelector")
             if not selector or selects(selector, labels) or rule["metadata"]["namespace"] not in consulted(situation, client):
                 continue
             wanted = selector.get("matchLabels") or {}
-            seen = (
+            items = (
                 (label("DestinationRule", rule), "spec.workloadSelector.matchLabels", [f"{name}={value}" for name, value in wanted.items()]),
                 (f"Pod {client.pod}", "metadata.labels", [f"{name}={labels.get(name, '(absent)')}" for name in wanted]),
-                *what_is_in_force(situation, client, view),
+                *items_in_force(situation, client, view),
             )
-            yield Hit(evidence(*seen), patch("DestinationRule", rule, {"spec": {"workloadSelector": None}}))
+            yield Hit(evidence(*items), patch("DestinationRule", rule, {"spec": {"workloadSelector": None}}))
 
 
 def _meant(situation: Situation, client: Client) -> list[JsonDict]:
@@ -97,50 +98,49 @@ def _meant(situation: Situation, client: Client) -> list[JsonDict]:
     "C11",
     "The DestinationRule is not visible to this client: it is in another namespace, or not exported to the client's",
     symptom="sessions move, from all clients or from those of some namespaces",
-    seen="the rule is in neither the client's, the service's nor the root namespace, or its exportTo excludes the client's namespace",
-    cure="move the rule to the service's namespace, and export it to all its clients",
+    evidence="the rule is in neither the client's, the service's nor the root namespace, or its exportTo excludes the client's namespace",
+    fix="move the rule to the service's namespace, and export it to all its clients",
     reference="https://istio.io/latest/docs/ops/best-practices/traffic-management/#cross-namespace-configuration",
 )
-def out_of_sight(situation: Situation) -> Iterator[Hit]:
-    for client, view in blind_to_service(situation):
+def not_visible(situation: Situation) -> Iterator[Hit]:
+    for client, view in not_hashing_for_service(situation):
         for rule in _meant(situation, client):
             own, places = rule["metadata"]["namespace"], consulted(situation, client)
             if own in places and exported(rule, situation.namespace_of(client)):
                 continue
-            seen = (
+            items = (
                 (label("DestinationRule", rule), "metadata.namespace", own),
                 (label("DestinationRule", rule), "spec.exportTo", spec_of(rule).get("exportTo")),
                 (proxy_name(situation, client), "namespaces that Istio searches", places),
-                *what_is_in_force(situation, client, view),
+                *items_in_force(situation, client, view),
             )
-            moved = own if own in places else situation.target.namespace
+            namespace = own if own in places else situation.target.namespace
             spec = {**spec_of(rule), "host": situation.fqdn, "exportTo": ["*"]}
-            meta = {**rule["metadata"], "namespace": moved}
-            yield Hit(evidence(*seen), as_yaml({**rule, "metadata": meta, "spec": spec}))
+            meta = {**rule["metadata"], "namespace": namespace}
+            yield Hit(evidence(*items), as_yaml({**rule, "metadata": meta, "spec": spec}))
 
 
 @SECTION.cause(
     "C13",
     "Two DestinationRules in one namespace have the same host, and the older one's trafficPolicy is in force",
     symptom="sessions move; the trafficPolicy of the newer rule has no effect",
-    seen="both rules have the host; Envoy's cluster names the older one, whose trafficPolicy does not hash",
-    cure="merge them into one",
+    evidence="both rules have the host; Envoy's cluster names the older one, whose trafficPolicy does not hash",
+    fix="merge them into one",
     reference="https://istio.io/latest/docs/ops/best-practices/traffic-management/#split-virtual-services",
 )
 def older_rule_counts(situation: Situation) -> Iterator[Hit]:
-    for client, view in blind_to_service(situation):
-        winner = rule_in_force(situation, client)
-        for rule in _meant(situation, client) if winner else ():
-            same = winner and rule["metadata"]["namespace"] == winner["metadata"]["namespace"]
-            if winner is None or not same or not applies(situation, client, rule) or _host(situation, rule) != _host(situation, winner):
+    for client, view, winner in with_rule(situation, not_hashing_for_service(situation)):
+        for rule in _meant(situation, client):
+            same = rule["metadata"]["namespace"] == winner["metadata"]["namespace"]
+            if not same or not applies(situation, client, rule) or _host(situation, rule) != _host(situation, winner):
                 continue
-            seen = (
+            items = (
                 (label("DestinationRule", winner), "metadata.creationTimestamp", winner["metadata"].get("creationTimestamp")),
                 (label("DestinationRule", rule), "metadata.creationTimestamp", rule["metadata"].get("creationTimestamp")),
                 (label("DestinationRule", rule), "spec.host", spec_of(rule).get("host")),
-                *what_is_in_force(situation, client, view),
+                *items_in_force(situation, client, view),
             )
-            yield Hit(evidence(*seen), command(made_to_hash(winner, situation.key, situation.target.port).body, delete("DestinationRule", rule)))
+            yield Hit(evidence(*items), command(set_hash(situation, winner).body, delete("DestinationRule", rule)))
 
 
 def _host(situation: Situation, rule: JsonDict) -> str:
@@ -151,112 +151,107 @@ def _host(situation: Situation, rule: JsonDict) -> str:
     "C12",
     "Another DestinationRule takes precedence: the client's namespace comes before the service's, an exact host before a wildcard",
     symptom="sessions move, often only from the clients of one namespace",
-    seen="Envoy's cluster names a rule other than the one that hashes",
-    cure="set consistentHash in the rule in force too, or remove that rule",
+    evidence="Envoy's cluster names a rule other than the one that hashes",
+    fix="set consistentHash in the rule in force too, or remove that rule",
     reference="https://istio.io/latest/docs/ops/best-practices/traffic-management/#cross-namespace-configuration",
 )
 def another_rule_wins(situation: Situation) -> Iterator[Hit]:
-    for client, view in blind_to_service(situation):
-        winner = rule_in_force(situation, client)
-        for rule in _meant(situation, client) if winner else ():
-            same = winner and rule["metadata"]["namespace"] == winner["metadata"]["namespace"] and _host(situation, rule) == _host(situation, winner)
-            if winner is None or same or not applies(situation, client, rule):
+    for client, view, winner in with_rule(situation, not_hashing_for_service(situation)):
+        for rule in _meant(situation, client):
+            same = rule["metadata"]["namespace"] == winner["metadata"]["namespace"] and _host(situation, rule) == _host(situation, winner)
+            if same or not applies(situation, client, rule):
                 continue
-            seen = (
-                *what_is_in_force(situation, client, view),
+            items = (
+                *items_in_force(situation, client, view),
                 (label("DestinationRule", winner), "spec.host", spec_of(winner).get("host")),
                 (label("DestinationRule", rule), "spec.host", spec_of(rule).get("host")),
             )
-            yield Hit(evidence(*seen), made_to_hash(winner, situation.key, situation.target.port))
+            yield Hit(evidence(*items), set_hash(situation, winner))
 
 
 @SECTION.cause(
     "C15",
     "A rule generated from a Gateway API policy overrides the DestinationRule",
     symptom="sessions move since a BackendTLSPolicy or XBackendTrafficPolicy was added",
-    seen="the rule that Envoy's cluster names ends with ~istio-autogenerated-k8s-gateway",
-    cure="upgrade to Istio 1.31 or newer, where the DestinationRule's own fields take precedence",
+    evidence="the rule that Envoy's cluster names ends with ~istio-autogenerated-k8s-gateway",
+    fix="upgrade to Istio 1.31 or newer, where the DestinationRule's own fields take precedence",
     reference="https://github.com/istio/istio/pull/60432",
     synthetic="the name that pilot/pkg/config/kube/gateway of istio/istio gives to generated rules; Istio 1.31, which the lab runs, merges them",
 )
-def made_by_the_gateway(situation: Situation) -> Iterator[Hit]:
-    for client, view in blind_to_service(situation):
+def generated_for_gateway_api(situation: Situation) -> Iterator[Hit]:
+    for client, view in not_hashing_for_service(situation):
         rule = view.cluster.rule if view.cluster else None
         if rule and rule.endswith("~istio-autogenerated-k8s-gateway"):
             version = ("istiod", "version", situation.facts.versions.get("istiod"))
-            yield Hit(evidence(*what_is_in_force(situation, client, view), version), Fix("manual", "Upgrade Istio to 1.31 or newer."))
+            yield Hit(evidence(*items_in_force(situation, client, view), version), Fix("manual", "Upgrade Istio to 1.31 or newer."))
 
 
 @SECTION.cause(
     "C18",
     "The DestinationRule in force does not hash on this key",
     symptom="sessions move",
-    seen="the rule that Envoy's cluster names has simple instead of consistentHash, no loadBalancer in the right place, or another key",
-    cure="correct trafficPolicy.loadBalancer.consistentHash",
+    evidence="the rule that Envoy's cluster names has simple instead of consistentHash, no loadBalancer in the right place, or another key",
+    fix="correct trafficPolicy.loadBalancer.consistentHash",
     reference=f"{REFERENCE}#LoadBalancerSettings-ConsistentHashLB",
 )
-def says_something_else(situation: Situation) -> Iterator[Hit]:
-    for client, view in blind_to_service(situation):
-        rule = rule_in_force(situation, client)
-        if rule is None or means_the_key(rule, situation.key) or _meant(situation, client) or _said_elsewhere(rule, situation):
+def other_hash(situation: Situation) -> Iterator[Hit]:
+    for client, view, rule in with_rule(situation, not_hashing_for_service(situation)):
+        if means_the_key(rule, situation.key) or _meant(situation, client) or _separate_cause(rule, situation):
             continue
-        settings = balancer(policy_of(rule), situation.target.port)
+        settings = settings_of(situation, rule)
         if settings.get("simple") == "PASSTHROUGH":
             continue
         other = policy_in(settings)
-        said = f"consistentHash on {policy_text(other)}" if other else f"simple: {settings['simple']}" if settings.get("simple") else "no consistentHash"
-        seen = (
-            (label("DestinationRule", rule), "spec.trafficPolicy.loadBalancer", said),
+        hash_text = f"consistentHash on {policy_text(other)}" if other else f"simple: {settings['simple']}" if settings.get("simple") else "no consistentHash"
+        items = (
+            (label("DestinationRule", rule), "spec.trafficPolicy.loadBalancer", hash_text),
             ("requests", "key", str(situation.key)),
-            *what_is_in_force(situation, client, view),
+            *items_in_force(situation, client, view),
         )
-        yield Hit(evidence(*seen), made_to_hash(rule, situation.key, situation.target.port), situation.severity)
+        yield Hit(evidence(*items), set_hash(situation, rule), situation.severity)
 
 
-def _said_elsewhere(rule: JsonDict, situation: Situation) -> bool:
+def _separate_cause(rule: JsonDict, situation: Situation) -> bool:
     """A typo, the source address and a tracing header are separate causes."""
-    found = policy_in(balancer(policy_of(rule), situation.target.port))
-    if found is None:
-        return False
-    slip = found.type == situation.key.type and nearly(found.name or "", situation.key)
-    return slip or found.type == "source_ip" or tells_requests_apart(found)
+    policy = policy_in(settings_of(situation, rule))
+    return policy is not None and (is_nearly_key(policy, situation.key) or policy.type == "source_ip" or is_tracing_header(policy))
 
 
-def tells_requests_apart(policy: HashPolicy) -> bool:
+def is_tracing_header(policy: HashPolicy) -> bool:
     return policy.type == "header" and (policy.name or "").lower() in TRACING
 
 
-def nearly(name: str, key: Key) -> bool:
-    """Whether a name looks like a typo of the key's."""
-    one, two = (text.lower().replace("_", "-") for text in (name, key.name or ""))
-    return difflib.SequenceMatcher(None, one, two).ratio() > ALIKE
+def is_nearly_key(policy: HashPolicy, key: Key) -> bool:
+    """Whether the policy's name looks like a typo of the key's, or is the same."""
+    one, two = (text.lower().replace("_", "-") for text in (policy.name or "", key.name or ""))
+    return policy.type == key.type and difflib.SequenceMatcher(None, one, two).ratio() > ALIKE
 
 
 @SECTION.cause(
     "C10",
     "No DestinationRule is in force for the service",
     symptom="sessions move across all pods",
-    seen="Envoy's cluster names no rule, and its lb_policy is Istio's default; a rule may have a host that does not exist",
-    cure="create a DestinationRule with the service's full name as host",
+    evidence="Envoy's cluster names no rule, and its lb_policy is Istio's default; a rule may have a host that does not exist",
+    fix="create a DestinationRule with the service's full name as host",
     reference=f"{REFERENCE}#DestinationRule",
 )
 def no_rule(situation: Situation) -> Iterator[Hit]:
-    for client, view in blind_to_service(situation):
+    for client, view in not_hashing_for_service(situation):
         if (view.cluster and view.cluster.rule) or _meant(situation, client):
             continue
-        seen = what_is_in_force(situation, client, view)
+        items = items_in_force(situation, client, view)
         wrong = _mistyped(situation)
         if wrong is None:
             name = f"{situation.target.service}-affinity"
             spec = {"host": situation.fqdn, "trafficPolicy": {"loadBalancer": hash_on(situation.key)}}
-            yield Hit(evidence(*seen), as_yaml(new_rule("DestinationRule", name, situation.target.namespace, spec)), situation.severity)
+            yield Hit(evidence(*items), as_yaml(new_rule("DestinationRule", name, situation.target.namespace, spec)), situation.severity)
             continue
         means = full_name(spec_of(wrong)["host"], wrong["metadata"]["namespace"], situation.fqdn)
         host = (label("DestinationRule", wrong), "spec.host", f"{spec_of(wrong)['host']} (resolves to {means})")
         spec = {**spec_of(wrong), "host": situation.fqdn}
         place = wrong["metadata"]["namespace"] if wrong["metadata"]["namespace"] in consulted(situation, client) else situation.target.namespace
         fixed = {**wrong, "metadata": {**wrong["metadata"], "namespace": place}, "spec": spec}
-        yield Hit(evidence(host, (situation.source, "full name", situation.fqdn), *seen), as_yaml(fixed), situation.severity)
+        yield Hit(evidence(host, (situation.source, "full name", situation.fqdn), *items), as_yaml(fixed), situation.severity)
 
 
 def _mistyped(situation: Situation) -> JsonDict | None:

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The few reads of the API server that the collection needs.
+"""The reads of the API server that the collection needs.
 
 This module util is private to the collection: it may change at any time.
 """
@@ -41,9 +41,9 @@ GROUPS = {plural: ("networking.istio.io", version) for plural, (_kind, version) 
 
 
 class Cluster:
-    """The few reads that the check needs, as plain dictionaries, with every failure as a `CheckError`.
+    """The reads of the API server, as plain dictionaries, with every failure as a `CheckError`.
 
-    By paths and the dynamic client, as the generated API classes of the Python client cost a second to import (release 37).
+    They use paths and the dynamic client: importing the generated API classes of the Python client (release 37) takes a second.
     """
 
     def __init__(self, client: Any) -> None:
@@ -65,14 +65,14 @@ class Cluster:
         return self.endpoint_slices_now(namespace, service)[0]
 
     def endpoint_slices_now(self, namespace: str, service: str) -> tuple[list[JsonDict], str | None]:
-        """The slices, and the time at which the API server says that it answered (the header Date)."""
+        """The slices, and the time of the API server's response (the header Date)."""
         answer = self._answer(*_list("endpointslices", namespace), label_selector=f"kubernetes.io/service-name={service}")
         if answer is None:
             return [], None
         return list(json.loads(answer.data).get("items") or []), answer.headers.get("Date")
 
     def listed(self, plural: str, namespace: str | None, selector: str = "") -> list[JsonDict]:
-        """All objects of a kind in a namespace, or with None in all of them: one of another namespace may be the one that was meant."""
+        """All objects of a kind in a namespace, or with None in all namespaces: the intended rule may be in another one."""
         answer = self._read(*_list(plural, namespace), label_selector=selector or None)
         return list((answer or {}).get("items") or [])
 
@@ -97,13 +97,13 @@ class Cluster:
         return "" if answer is None else bytes(answer.data).decode("utf-8", "replace")
 
     def _read(self, path: str, permission: str, **words: Any) -> JsonDict | None:
-        """The answer as a dictionary, or None where the object or its kind does not exist."""
+        """The response as a dictionary, or None if the object or its kind does not exist."""
         answer = self._answer(path, permission, **words)
         body = json.loads(answer.data) if answer is not None else None
         return body if isinstance(body, dict) else None
 
     def _answer(self, path: str, permission: str, **words: Any) -> Any:
-        """The answer, or None where there is no such object. Raises `CheckError` for every other failure."""
+        """The response, or None if there is no such object. Raises `CheckError` for every other failure."""
         try:
             return self.client.request("get", path, serialize=False, _request_timeout=TIMEOUT, **words)
         except ApiException as error:
@@ -112,20 +112,20 @@ class Cluster:
             raise _api_error(error, permission) from error
         except (HTTPError, OSError) as error:
             raise CheckError(
-                "api_unreachable", f"The API server did not answer ({permission}): {error}. Next: check kubeconfig, context and network."
+                "api_unreachable", f"The API server did not respond ({permission}): {error}. Next: check kubeconfig, context and network."
             ) from error
 
 
 @dataclass(frozen=True)
 class Access:
-    """How this run reaches the cluster: the API server by `cluster`, pods by execs with the client's `configuration`."""
+    """Access to the cluster: `cluster` for the API server, the client's `configuration` for execs into pods."""
 
     cluster: Cluster
     configuration: Any
 
 
 def _path(*parts: str) -> str:
-    """A path of the API; names come from options, and one with a slash in it must not lead elsewhere."""
+    """A path of the API. Names come from options, so slashes in them are escaped."""
     return "".join(f"/{quote(part, safe='')}" for part in parts)
 
 
@@ -134,7 +134,7 @@ def _core(namespace: str, *more: str) -> str:
 
 
 def _list(plural: str, namespace: str | None) -> tuple[str, str]:
-    """Path of a list, and scope a permission for it is called."""
+    """The path of a list, and the name of the permission for it."""
     where = ("namespaces", namespace) if namespace else ()
     scope = f"in namespace {namespace}" if namespace else "in all namespaces"
     if plural in GROUPS:
@@ -148,4 +148,4 @@ def _api_error(error: Any, permission: str) -> CheckError:
         return CheckError("unauthorized", f"The API server does not accept the credentials ({permission}). Next: renew the kubeconfig or token.")
     if error.status == 403:
         return CheckError("forbidden", f"No permission to {permission}. Next: grant that verb on that resource to the account of this run.")
-    return CheckError("api_error", f"The API server answered {error.status} {error.reason} ({permission}).")
+    return CheckError("api_error", f"The API server responded with {error.status} {error.reason} ({permission}).")

@@ -19,12 +19,12 @@ CONTAINER_ANNOTATION = "kubectl.kubernetes.io/default-container"
 
 
 def choose_clients(cluster: Cluster, choice: ClientChoice, zones: Mapping[str | None, str | None] | None = None) -> tuple[ClientPod, ...]:
-    """The named pod, or the ready pods of the selector, one for each zone unless `max` asks for more or fewer; `zones`
-    are those of nodes, as far as they are known already."""
+    """The named pod, or the ready pods of the selector, one for each zone unless `max` sets the number; `zones`
+    are the zones of nodes that are already known."""
     if choice.pod is not None:
         pod = cluster.pod(choice.namespace, choice.pod)
         if pod is None:
-            raise CheckError("no_client", f"There is no Pod {choice.namespace}/{choice.pod} to send from. Next: correct the option client.")
+            raise CheckError("no_client", f"There is no Pod {choice.namespace}/{choice.pod} to send requests from. Next: correct the option client.")
         return (client_pod(pod, choice.container),)
     running = [pod for pod in cluster.pods(choice.namespace, choice.selector) if is_ready(pod)]
     if not running:
@@ -38,8 +38,8 @@ def choose_clients(cluster: Cluster, choice: ClientChoice, zones: Mapping[str | 
 
 
 def with_zones(cluster: Cluster, clients: Iterable[ClientPod], zones: Mapping[str | None, str | None]) -> list[ClientPod]:
-    """The clients, each in the zone of its node where its pod names none: only a newer Kubernetes copies the node's label to
-    pods, and only to those that its scheduler places. Where nodes may not be read either, the zone stays unknown."""
+    """The clients, each with its node's zone if its pod has none: only recent versions of Kubernetes copy the node's label to
+    pods, and only to those that the scheduler places. Without permission to read nodes, the zone stays unknown."""
     known: dict[str | None, str | None] = {node: zone for node, zone in zones.items() if zone}
     placed = []
     for client in clients:
@@ -62,7 +62,7 @@ def _zone(meta: JsonDict) -> str | None:
 
 
 def pick_clients(candidates: Iterable[ClientPod], most: int | None) -> tuple[ClientPod, ...]:
-    """One for each zone, or up to so many, the first by their names."""
+    """One for each zone, or up to `most`, in the order of their names."""
     ordered = sorted(candidates, key=lambda client: (client.namespace, client.pod))
     if most is not None:
         return tuple(ordered[:most])
@@ -92,7 +92,7 @@ def client_pod(pod: JsonDict, container: str | None) -> ClientPod:
 
 
 def choose_container(pod: JsonDict, label: str, wanted: str | None) -> str:
-    """As kubectl chooses: the annotation, else the first container; but never the sidecar, whose traffic is not redirected."""
+    """Like kubectl, the annotated or else the first container; but never the sidecar, whose traffic is not redirected."""
     names = [container["name"] for container in pod["spec"]["containers"]]
     if wanted == SIDECAR:
         raise CheckError(
@@ -107,7 +107,7 @@ def choose_container(pod: JsonDict, label: str, wanted: str | None) -> str:
     if annotated in candidates:
         return str(annotated)
     if not candidates:
-        raise CheckError("no_container", f"{label} has no container but {SIDECAR}. Next: name another client.")
+        raise CheckError("no_container", f"{label} has no container other than {SIDECAR}. Next: name another client.")
     return str(candidates[0])
 
 

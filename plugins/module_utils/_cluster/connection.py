@@ -31,21 +31,21 @@ def connection_spec() -> JsonDict:
 
 
 def connect(module: Any) -> Access:
-    """Log in as kubernetes.core does, with all the ways that it knows. Raises `CheckError`."""
+    """Log in with the connection options of kubernetes.core. Raises `CheckError`."""
     if module.params.get("impersonate_user") or module.params.get("impersonate_groups"):
-        # The Python client drops these headers when it opens an exec, which would then run with other rights.
+        # The Python client drops these headers for an exec, which would then run with other permissions.
         raise CheckError(
             "bad_option",
-            "Options impersonate_user and impersonate_groups do not reach an exec. Next: use the kubeconfig of an account that has these rights.",
+            "Options impersonate_user and impersonate_groups do not apply to an exec. Next: use the kubeconfig of an account that has these rights.",
         )
     try:
         api = get_api_client(module)
     except CoreException as error:
         raise CheckError("api_unreachable", f"{error}. Next: check the options kubeconfig and context.") from error
     except HTTPError as error:
-        raise CheckError("api_unreachable", f"The API server did not answer: {error}. Next: check kubeconfig, context and network.") from error
+        raise CheckError("api_unreachable", f"The API server did not respond: {error}. Next: check kubeconfig, context and network.") from error
     except ApiException as error:
-        raise CheckError("unauthorized", f"The API server answered {error.status} {error.reason}. Next: renew the kubeconfig or token.") from error
+        raise CheckError("unauthorized", f"The API server responded with {error.status} {error.reason}. Next: renew the kubeconfig or token.") from error
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise CheckError("api_unreachable", f"The connection options cannot be used: {error}. Next: check kubeconfig and context.") from error
     return Access(Cluster(api.client), api.configuration)

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The objects that a cause may lie in. Reads only.
+"""The objects that a cause may involve. Reads only.
 
 This module util is private to the collection: it may change at any time.
 """
@@ -21,7 +21,7 @@ ISTIOD_SELECTOR = "app=istiod"
 
 
 def _readable(read: Callable[..., Any], *words: str) -> Any:
-    """What a call reads, or None where it fails: nothing here is needed for a verdict."""
+    """The result of a read, or None if it fails: no verdict needs these objects."""
     try:
         return read(*words)
     except CheckError:
@@ -29,8 +29,7 @@ def _readable(read: Callable[..., Any], *words: str) -> Any:
 
 
 def read_facts(cluster: Cluster, targets: Sequence[Target], clients: Sequence[ClientPod]) -> Facts:
-    """The bodies of everything that a cause may lie in, for one service or many. Objects that cannot
-    be read are left out, as a verdict needs none of them."""
+    """The objects that a cause may involve, for one service or many. Unreadable objects are left out: no verdict needs them."""
     namespaces = list(dict.fromkeys([*(target.namespace for target in targets), *(client.namespace for client in clients)]))
     services: list[JsonDict] = []
     pods: list[JsonDict] = []
@@ -59,14 +58,14 @@ def read_facts(cluster: Cluster, targets: Sequence[Target], clients: Sequence[Cl
 
 
 def _pods_of(cluster: Cluster, service: JsonDict) -> list[JsonDict]:
-    """Those that a Service selects."""
+    """The pods that a Service selects."""
     selector = (service.get("spec") or {}).get("selector") or {}
     wanted = ",".join(f"{name}={value}" for name, value in selector.items())
     return _readable(cluster.pods, service["metadata"]["namespace"], wanted) or [] if selector else []
 
 
 def _rules_to_explain(cluster: Cluster, plural: str, namespaces: Sequence[str]) -> list[JsonDict]:
-    """Those of all namespaces, or where that is not allowed those of the namespaces in which Istio reads rules."""
+    """The rules of all namespaces, or without permission for that, of those in which Istio looks for rules."""
     try:
         return cluster.listed(plural, None)
     except CheckError:
@@ -75,7 +74,7 @@ def _rules_to_explain(cluster: Cluster, plural: str, namespaces: Sequence[str]) 
 
 
 def image_version(pod: JsonDict) -> str | None:
-    """The tag of the pod's first image, without a variant (`1.31.0-distroless` is 1.31.0); None where it is no version."""
+    """The tag of the pod's first image, without a variant (`1.31.0-distroless` is 1.31.0); None if it is no version."""
     image = pod["spec"]["containers"][0].get("image", "")
     match = re.search(r":v?(\d+\.\d+\.\d+)", image)
     return match.group(1) if match else None

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Many services at once, with one list call for each kind. Reads only; what this account may not read is noted.
+"""Many services at once, with one list call for each kind. Reads only; missing permissions are noted.
 
 This module util is private to the collection: it may change at any time.
 """
@@ -26,8 +26,8 @@ SERVICE_LABEL = "kubernetes.io/service-name"
 
 @dataclass(frozen=True)
 class Objects:
-    """The objects that were read. `slices` are the EndpointSlices by (namespace, service), or None where they may not be
-    read; `filters` are for each client the EnvoyFilters that reach its filter chains; `unread` are sentences for people."""
+    """The objects that were read. `slices` are the EndpointSlices by (namespace, service), or None without permission
+    to read them; `filters` are the EnvoyFilters that change each client's filter chains; `unread` are messages."""
 
     services: tuple[JsonDict, ...]
     slices: Mapping[Name, list[JsonDict]] | None
@@ -38,7 +38,7 @@ class Objects:
 
 
 class Lists:
-    """List calls over the scope: the whole cluster in one, or namespace by namespace, and what may not be read noted."""
+    """List calls over the scope: one for the whole cluster, or one for each namespace; `unread` notes missing permissions."""
 
     def __init__(self, cluster: Cluster, namespaces: tuple[str, ...] | None) -> None:
         self.cluster = cluster
@@ -46,7 +46,7 @@ class Lists:
         self.unread: list[str] = []
 
     def items(self, plural: str, extra: Iterable[str] = (), selector: str = "") -> list[JsonDict] | None:
-        """All objects of a kind, also those in some namespaces besides; None where nothing of it may be read."""
+        """All objects of a kind in the scope and in `extra` namespaces; None if none of them can be read."""
         if self.namespaces is None:
             try:
                 return self.cluster.listed(plural, None, selector)
@@ -64,7 +64,7 @@ class Lists:
         return self.noted(self.cluster.listed, plural, namespace, selector)
 
     def noted(self, read: Callable[..., list[JsonDict]], *words: Any) -> list[JsonDict] | None:
-        """What a read finds, or None where it may not be read, which is then noted."""
+        """The result of a read, or None without permission, which is then noted."""
         try:
             return read(*words)
         except CheckError as error:
@@ -82,9 +82,9 @@ class Lists:
 
 
 def read_objects(cluster: Cluster, scope: Scope, choice: ClientChoice | None) -> Objects:
-    """All that the API server has to say. `choice` is None for the labelled pods of the scope.
+    """Read all objects from the API server. `choice` is None for the labelled pods of the scope.
 
-    Raises `CheckError` where no service may be read at all; other things that may not be read are noted.
+    Raises `CheckError` if no service can be read at all; other missing permissions are noted.
     """
     lists = Lists(cluster, scope.namespaces)
     with ThreadPoolExecutor(max_workers=AT_ONCE) as pool:
@@ -92,9 +92,9 @@ def read_objects(cluster: Cluster, scope: Scope, choice: ClientChoice | None) ->
         services = _services(lists, scope)
         slices_read = pool.submit(_slices, lists, scope, services)
         clients = clients_read.result()
-        besides = [ISTIO_NAMESPACE, *(client.namespace for client in clients)]
-        rules_read = pool.submit(lists.items, "destinationrules", besides)
-        envoy_filters = lists.items("envoyfilters", besides) or []
+        extra = [ISTIO_NAMESPACE, *(client.namespace for client in clients)]
+        rules_read = pool.submit(lists.items, "destinationrules", extra)
+        envoy_filters = lists.items("envoyfilters", extra) or []
         filters = {client: _filters_of(cluster, client, envoy_filters) for client in clients}
         return Objects(services, slices_read.result(), tuple(rules_read.result() or ()), clients, filters, tuple(dict.fromkeys(lists.unread)))
 
@@ -133,7 +133,7 @@ def _slices(lists: Lists, scope: Scope, services: Sequence[JsonDict]) -> dict[Na
 
 
 def _clients(lists: Lists, choice: ClientChoice | None) -> tuple[ClientPod, ...]:
-    """Those of the option, or the labelled pods of the scope, chosen in each namespace as for a service there."""
+    """The clients of the option, or the labelled pods of the scope, selected in each namespace as for a service there."""
     if choice is not None and choice.namespace:
         try:
             return choose_clients(lists.cluster, choice)
@@ -158,8 +158,8 @@ def _clients(lists: Lists, choice: ClientChoice | None) -> tuple[ClientPod, ...]
 
 
 def _filters_of(cluster: Cluster, client: ClientPod, filters: Iterable[JsonDict]) -> tuple[str, ...]:
-    """The EnvoyFilters that put HTTP filters into the client's way out. What patches cluster or route shows in Envoy's
-    own configuration and need not be guessed."""
+    """The EnvoyFilters that add HTTP filters to the client's outbound listeners. Patches of clusters and routes are visible
+    in Envoy's own configuration."""
     near = [entry for entry in filters if entry["metadata"]["namespace"] in (client.namespace, ISTIO_NAMESPACE) and _adds_filters(entry)]
     selecting = [entry for entry in near if _selector(entry)]
     labels = _labels(cluster, client) if selecting else {}

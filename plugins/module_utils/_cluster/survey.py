@@ -41,10 +41,10 @@ def find_target(cluster: Cluster, namespace: str, name: str, client_namespace: s
 
 
 def read_rules(cluster: Cluster, target: Target, client_namespace: str) -> tuple[ObjectVersion, ...]:
-    """The versions of all rules that could touch the request, without those that this account may not read.
+    """The versions of all rules that could affect the requests, except those that this account may not read.
 
     An account that may only read pods and services can still run the check: Envoy's own configuration, read in the
-    client, is the first witness for a change of the rules.
+    client, also shows a change of the rules.
     """
     versions: list[ObjectVersion] = []
     for namespace in dict.fromkeys((target.namespace, client_namespace, ISTIO_NAMESPACE)):

@@ -37,13 +37,13 @@ def predict(key: Key, sessions: Sequence[str], views: Sequence[ProxyView | None]
     if objection or first is None or first.cluster is None:
         return Prediction(False, objection or "no Envoy was read")
     if len({_basis(view) for view in views if view is not None}) > 1:
-        return Prediction(False, "hosts or balancing were not the same throughout, or not in every client")
+        return Prediction(False, "hosts or balancing changed during the window, or differ between clients")
     names = {backend.address: backend.pod for backend in backends}
     choose = chooser_of(first.cluster, first.eligible(), weights_of(first.hosts))
     chosen = {session: choose(value) for session, value in zip(sessions, hashes_of(first, key, sessions), strict=True)}
     unknown = next((host for host in chosen.values() if host not in names), None)
     if unknown:
-        return Prediction(False, f"host {unknown} is no endpoint of the service")
+        return Prediction(False, f"host {unknown} is not an endpoint of the service")
     return Prediction(True, None, {session: names[host] for session, host in chosen.items()})
 
 
@@ -87,7 +87,7 @@ def _changed_on_the_way(view: ProxyView, key: Key) -> dict[str, bool]:
     route, cluster = view.route, view.cluster
     unusual = [*(route.unusual if route else ()), *(cluster.unusual if cluster else ())]
     return {
-        f"the route removes, sets or adds the {key}, which is hashed afterwards": touches_key(view, key) is not None,
+        f"the route removes, sets or adds the {key} before Envoy hashes it": touches_key(view, key) is not None,
         f"an EnvoyFilter changes how requests are hashed: {', '.join(unusual)}": bool(unusual),
     }
 
@@ -111,7 +111,7 @@ def _uneven_hosts(view: ProxyView) -> dict[str, bool]:
     by_locality = view.cluster is not None and view.cluster.by_locality
     return {
         "no host is healthy": not usable,
-        "so many hosts are unhealthy that Envoy chooses among all of them (panic)": view.panics(),
+        "so many hosts are unhealthy that Envoy is in panic mode": view.panics(),
         "hosts have several priorities": len({host.priority for host in view.hosts}) > 1,
         # With such weights the places that hosts get on a ring depend on their order, which the admin pages don't tell.
         "hosts on a ring have different weights": ring and len({host.weight for host in usable}) > 1,

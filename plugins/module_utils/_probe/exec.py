@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""One exec into a container: standard input in, lines out, a deadline, nothing lost in silence.
+"""One exec into a container: standard input, lines of output, a deadline, and no silent loss.
 
 The websocket is opened by the kubernetes client, which knows every way to log in; directly, and not by the API method
 for an exec, whose class costs a second to import (release 37). Its frames are read here: the client's own loop keeps
@@ -38,7 +38,7 @@ STDERR_KEPT = 4096
 
 
 class Exec:
-    """A running command. Use it as a context manager; leaving it closes the connection, whatever happened.
+    """A running command. Use it as a context manager; leaving it always closes the connection.
 
     Iterate over `lines()` for the command's standard output; `send()` writes to its standard input.
     Raises `CheckError` with the codes `exec_forbidden`, `exec_refused`, `exec_lost` and `timeout`.
@@ -77,7 +77,7 @@ class Exec:
         except ApiException as error:
             raise self._refused(error) from error
         except (OSError, WebSocketException) as error:
-            raise CheckError("exec_refused", f"No exec into {self.where}: {error}. Next: kubectl exec there by hand.") from error
+            raise CheckError("exec_refused", f"No exec into {self.where}: {error}. Next: try kubectl exec by hand.") from error
         return response.sock
 
     def _refused(self, error: Any) -> CheckError:
@@ -89,7 +89,7 @@ class Exec:
                 f"No permission to exec into {self.where}. "
                 "Next: grant get and create on pods/exec for that pod to the account of this run, or name another client.",
             )
-        return CheckError("exec_refused", f"No exec into {self.where}: {reason}. Next: see that the pod runs, and try kubectl exec by hand.")
+        return CheckError("exec_refused", f"No exec into {self.where}: {reason}. Next: check that the pod runs, and try kubectl exec by hand.")
 
     def send(self, data: bytes) -> None:
         """Write to the command's standard input, in frames small enough for every proxy on the way."""
@@ -157,7 +157,7 @@ class Exec:
         return CheckError(
             "exec_lost",
             f"The connection to {self.where} was lost: {str(error) or type(error).__name__}. "
-            "Next: see whether the pod was deleted or restarted (kubectl get pod), then run the check again.",
+            "Next: check whether the pod was deleted or restarted (kubectl get pod), then run the check again.",
         )
 
 

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What the pods of a gateway know about the target. Reads only.
+"""The proxy views of a gateway's pods. Reads only.
 
 The image of a gateway may have neither shell nor curl, so Istio's own pilot-agent asks Envoy's admin port; the pages'
 names go in as arguments, and hold nothing but the names of services.
@@ -36,7 +36,7 @@ def find_gateway(cluster: Cluster, option: dict[str, Any], client_namespace: str
         return Via(address, port, option["host"])
     gateway = cluster.service(namespace, str(service))
     if gateway is None:
-        raise CheckError("no_gateway", f"There is no Service {namespace}/{service} to go through. Next: correct the options via.namespace and via.service.")
+        raise CheckError("no_gateway", f"There is no Service {namespace}/{service} for the gateway. Next: correct the options via.namespace and via.service.")
     ports = [entry["port"] for entry in gateway["spec"].get("ports") or []]
     if port not in ports:
         raise CheckError("no_gateway", f"Service {namespace}/{service} has no port {port}; it has {ports}. Next: correct the option via.port.")
@@ -45,13 +45,13 @@ def find_gateway(cluster: Cluster, option: dict[str, Any], client_namespace: str
 
 
 def read_gateways(cluster: Cluster, configuration: Any, target: Target) -> tuple[tuple[ProxyView | None, ...], Membership]:
-    """A view for each ready pod of the gateway's Service, and its endpoints; of a gateway that is only an address, one that is not known."""
+    """A view for each ready pod of the gateway's Service, and its endpoints; for a gateway that is only an address, one unknown view."""
     via = target.via
     if via is None or via.service is None or via.namespace is None:
         return (None,), NOWHERE
-    # Not by a port: a gateway's pod is there with all of its ports or with none.
+    # Any port will do: a gateway's pod is an endpoint for all of its ports or for none.
     endpoints = read_membership(cluster, replace(target, namespace=via.namespace, service=via.service, port_name=None))
-    # Who wrote an endpoint by hand named no pod.
+    # Endpoints written by hand may name no pod.
     pods = {backend.pod for backend in endpoints.ready() if backend.uid}
     if not pods:
         raise CheckError("no_gateway", f"Service {via.namespace}/{via.service} has no ready pod. Next: kubectl -n {via.namespace} get pods.")
@@ -73,5 +73,5 @@ def _get(configuration: Any, namespace: str, pod: str, url: str) -> bytes:
     command = ["pilot-agent", "request", "GET", url.removeprefix(f"{ADMIN}/")]
     with Exec(configuration, namespace, pod, SIDECAR, command, time.monotonic() + READ_TIMEOUT, stdin=False) as running:
         page = b"\n".join(running.lines())
-        # A page that was cut short is none.
+        # A truncated page counts as missing.
         return page if (running.status or {}).get("status") == "Success" else b""

@@ -73,9 +73,9 @@ pump | {
 """
 SHELL_ERRORS = {
     "90": "standard input was closed at once",
-    "91": "its processes have no group of their own",
-    "92": "it has no head",
-    "93": "its shell has no printf of its own",
+    "91": "its processes have no process group of their own",
+    "92": "the command head is missing",
+    "93": "its shell has no builtin printf",
 }
 # Time for the reads before and after the requests, on top of the deadline for the whole run.
 GRACE = 10
@@ -114,7 +114,7 @@ class PodSession:
                 return CheckError("no_shell", f"The probe cannot run in {where}: {why}. Next: use a client pod with a common shell (curlimages/curl has one).")
         if "executable file not found" in reason or "no such file" in reason.lower():
             return CheckError("no_shell", f"There is no sh in {where}. Next: use a client pod whose image has sh and curl (curlimages/curl has both).")
-        return CheckError("exec_refused", f"The probe did not start in {where}: {reason[:300]}. Next: try kubectl exec there by hand.")
+        return CheckError("exec_refused", f"The probe did not start in {where}: {reason[:300]}. Next: try kubectl exec by hand.")
 
     def command(self, kind: str, body: bytes, wanted: str = "") -> Iterator[bytes]:
         """Run one command; its lines. Raises `CheckError` with `exec_lost` where the end marker does not come."""
@@ -128,7 +128,7 @@ class PodSession:
         raise CheckError(
             "exec_lost",
             f"The probe in {self.exec.where} ended early ({exit_reason(self.exec.status)[:200]}). "
-            "Next: see whether the pod or container was restarted (kubectl describe pod), then run the check again.",
+            "Next: check whether the pod or container was restarted (kubectl describe pod), then run the check again.",
         )
 
     def view(self, target: Target) -> tuple[ProxyView | None, dict[str, bytes]]:

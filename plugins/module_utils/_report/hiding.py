@@ -23,7 +23,13 @@ T = TypeVar("T")
 # Fields with sentences, which may contain an ID. Names of pods and the like stay unchanged.
 SENTENCES = frozenset({"msg", "detail", "reason", "title", "field", "value", "body", "why", "events", "source"})
 # Where a check names sessions, including those omitted from its list of sessions.
-NAMED = (re.compile(r"(?<=session )(?!#).+?(?= landed on )"), re.compile(r"(?<=a change of the backends \()[^)]*(?=\))"))
+# The sentences of _verdict and _causes that name sessions, also those that are not returned.
+NAMED = (
+    re.compile(r"(?<=session )(?!#).+?(?= landed on )"),
+    re.compile(r"(?<=a change of the backends \().*?(?=\)(?:; |\. |$))"),
+    re.compile(r"(?<=a change of the backends or of the gateway's pods \().*?(?=\)(?:; |\. |$))"),
+    re.compile(r"(?<=^hosts of session )(?!#).+"),
+)
 
 
 def hasher(salt: bytes) -> Callable[[str], str]:

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""When to stop for the service's own sake: it says that it has too much, or too much of it fails. No I/O.
+"""Stops the check to protect the service: it reports overload, or too many requests fail. No I/O.
 
 This module util is private to the collection: it may change at any time.
 """
@@ -50,15 +50,15 @@ class Brake:
             self._counts.update(statuses)
             reason = self._reason()
         if reason:
-            raise CheckError("stopped", f"The check stopped itself: {reason}. Next: check what load the service takes, or lower the options rate and requests.")
+            raise CheckError("stopped", f"The check stopped: {reason}. Next: find out which load the service can take, or lower the options rate and requests.")
 
     def _reason(self) -> str | None:
         if self._stop_on is None:
             return None
         unwanted = sorted(status for status in self._counts if status in self._stop_on.statuses)
         if unwanted:
-            return f"a request was answered with {unwanted[0]}, which the option stop_on names"
+            return f"a response had status {unwanted[0]}, which the option stop_on lists"
         errors = sum(count for status, count in self._counts.items() if 500 <= status <= 599)
         if self._stop_on.server_errors is not None and errors > self._stop_on.server_errors * self._planned:
-            return f"{errors} answers are server errors (5xx), more than {self._stop_on.server_errors:.2%} of the {self._planned} requests planned"
+            return f"{errors} responses are server errors (5xx), more than {self._stop_on.server_errors:.2%} of the {self._planned} requests planned"
         return None

@@ -113,7 +113,7 @@ def check_curl(line: str, where: str) -> str:
 def check_sendable(key: Key, sessions: Sequence[str], target: Target, sending: Sending) -> None:
     """Refuse what cannot be sent as given, before anything is. Raises `CheckError` with `bad_option`."""
     if not re.fullmatch(r"/[\x21-\x7e]*", target.path) or "#" in target.path:
-        raise _bad("path", repr(target.path), "it must start with / and hold neither spaces, # nor characters outside ASCII (percent-encode them)")
+        raise _bad("path", repr(target.path), "it must start with / and contain no spaces, no # and only ASCII characters (percent-encode others)")
     if target.via:
         _check_via(target.via)
     for name, value in sending.headers:
@@ -139,9 +139,9 @@ def _check_via(via: Via) -> None:
         raise _bad("via.address", repr(via.address), "it is neither a host name nor an IP address")
     host, sep, port = via.host.partition(":")
     if not (_HOST.fullmatch(host) and (not sep or re.fullmatch(r"[0-9]{1,5}", port))):
-        raise _bad("via.host", repr(via.host), "it must be a host name, with or without a port, as the gateway's routes know it")
+        raise _bad("via.host", repr(via.host), "it must be a host name of the gateway's routes, with or without a port")
     if not 1 <= via.port <= 65535:
-        raise _bad("via.port", str(via.port), "it must lie between 1 and 65535")
+        raise _bad("via.port", str(via.port), "it must be between 1 and 65535")
 
 
 def _is_ip(text: str) -> bool:
@@ -159,10 +159,10 @@ def _check_key_once(key: Key, target: Target, sending: Sending) -> None:
         raise _bad("headers", repr(key.name), "it is the key, which the check sets for each session")
     cookies = [part.partition("=")[0].strip() for name, value in sending.headers if name.lower() == "cookie" for part in value.split(";")]
     if key.type == "cookie" and key.name in cookies:
-        raise _bad("headers", "'Cookie'", f"it holds {key.name}, which is the key and which the check sets for each session")
+        raise _bad("headers", "'Cookie'", f"it contains {key.name}, the key, which the check sets for each session")
     query = target.path.partition("?")[2]
     if key.type == "query" and any(part.partition("=")[0] == key.name for part in query.split("&")):
-        raise _bad("path", repr(target.path), f"it has the parameter {key.name} already, which is the key and which the check adds for each session")
+        raise _bad("path", repr(target.path), f"it already has the parameter {key.name}, the key, which the check adds for each session")
 
 
 def _check_size(key: Key, sessions: Sequence[str], target: Target, sending: Sending) -> None:
@@ -170,7 +170,7 @@ def _check_size(key: Key, sessions: Sequence[str], target: Target, sending: Send
     for value in sessions:
         size = others + len(url_of(target, key, value)) + sum(len(header.encode()) for header in _key_headers(key, value))
         if size > MOST_BYTES:
-            raise _bad("session_ids", f"{value[:20]!r}…", f"its requests have {size} bytes of headers, more than the {MOST_BYTES} that Envoy is sure to take")
+            raise _bad("session_ids", f"{value[:20]!r}…", f"its requests have {size} bytes of headers, more than the {MOST_BYTES} that Envoy always accepts")
 
 
 def _check_key(key: Key) -> None:
@@ -179,18 +179,18 @@ def _check_key(key: Key) -> None:
     elif key.type == "cookie" and not _TOKEN.fullmatch(key.name or ""):
         raise _bad("key.name", repr(key.name), "it is not a cookie name")
     elif key.type == "query" and not _PARAMETER.fullmatch(key.name or ""):
-        raise _bad("key.name", repr(key.name), "it is not the name of a query parameter; percent-encode it as the rule has it")
+        raise _bad("key.name", repr(key.name), "it is not the name of a query parameter; percent-encode it as in the rule")
 
 
 def _check_value(key: Key, value: str) -> None:
     if not _encodable(value):
         raise _bad("session_ids", ascii(value), "it is not valid UTF-8")
     if key.type == "header" and (_CONTROL.search(value) or value != value.strip(" \t")):
-        raise _bad("session_ids", repr(value), "a header value holds no control characters and no spaces at its ends")
+        raise _bad("session_ids", repr(value), "a header value has no control characters and no leading or trailing spaces")
     if key.type == "cookie" and not re.fullmatch(r"[\x21\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e]*", value):
-        raise _bad("session_ids", repr(value), "a cookie value holds no spaces, quotes, commas, semicolons, backslashes or characters outside ASCII (RFC 6265)")
+        raise _bad("session_ids", repr(value), "a cookie value has no spaces, quotes, commas, semicolons, backslashes or characters outside ASCII (RFC 6265)")
     if key.type == "source_ip" and not _is_ip(value):
-        raise _bad("session_ids", repr(value), "with key.type source_ip each must be an IP address, sent as X-Forwarded-For")
+        raise _bad("session_ids", repr(value), "with key.type source_ip each must be an IP address, which is sent as X-Forwarded-For")
 
 
 def _encodable(value: str) -> bool:
@@ -204,7 +204,7 @@ def _check_header(option: str, name: str, value: str) -> None:
     if name.lower() in _RESERVED:
         raise _bad(option, repr(name), "this header controls the connection or the routing and cannot be set here")
     if _CONTROL.search(value) or value != value.strip(" \t") or not _encodable(value):
-        raise _bad(option, repr(name), "its value holds control characters, spaces at its ends or what is not valid UTF-8")
+        raise _bad(option, repr(name), "its value has control characters, leading or trailing spaces, or invalid UTF-8")
 
 
 def _bad(option: str, value: str, why: str) -> CheckError:

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""How sure the measurement can be: bounds on what it may have missed. Pure.
+"""Bounds on what the measurement may have missed. Pure.
 
 This module util is private to the collection: it may change at any time.
 """
@@ -17,8 +17,8 @@ CONFIDENCE = 0.95
 
 
 def flip_bound(window: Window) -> float | None:
-    """The 95 % upper bound of the share of requests on which a session leaves its pod, each request without an
-    identified answer counted as one that did."""
+    """The 95 % upper bound of the share of requests on which a session leaves its pod; each request without an
+    identified response counts as one that did."""
     opportunities = sum(len(entry.plan.sessions) * (entry.plan.rounds - 1) for entry in window.client_windows)
     lost = sum(entry.planned - entry.identified for entry in window.client_windows)
     if opportunities < 1:
@@ -27,7 +27,7 @@ def flip_bound(window: Window) -> float | None:
 
 
 def upper_bound(events: int, trials: int, confidence: float = CONFIDENCE) -> float:
-    """Clopper and Pearson's one-sided upper bound: the rate at which so few events or fewer have chance 1-confidence."""
+    """Clopper and Pearson's one-sided upper bound: the rate at which this many events or fewer have chance 1-confidence."""
     if events >= trials:
         return 1.0
     if not events:
@@ -44,7 +44,7 @@ def upper_bound(events: int, trials: int, confidence: float = CONFIDENCE) -> flo
 
 
 def _at_most(events: int, trials: int, rate: float, ways: float) -> float:
-    """The binomial chance of at most so many events, summed downwards from the largest term, for rate >= events/trials;
+    """The binomial chance of at most this many events, summed downwards from the largest term, for rate >= events/trials;
     `ways` is the logarithm of the number of ways to choose the events."""
     total = term = math.exp(ways + events * math.log(rate) + (trials - events) * math.log1p(-rate))
     for number in range(events, 0, -1):
@@ -56,7 +56,7 @@ def _at_most(events: int, trials: int, rate: float, ways: float) -> float:
 
 
 def false_pass_bound(window: Window) -> float | None:
-    """The chance that balancing at random among the ready backends had shown no move either."""
+    """The chance that random balancing over the ready backends would have shown no move either."""
     backends = len(window.after.ready())
     repeats = sum(max(0, sum(trace.counts.values()) - 1) for entry in window.client_windows for trace in entry.traces)
     return math.pow(backends, -repeats) if backends > 1 and repeats * math.log10(backends) < 300 else (0.0 if backends > 1 else None)

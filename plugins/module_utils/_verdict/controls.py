@@ -19,17 +19,17 @@ SURPRISE = 0.001
 
 
 def eligibility(window: Window) -> dict[str, bool | None]:
-    """For each ready backend whether every client's Envoy could choose it at the last checkpoint; None where no Envoy was read."""
+    """For each ready backend, whether it was eligible in every client's Envoy at the last checkpoint; None if no Envoy was read."""
     views = [view for entry in window.client_windows for view in entry.last_views()]
     return {backend.pod: all(backend.address in view.eligible() for view in views) if views else None for backend in window.after.ready()}
 
 
 def spread_control(window: Window, eligible: dict[str, bool | None]) -> Control:
-    """Different sessions must use all the pods that they could, but for what chance leaves out."""
+    """Different sessions must use all ready backends, except those that chance leaves out."""
     barred = sorted(pod for pod, can in eligible.items() if can is False)
     if barred:
         pods = f"{barred[0]} and {len(barred) - 1} more" if len(barred) > 1 else barred[0]
-        return Control("failed", f"ready backends that a client's Envoy does not choose from: {pods}; look for locality settings, subsets or outlier detection")
+        return Control("failed", f"ready backends that are not eligible in a client's Envoy: {pods}; check locality settings, subsets and outlier detection")
     ready = {backend.pod for backend in window.after.ready()}
     if len(ready) < 2:
         return Control("not_applicable", f"{len(ready)} ready backends")
@@ -47,10 +47,10 @@ def spread_control(window: Window, eligible: dict[str, bool | None]) -> Control:
 
 
 def unused_chance(backends: int, unused: int, sessions: int) -> float:
-    """An upper bound of the chance that a healthy ring leaves so many backends without a session.
+    """An upper bound of the chance that a healthy ring leaves this many backends without a session.
 
-    The smallest share of a backend, as a part of the equal one, was measured on rings of 1,024 points; to take the
-    smallest for all makes the chance larger, so that a surprise is one.
+    The smallest share of a backend, relative to an equal share, was measured on rings of 1,024 points. Using it for all
+    backends overstates the chance, which errs on the safe side.
     """
     if not unused:
         return 1.0
@@ -59,7 +59,7 @@ def unused_chance(backends: int, unused: int, sessions: int) -> float:
 
 
 def keyless_control(window: Window) -> Control:
-    """Requests without the key must spread, or something else than the key holds the sessions."""
+    """Requests without the key must spread; otherwise something other than the key makes sessions stick."""
     if not window.client_windows[0].plan.keyless:
         return Control("not_applicable", "requests without the key were not sent")
     for entry in window.client_windows:
@@ -68,6 +68,6 @@ def keyless_control(window: Window) -> Control:
             continue
         if identified < KEYLESS_ENOUGH:
             return Control("not_applicable", f"{identified} of {entry.plan.keyless} requests without the key from {entry.client} were answered by a known pod")
-        return Control("failed", f"all {identified} requests without the key from {entry.client} met one pod, so something else than the key decides")
+        return Control("failed", f"all {identified} requests without the key from {entry.client} reached one pod, so something other than the key decides")
     counts = [f"{len(entry.keyless)} pods" for entry in window.client_windows]
-    return Control("passed", f"requests without the key met {', '.join(counts)}")
+    return Control("passed", f"requests without the key reached {', '.join(counts)}")

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What happened to backends, gateway pods, rules and proxies in the window, in words. Pure.
+"""Events of backends, gateway pods, rules and proxies in the window, as sentences. Pure.
 
 This module util is private to the collection: it may change at any time.
 """
@@ -19,11 +19,11 @@ from ansible_collections.meshops.istio.plugins.module_utils._verdict.window impo
 
 
 def membership_events(window: Window) -> list[str]:
-    """What happened to the endpoints, in words: pods that came, went or changed readiness, and unseen flaps."""
+    """Events of the endpoints: pods that were added, removed or changed readiness, and changes between two reads."""
     events: list[str] = []
     for before, after in itertools.pairwise(window.memberships()):
         old, new = ({b.pod: b for b in m.backends} for m in (before, after))
-        events.extend(came_and_went(old.keys(), new.keys()))
+        events.extend(added_and_removed(old.keys(), new.keys()))
         both = sorted(old.keys() & new.keys())
         events.extend(f"pod {pod} became {'ready' if new[pod].ready else 'not ready'}" for pod in both if old[pod].ready != new[pod].ready)
     if not events and changes(window.before, window.after):
@@ -31,46 +31,44 @@ def membership_events(window: Window) -> list[str]:
     for entry in window.client_windows:
         eligible = {frozenset(checkpoint.eligible()) for checkpoint in entry.checkpoints if checkpoint.eligible()}
         if len(eligible) > 1 and not events:
-            events.append(f"the hosts that {proxies_of(window, entry)} can choose changed")
+            events.append(f"the eligible hosts in {proxies_of(window, entry)} changed")
     return list(dict.fromkeys(events))
 
 
-def came_and_went(old: Set[str], new: Set[str], whose: str = "") -> list[str]:
-    return [*(f"pod {pod}{whose} came" for pod in sorted(new - old)), *(f"pod {pod}{whose} went" for pod in sorted(old - new))]
+def added_and_removed(old: Set[str], new: Set[str], whose: str = "") -> list[str]:
+    return [*(f"pod {pod}{whose} was added" for pod in sorted(new - old)), *(f"pod {pod}{whose} was removed" for pod in sorted(old - new))]
 
 
 def gateway_events(window: Window) -> list[str]:
-    """What happened to the pods of the gateway on the way, in words."""
+    """Events of the gateway's pods."""
     events: list[str] = []
     for entry in window.client_windows:
         for first, second in itertools.pairwise(entry.checkpoints):
             if not gateway_changes(first, second):
                 continue
             old, new = ({backend.pod for backend in checkpoint.gateway.ready()} for checkpoint in (first, second))
-            events.extend(came_and_went(old, new, f" of gateway {window.via}") or [f"the endpoints of gateway {window.via} changed and changed back"])
+            events.extend(added_and_removed(old, new, f" of gateway {window.via}") or [f"the endpoints of gateway {window.via} changed and changed back"])
     return list(dict.fromkeys(events))
 
 
 def configuration_events(window: Window) -> list[str]:
-    """Changes of rules, by the API server, and of Envoy's own configuration or life, by the clients."""
+    """Changes of rules, from the API server, and changes of Envoy's configuration and restarts, from the clients."""
     before = {(rule.kind, rule.namespace, rule.name): rule for rule in window.rules_before}
     after = {(rule.kind, rule.namespace, rule.name): rule for rule in window.rules_after}
     events = [f"{before.get(name) or after[name]} changed" for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name)]
     for entry in window.client_windows:
         proxy = proxies_of(window, entry)
         by_checkpoint = [checkpoint.views() for checkpoint in entry.checkpoints]
-        # Which view is whose is only known as long as a gateway's pods are the same.
+        # Views can be matched to proxies only while the gateway's pods are the same.
         replaced = any(gateway_changes(first, second) for first, second in itertools.pairwise(entry.checkpoints))
         for views in () if replaced else itertools.zip_longest(*by_checkpoint):
             uptimes = [view.uptime for view in views if view is not None and view.uptime is not None]
             if any(second < first for first, second in itertools.pairwise(uptimes)):
                 events.append(f"{proxy} was restarted")
             if any(view is None for view in views) and any(view is not None for view in views):
-                events.append(f"{proxy} did not always answer")
+                events.append(f"{proxy} did not always respond")
         if len({_configuration(view) for view in entry.views()}) > 1:
-            events.append(
-                f"route or cluster in {proxy} changed" if not window.via else f"route or cluster in {proxy} changed, or is not the same in all its pods"
-            )
+            events.append(f"route or cluster in {proxy} changed" if not window.via else f"route or cluster in {proxy} changed, or differs between its pods")
     return events
 
 
@@ -79,5 +77,5 @@ def proxies_of(window: Window, entry: ClientWindow) -> str:
 
 
 def _configuration(view: ProxyView) -> tuple[object, object]:
-    """Route and cluster without their versions: Istio raises those with every push, whatever it was for."""
+    """Route and cluster without their versions, which change with every push."""
     return (view.route and replace(view.route, version=""), view.cluster and replace(view.cluster, version=""))

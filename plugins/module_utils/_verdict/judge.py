@@ -4,9 +4,9 @@
 
 """From the measurement to the verdict. Pure.
 
-The order of the rules is the order of `judge`: a session on two pods without an explanation is `failed`, whatever
-else went wrong; then whatever forbids a conclusion is `inconclusive`; then whatever would let sessions stick for
-another reason than the key is `not_proven`; what is left is `passed`.
+`judge` applies the rules in this order: an unexplained move is `failed`, whatever else went wrong; anything that prevents
+a conclusion is `inconclusive`; anything that could make sessions stick for a reason other than the key is `not_proven`;
+otherwise the verdict is `passed`.
 
 This module util is private to the collection: it may change at any time.
 """
@@ -27,7 +27,7 @@ from ansible_collections.meshops.istio.plugins.module_utils._verdict.window impo
 
 
 def judge(window: Window) -> Verdict:
-    """The verdict on a finished (or broken off) window. An error before the first request is not judged here."""
+    """The verdict on a complete or interrupted window. An error before the first request is not judged here."""
     of_backends, of_gateway = membership_events(window), gateway_events(window)
     events = (*of_backends, *of_gateway)
     rule_events = configuration_events(window)
@@ -42,27 +42,26 @@ def judge(window: Window) -> Verdict:
     if unexplained:
         return replace(base, verdict=FAILED, reasons=(_moved_reason(unexplained, fates),))
     churn = [*_explained_reason(fates, window.via), *_churn_reasons(window.via, of_backends, of_gateway)]
-    other = [*rule_events, *_blind_reasons(window, eligible), *_bound_reasons(window, bound)]
+    other = [*rule_events, *_evidence_reasons(window, eligible), *_bound_reasons(window, bound)]
     if churn or other:
         return replace(base, verdict=INCONCLUSIVE, reasons=(*churn, *other), churn_only=bool(churn) and not other)
     unproven = [] if controls["spread"].state != "failed" else [controls["spread"].detail]
     if controls["keyless"].state != "passed" and not prediction.available:
-        unproven.append(f"nothing shows that the key is what makes them stick: {controls['keyless'].detail}")
+        unproven.append(f"nothing proves that sessions stick because of the key: {controls['keyless'].detail}")
     if one_source_each(window):
         unproven.append(_one_source(window))
     if window.keepalive:
-        unproven.append("connections were reused, and one connection may stay on one pod without any rule")
+        unproven.append("connections were reused, and a connection may stay on one pod without any rule")
     if unproven:
         return replace(base, verdict=NOT_PROVEN, reasons=tuple(unproven))
     return base
 
 
 def _one_source(window: Window) -> str:
-    """The sources are told apart by X-Forwarded-For, which not every proxy believes."""
+    """The sources differ only in X-Forwarded-For, which not every proxy trusts."""
     proxy = f"gateway {window.via}" if window.via else "the clients' Envoys"
-    return (
-        f"the source addresses were sent as X-Forwarded-For, and {proxy} may take the connection's own instead (numTrustedProxies), which is the same for all"
-    )
+    instead = "the connection's address instead (numTrustedProxies), which is the same for all requests"
+    return f"the source addresses were sent as X-Forwarded-For, and {proxy} may use {instead}"
 
 
 def _moved_reason(unexplained: Sequence[SessionFate], fates: Sequence[SessionFate]) -> str:
@@ -81,15 +80,15 @@ def _explained_reason(fates: Sequence[SessionFate], via: str | None) -> list[str
 
 def _churn_reasons(via: str | None, of_backends: Sequence[str], of_gateway: Sequence[str]) -> list[str]:
     changed = {"backends": of_backends, f"pods of gateway {via}": of_gateway}
-    return [f"the set of {name} changed while it was measured" for name, events in changed.items() if events]
+    return [f"the set of {name} changed during the measurement" for name, events in changed.items() if events]
 
 
-def _blind_reasons(window: Window, eligible: dict[str, bool | None]) -> list[str]:
+def _evidence_reasons(window: Window, eligible: dict[str, bool | None]) -> list[str]:
     reasons = [entry.failure.msg for entry in window.client_windows if entry.failure]
     ready = {backend.pod for backend in window.after.ready()}
     usable = [pod for pod in ready if eligible.get(pod) is not False]
     if len(usable) < 2:
-        reasons.append(f"{len(usable)} of {len(ready)} ready backends can be chosen, and with fewer than two affinity cannot be told from chance")
+        reasons.append(f"{len(usable)} of {len(ready)} ready backends are eligible, and with fewer than two, affinity cannot be distinguished from chance")
     reasons.extend(conflict for entry in window.client_windows if (conflict := witness_conflict(window, entry)))
     if not any(entry.identified for entry in window.client_windows):
         answered = sum(entry.tally.answered for entry in window.client_windows)
@@ -98,8 +97,8 @@ def _blind_reasons(window: Window, eligible: dict[str, bool | None]) -> list[str
 
 
 def witness_conflict(window: Window, entry: ClientWindow) -> str | None:
-    """The sidecar's counters as a second witness: where nothing else used the service in the window, they must say the
-    same as the answers did. With other traffic they say nothing, as whose requests they counted cannot be told."""
+    """Compare the sidecar's counters with the responses: without other traffic in the window, both must agree. With other
+    traffic, the counters prove nothing, because it is unknown whose requests they counted."""
     views = entry.views()
     if window.via or len(views) < 2 or window.identification.by == "upstream" or len({view.eligible() for view in views}) > 1:
         return None
@@ -111,7 +110,7 @@ def witness_conflict(window: Window, entry: ClientWindow) -> str | None:
         if rise:
             counted[names.get(host.address, host.address)] = rise
     if not counted and entry.tally.answered:
-        return f"the Envoy of {entry.client} counted none of {entry.tally.answered} answered requests, so they went around it"
+        return f"the Envoy of {entry.client} counted none of {entry.tally.answered} answered requests: they bypassed the sidecar"
     named = dict(entry.keyless)
     for trace in entry.traces:
         for pod, count in trace.counts.items():
@@ -119,15 +118,15 @@ def witness_conflict(window: Window, entry: ClientWindow) -> str | None:
     if sum(named.values()) != entry.tally.sent or sum(counted.values()) != entry.tally.sent or counted == named:
         return None
     pod = next(pod for pod in sorted(named | counted) if named.get(pod) != counted.get(pod))
-    return f"two witnesses disagree: {named.get(pod, 0)} responses name pod {pod}, but the Envoy of {entry.client} sent it {counted.get(pod, 0)} requests"
+    return f"the evidence conflicts: {named.get(pod, 0)} responses name pod {pod}, but the Envoy of {entry.client} sent it {counted.get(pod, 0)} requests"
 
 
 def _unidentified(window: Window, answered: int) -> str:
     if not answered:
         return "no request was answered"
     samples = [value for value in window.identification.unknown if value][:2]
-    seen = f" (seen: {', '.join(samples)})" if samples else ""
-    return f"{answered} responses, but none names its pod{seen}; see the option identify"
+    values = f" (values: {', '.join(samples)})" if samples else ""
+    return f"{answered} responses, but none names its pod{values}; see the option identify"
 
 
 def _bound_reasons(window: Window, bound: float | None) -> list[str]:
@@ -135,12 +134,12 @@ def _bound_reasons(window: Window, bound: float | None) -> list[str]:
         return []
     planned = sum(entry.planned for entry in window.client_windows)
     lost = planned - sum(entry.identified for entry in window.client_windows)
-    because = f"{lost} of {planned} requests have no answer from a known pod" if lost else f"{planned} requests are too few"
+    because = f"{lost} of {planned} requests have no response from a known pod" if lost else f"{planned} requests are too few"
     return [f"sessions could still move on up to {bound:.2%} of the requests (95 %), more than the {window.max_flip_rate:.2%} allowed: {because}"]
 
 
 def prediction_of(window: Window, fates: Sequence[SessionFate]) -> Prediction:
-    """What the clients' Envoys dictate, compared with where the sessions landed."""
+    """The prediction from the clients' Envoys, compared with where the sessions landed."""
     views = [view for entry in window.client_windows for checkpoint in entry.checkpoints for view in checkpoint.views()]
     prediction = predict(window.key, [fate.id for fate in fates], views, all_backends(window.memberships()))
     return compare(prediction, {fate.id: set(fate.pods) for fate in fates})

@@ -22,14 +22,14 @@ from ansible_collections.meshops.istio.plugins.module_utils._verdict.window impo
 
 @dataclass(frozen=True)
 class Changes:
-    """How often the set of hosts can have changed for one client: `counts[0]` between the survey and the first checkpoint,
+    """How often the membership may have changed for one client: `counts[0]` between the survey and the first checkpoint,
     `counts[n]` in segment n-1, and the last one between the last checkpoint and the end. `times` are those of the checkpoints."""
 
     counts: tuple[int, ...]
     times: tuple[float, ...] = ()
 
     def usable(self, first: int, last: int) -> Iterator[int]:
-        """Where a change can stand that explains a move between two segments: there, or before them within `PUSH_DELAY`."""
+        """The positions of changes that can explain a move between two segments: in them, or within `PUSH_DELAY` before."""
         start = self.times[first] - PUSH_DELAY if first < len(self.times) else -math.inf
         for number in range(min(last + 2, len(self.counts))):
             if number > first or (number < len(self.times) and self.times[number] >= start):
@@ -37,8 +37,8 @@ class Changes:
 
 
 def changes_of(before: Membership, checkpoints: Sequence[Checkpoint], after: Membership) -> Changes:
-    """By the API server, or by this client's Envoy. A change of the gateway's pods is one too: another pod, maybe with
-    another configuration, chooses from then on."""
+    """From the API server, or from this client's Envoy. A change of the gateway's pods counts too: from then on another
+    pod balances, maybe with another configuration."""
     members = [before, *(checkpoint.membership for checkpoint in checkpoints), after]
     counts = [changes(first, second) for first, second in itertools.pairwise(members)]
     for number, (first, second) in enumerate(itertools.pairwise(checkpoints), 1):
@@ -49,11 +49,11 @@ def changes_of(before: Membership, checkpoints: Sequence[Checkpoint], after: Mem
 
 
 def is_explained(trace: Trace, segments: Sequence[range], changes: Changes) -> bool:
-    """Each move needs a change of its own, in the segments that the move can have happened in or shortly before.
+    """Whether each move has a change of its own, in the segments in which the move may have happened or shortly before.
 
-    A session that goes back and forth needs as many changes as it has moves: when a pod is replaced, a ring of other
-    size can hand a session to a neighbour and take it back, so the way back alone proves nothing, while without a rule
-    moves soon outnumber changes.
+    A session that moves back and forth needs as many changes as moves: while a pod is replaced, the ring can give a
+    session to a neighbour and take it back, so moving back alone proves nothing. Without a rule, moves soon outnumber
+    changes.
     """
     if trace.overflow:
         return False
@@ -72,9 +72,9 @@ def _segment(number: int, segments: Sequence[range]) -> int:
 
 
 def session_fates(window: Window) -> Iterable[SessionFate]:
-    """Every session with the pods it met, over all clients that sent it. Where the other side issues the keys, or
-    the client's own address is the key, each client's session is one of its own, as the values differ. Nor are clients
-    compared by source addresses that the gateway did not believe, where each client was one source."""
+    """Every session with its landing pods, over all clients that sent it. If the other side issues the keys, or the client's
+    own address is the key, the values differ and each client has its own sessions. Clients are not compared either if the
+    gateway ignored the source addresses and each client was one source."""
     changes_by_client = {entry.client: changes_of(window.before, entry.checkpoints, window.after) for entry in window.client_windows}
     apart = window.key.issued or window.key.own
     groups = [(entry,) for entry in window.client_windows] if apart else [window.client_windows]
@@ -100,7 +100,7 @@ def _fate(name: str, position: int, group: Sequence[ClientWindow], changes_by_cl
 
 
 def _clients_disagree(traces: dict[ClientPod, Trace], changes_by_client: dict[ClientPod, Changes]) -> bool | None:
-    """None where all clients met the same pod at last, else whether a change of the backends can explain it."""
+    """None if the session last landed on the same pod from all clients, else whether a change of the backends can explain it."""
     lasts = {trace.runs[-1].pod for trace in traces.values() if trace.runs}
     if len(lasts) < 2:
         return None
@@ -108,5 +108,5 @@ def _clients_disagree(traces: dict[ClientPod, Trace], changes_by_client: dict[Cl
 
 
 def one_source_each(window: Window) -> bool:
-    """Whether each client met one pod, whatever source address its requests named."""
+    """Whether each client reached only one pod, whatever source address its requests named."""
     return window.key.type == "source_ip" and not window.key.own and all(len(entry.pods()) == 1 for entry in window.client_windows)

@@ -2,10 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Whether sessions can stick, from what the clients' Envoys have, with nothing sent. Pure.
+"""Whether sessions can stick, from the state of the clients' Envoys, without sending requests. Pure.
 
-Each client is judged alone, then the clients are compared. One client in which sessions cannot stick is enough for
-`does_not`; `unknown` is kept for what cannot be told from here, and says what that is.
+Each client is judged alone, then the clients are compared. One client whose sessions cannot stick is enough for
+`does_not`. `unknown` means that the inspection allows no statement, and the sentence gives the reason.
 
 This module util is private to the collection: it may change at any time.
 """
@@ -33,7 +33,7 @@ from ansible_collections.meshops.istio.plugins.module_utils._model import (
 
 @dataclass(frozen=True)
 class Static:
-    """The verdict and why, in a sentence for people."""
+    """The verdict, and the reason as a sentence."""
 
     verdict: str
     why: str
@@ -41,9 +41,9 @@ class Static:
 
 @dataclass(frozen=True)
 class ClientView:
-    """What came of reading one client's Envoy: a view, or an error, or neither where no Envoy answered.
+    """The result of reading one client's Envoy: a view, or an error, or neither if no Envoy responded.
 
-    `filters` are the EnvoyFilters that reach the client's filter chains, where what they do cannot be read.
+    `filters` are the EnvoyFilters that change the client's filter chains, whose effect cannot be determined.
     """
 
     client: ClientPod
@@ -53,7 +53,7 @@ class ClientView:
 
 
 def static_verdict(key: Key, target: Target, declared: Declared, membership: Membership | None, client_views: Sequence[ClientView]) -> Static:
-    """The verdict on one port of a service. `membership` is None where the endpoints may not be read."""
+    """The verdict on one port of a service. `membership` is None without permission to read the endpoints."""
     if not client_views:
         return _without_client(target, declared)
     if membership is not None and not membership.ready():
@@ -72,14 +72,14 @@ def static_verdict(key: Key, target: Target, declared: Declared, membership: Mem
 def _without_client(target: Target, declared: Declared) -> Static:
     rules = ", ".join(declared.rules)
     if declared.headless:
-        return Static(DOES_NOT, f"service {target} is headless, so Envoy passes requests on to the address that the client chose")
+        return Static(DOES_NOT, f"service {target} is headless, so Envoy forwards requests to the address that the client selected")
     if rules:
         return Static(UNKNOWN, f"DestinationRule {rules} asks for affinity, but there is no ready client pod whose Envoy could be read")
     return Static(UNKNOWN, "there is no ready client pod whose Envoy could be read")
 
 
 def _of_client(key: Key, target: Target, membership: Membership | None, client_view: ClientView) -> Static:
-    """One client alone: the first thing that breaks affinity or forbids to say."""
+    """One client alone: the first thing that breaks affinity or prevents a statement."""
     proxy = f"the Envoy of pod {client_view.client}"
     view = client_view.view
     if client_view.error:
@@ -87,7 +87,7 @@ def _of_client(key: Key, target: Target, membership: Membership | None, client_v
     if view is None:
         if not client_view.client.sidecar:
             return Static(DOES_NOT, f"pod {client_view.client} has no sidecar (istio-proxy), so no rule of the mesh applies to its requests")
-        return Static(UNKNOWN, f"{proxy} did not answer")
+        return Static(UNKNOWN, f"{proxy} did not respond")
     broken = _of_route(key, target, view, proxy) or _of_cluster(key, view, proxy) or _of_locality(view, proxy)
     return broken or _of_hosts(membership, view, proxy) or _of_filters(client_view, proxy) or Static(STICKS, "")
 
@@ -95,26 +95,27 @@ def _of_client(key: Key, target: Target, membership: Membership | None, client_v
 def _of_route(key: Key, target: Target, view: ProxyView, proxy: str) -> Static | None:
     route = view.route
     if route is None and view.virtual_host:
-        return Static(UNKNOWN, f"every route of {view.virtual_host} in {proxy} matches on other headers or another path than a plain GET /")
+        return Static(UNKNOWN, f"every route of {view.virtual_host} in {proxy} requires other headers or another path than a plain GET /")
     if route is None:
-        lacking = "no HTTP route, so it balances connections and not requests" if view.cluster else "neither route nor cluster"
-        return Static(DOES_NOT, f"{proxy} has {lacking} for service {target}")
+        if view.cluster:
+            return Static(DOES_NOT, f"{proxy} has no HTTP route for service {target}, so it balances connections, not requests")
+        return Static(DOES_NOT, f"{proxy} has neither a route nor a cluster for service {target}")
     if not view.alike:
         names = " and ".join(_short(name) for name in route.destinations())
-        return Static(DOES_NOT, f"the route in {proxy} is weighted over {names}, and Envoy chooses one of them for each request")
+        return Static(DOES_NOT, f"the route in {proxy} is weighted over {names}, and Envoy selects one of them for each request")
     if not any(policy.matches(key) for policy in route.hash_policies):
-        return Static(DOES_NOT, f"{_hashing(route, proxy)}, so not on {key}")
+        return Static(DOES_NOT, _hashing(route, proxy, key))
     return _of_key(key, view, proxy)
 
 
-def _hashing(route: RouteView, proxy: str) -> str:
+def _hashing(route: RouteView, proxy: str, key: Key) -> str:
     policies = [" ".join(filter(None, (policy.type, policy.name))) for policy in route.hash_policies]
-    hashing = f"hashes on {', '.join(policies)}" if policies else "has no hash policy"
+    hashing = f"hashes on {', '.join(policies)}, not on {key}" if policies else f"has no hash policy for {key}"
     return f"{proxy} treats the port as TCP and {hashing}" if route.protocol == "tcp" else f"the route in {proxy} {hashing}"
 
 
 def _of_key(key: Key, view: ProxyView, proxy: str) -> Static | None:
-    """The value that is hashed must be the one that was sent."""
+    """Envoy must hash the value that the client sent."""
     touched = touches_key(view, key)
     if touched in ("removes", "sets"):
         return Static(DOES_NOT, f"the route in {proxy} {touched} the {key} before Envoy hashes it")
@@ -127,52 +128,52 @@ def _of_key(key: Key, view: ProxyView, proxy: str) -> Static | None:
 def _of_cluster(key: Key, view: ProxyView, proxy: str) -> Static | None:
     cluster = view.cluster
     if cluster is None:
-        name = _short(view.route.destinations()[0]) if view.route and view.route.clusters else "no cluster"
-        return Static(UNKNOWN, f"the route in {proxy} leads to {name}, a cluster that is not there")
+        name = f"cluster {_short(view.route.destinations()[0])}, which does not exist" if view.route and view.route.clusters else "no cluster"
+        return Static(UNKNOWN, f"the route in {proxy} leads to {name}")
     if cluster.lb_policy not in HASHING:
         rule = f"DestinationRule {cluster.rule}" if cluster.rule else "no DestinationRule in force"
-        return Static(DOES_NOT, f"{proxy} balances {_short(cluster.name)} by {cluster.lb_policy} ({rule}), though its route hashes on {key}")
+        return Static(DOES_NOT, f"{proxy} balances {_short(cluster.name)} by {cluster.lb_policy} ({rule}), although its route hashes on {key}")
     return None
 
 
 def _of_locality(view: ProxyView, proxy: str) -> Static | None:
-    """What depends on where the client is, so that a client elsewhere balances otherwise."""
+    """Balancing that depends on the client's location, so a client elsewhere balances differently."""
     eligible = view.eligible()
     if not eligible:
-        return Static(UNKNOWN, f"no host of the service is healthy for {proxy}, so it balances in panic mode")
+        return Static(UNKNOWN, f"no host of the service is healthy in {proxy}, which is in panic mode")
     priorities = {host.priority for host in view.hosts if host.healthy}
     if len(priorities) > 1:
         near = f"{len(eligible)} of {sum(1 for host in view.hosts if host.healthy)}"
-        return Static(DOES_NOT, f"{proxy} prefers the {near} pods of its own locality, so clients elsewhere choose among others")
+        return Static(DOES_NOT, f"{proxy} prefers {near} pods, those of its own locality, so clients elsewhere select other pods")
     if view.cluster is not None and view.cluster.by_locality and len({host.zone for host in view.hosts}) > 1:
         return Static(UNKNOWN, f"localities have weights in {proxy}, and a client elsewhere may have other weights")
     return None
 
 
 def _of_hosts(membership: Membership | None, view: ProxyView, proxy: str) -> Static | None:
-    """Every ready pod must be one that Envoy can choose: what it leaves out, other clients may choose."""
+    """Every ready pod must be eligible: other clients may select the pods that this one leaves out."""
     eligible = view.eligible()
     if membership is None:
-        return Static(UNKNOWN, "the endpoints of the service may not be read, so nothing says whether Envoy knows them all")
+        return Static(UNKNOWN, "there is no permission to read the service's endpoints, so Envoy may not know all of them")
     ready = {backend.address for backend in membership.ready()}
-    strangers = eligible - ready
-    if strangers:
-        return Static(UNKNOWN, f"{proxy} can choose {len(strangers)} hosts that are no ready pods of the service ({min(strangers)})")
+    others = eligible - ready
+    if others:
+        return Static(UNKNOWN, f"{proxy} can select {len(others)} hosts that are not ready pods of the service ({min(others)})")
     if ready - eligible and not _subset(view):
-        return Static(UNKNOWN, f"{proxy} can choose {len(eligible)} of {len(ready)} ready pods; sessions move when it adds the others")
+        return Static(UNKNOWN, f"{proxy} can select {len(eligible)} of {len(ready)} ready pods; sessions move when it adds the others")
     return None
 
 
 def _of_filters(client_view: ClientView, proxy: str) -> Static | None:
-    """Comes last: what is broken stays broken whatever a filter does."""
+    """Checked last: no filter can repair broken affinity."""
     if not client_view.filters:
         return None
-    return Static(UNKNOWN, f"EnvoyFilter {', '.join(client_view.filters)} changes the filters of {proxy}, and their effect on requests cannot be read")
+    return Static(UNKNOWN, f"EnvoyFilter {', '.join(client_view.filters)} changes the filters of {proxy}, and their effect on requests cannot be determined")
 
 
 def _disagreement(key: Key, client_views: Sequence[ClientView]) -> Static | None:
-    """Clients that would send one session to different pods. With the source address as key each client has its own.
-    Pods that come and go reach one Envoy before the other, so other hosts alone are no proof."""
+    """Clients that would send one session to different pods. With the source address as key, each client has its own
+    sessions. Changed pods reach one Envoy before the other, so a difference in hosts alone is no proof."""
     if key.type == "source_ip":
         return None
     for basis, verdict in ((_rules, DOES_NOT), (_choice, UNKNOWN)):
@@ -182,7 +183,7 @@ def _disagreement(key: Key, client_views: Sequence[ClientView]) -> Static | None
         if len(by_basis) > 1:
             first, second = list(by_basis.values())[:2]
             differ = _difference(first.view, second.view)
-            return Static(verdict, f"the Envoys of {first.client} and {second.client} do not balance alike: {differ}")
+            return Static(verdict, f"the Envoys of {first.client} and {second.client} balance differently: {differ}")
     return None
 
 
@@ -201,7 +202,8 @@ def _difference(first: ProxyView | None, second: ProxyView | None) -> str:
     if first is None or second is None or first.cluster is None or second.cluster is None:
         return "one of them has no cluster for the service"
     if first.eligible() != second.eligible():
-        return f"they choose among {_hosts(first.eligible() - second.eligible())} and {_hosts(second.eligible() - first.eligible())} that the other does not"
+        lacking = (("first", first.eligible() - second.eligible()), ("second", second.eligible() - first.eligible()))
+        return " and ".join(f"only the {which} can select {_hosts(addresses)}" for which, addresses in lacking if addresses)
     rules = [f"{view.cluster.lb_policy} of {view.cluster.rule or 'no DestinationRule'}" for view in (first, second) if view.cluster]
     return " and ".join(rules)
 
@@ -219,17 +221,17 @@ def _sticks(key: Key, membership: Membership | None, client_views: Sequence[Clie
     proxy = f"the Envoy of pod {client_views[0].client}" if len(client_views) == 1 else f"the Envoys of all {len(client_views)} client pods"
     verb = "hashes" if len(client_views) == 1 else "hash"
     return Static(
-        STICKS, f"{proxy} {verb} on {key} by {policy} over {pods} ready pods{whole}" if pods != 1 else f"{proxy} {verb} on {key}, and there is one pod"
+        STICKS, f"{proxy} {verb} on {key} by {policy} over {pods} ready pods{whole}" if pods != 1 else f"{proxy} {verb} on {key}, and there is only one pod"
     )
 
 
 def _subset(view: ProxyView) -> bool:
-    """Whether the route's cluster is meant to have some of the pods only: `outbound|80|v1|host`."""
+    """Whether the route's cluster is for a subset of the pods: `outbound|80|v1|host`."""
     return view.cluster is not None and view.cluster.name.count("|") >= 3 and view.cluster.name.split("|")[2] != ""
 
 
 def _short(cluster: str) -> str:
-    """`outbound|80|v1|nginx-service.sample.svc.cluster.local` in words: nginx-service.sample:80 (subset v1)."""
+    """`outbound|80|v1|nginx-service.sample.svc.cluster.local` as text: nginx-service.sample:80 (subset v1)."""
     parts = cluster.split("|")
     if len(parts) < 4:
         return cluster

@@ -2,10 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Which sessions a maintenance moves, before it begins. Pure.
+"""Which sessions a planned maintenance moves. Pure.
 
-The pods that go are known, so what moves while nothing takes their place is exact. A pod that comes has an address that
-nobody knows yet, and the ring depends on it: the share that moves then is found by drawing such addresses.
+The removed pods are known, so the sessions that move without replacements are exact. New pods have addresses that are not
+known yet, and the ring depends on them: the share that moves is estimated by drawing random addresses.
 
 This module util is private to the collection: it may change at any time.
 """
@@ -31,21 +31,21 @@ _chooser = lru_cache(maxsize=4)(chooser_of)
 
 @dataclass(frozen=True)
 class Scenario:
-    """What is to happen: these pods go, a node is drained, and in the end there are so many pods (None: as many as now)."""
+    """The planned change: pods to remove, a node to drain, and the number of pods after it (None: as many as now)."""
 
     remove_pods: tuple[str, ...] = ()
     drain_node: str | None = None
     replicas: int | None = None
 
     def victims(self, backends: Sequence[Backend]) -> frozenset[str]:
-        """The addresses of the backends that go."""
+        """The addresses of the removed backends."""
         return frozenset(backend.address for backend in backends if backend.pod in self.remove_pods or (self.drain_node and backend.node == self.drain_node))
 
 
 @dataclass(frozen=True)
 class Balancing:
-    """How sessions are balanced now: the cluster's algorithm and sizes, and the addresses that it chooses from. Services
-    with the same pods and settings have the same one, and what is computed for it is computed once."""
+    """How sessions are balanced now: the cluster's algorithm and sizes, and its eligible addresses. Services with the same
+    pods and settings share one, and its results are computed once."""
 
     cluster: ClusterView
     hosts: tuple[str, ...]
@@ -55,7 +55,7 @@ class Balancing:
         return cls(replace(cluster, name="", version="", rule=None), tuple(sorted(hosts)))
 
     def by(self, policy: str) -> Balancing:
-        """The same hosts by another algorithm, with its own sizes where it is the one in force, else Envoy's."""
+        """The same hosts with another algorithm: with its own sizes if it is in force, else with Envoy's defaults."""
         if policy == self.cluster.lb_policy:
             return self
         return replace(self, cluster=replace(self.cluster, lb_policy=policy, minimum_ring_size=None, table_size=TABLE_SIZE))
@@ -94,30 +94,30 @@ def outcome(plan: Scenario, balancing: Balancing, backends: Sequence[Backend], s
         "ring_hash_share": usual_share(balancing.by("RING_HASH"), change, hashes),
         "maglev_share": usual_share(balancing.by("MAGLEV"), change, hashes),
         "pods": {"now": len(balancing.hosts), "removed": len(victims), "then": change.pods},
-        "reason": None if chosen else f"which {len(left) - change.pods} pods go besides is not known; name them in remove_pods",
+        "reason": None if chosen else f"which {len(left) - change.pods} other pods are removed is unknown; name them in remove_pods",
     }
 
 
 def no_outcome(reason: str) -> JsonDict:
-    """The same keys where nothing can be computed."""
+    """The same keys if nothing can be computed."""
     keys = ("must_move", "if_not_replaced", "expected_share", "ring_hash_share", "maglev_share", "pods")
     return {**dict.fromkeys(keys), "reason": reason}
 
 
 @dataclass(frozen=True)
 class Change:
-    """The pods that are left, and how many there are in the end: with new ones, or fewer still."""
+    """The remaining pods, and the number of pods after the change, which may add new ones or remove more."""
 
     left: tuple[str, ...]
     pods: int
 
     @property
     def known(self) -> bool:
-        """Whether the pods in the end are known by name."""
+        """Whether all pods after the change are known."""
         return self.pods == len(self.left)
 
     def draw(self, chance: random.Random) -> tuple[str, ...]:
-        """The pods in the end, as chance has it: new addresses, or which of those left go as well."""
+        """A random outcome: the remaining pods with new addresses, or a sample of them."""
         if self.pods <= len(self.left):
             return tuple(chance.sample(self.left, self.pods))
         port = self.left[0].rpartition(":")[2] if self.left else "80"
@@ -128,7 +128,7 @@ class Change:
 
 
 def expected_share(balancing: Balancing, change: Change, sessions: tuple[int, ...], draws: int) -> dict[str, float]:
-    """The least and the greatest share of the sessions that moved in so many draws."""
+    """The smallest and the largest share of the sessions that moved in these draws."""
     shares = _shares(balancing, change, sessions, draws)
     return {"low": round(min(shares), 4), "high": round(max(shares), 4)}
 
@@ -140,7 +140,7 @@ def usual_share(balancing: Balancing, change: Change, sessions: tuple[int, ...])
 
 @lru_cache(maxsize=64)
 def _shares(balancing: Balancing, change: Change, sessions: tuple[int, ...], draws: int) -> tuple[float, ...]:
-    """The share that moved in each draw. The draws are the same in every run, so that an answer can be had again."""
+    """The share that moved in each draw. The seed is fixed, so every run gives the same result."""
     now = balancing.place(balancing.hosts, sessions)
     chance = random.Random(f"{sorted(balancing.hosts)}/{change.pods}")
     return tuple(_moved(now, balancing.place(change.draw(chance), sessions)) for _draw in range(1 if change.known else draws))

@@ -68,7 +68,7 @@ def test_values_beyond_what_makes_sense_are_refused(option: str) -> None:
     for value in (least, most):
         read_settings({**PARAMS, option: value})
     for value in (least - 1, most + 1):
-        with pytest.raises(CheckError, match=f"Option {option} is {value}; it must lie between {least} and {most}") as caught:
+        with pytest.raises(CheckError, match=f"Option {option} is {value}; it must be between {least} and {most}") as caught:
             read_settings({**PARAMS, option: value})
         assert caught.value.code == "bad_option"
 
@@ -81,14 +81,14 @@ def test_values_beyond_what_makes_sense_are_refused(option: str) -> None:
         ({"identify": "body"}, "identify=body and identify_pattern go together"),
         ({"identify_pattern": "x"}, "identify=body and identify_pattern go together"),
         ({"identify": "body", "identify_pattern": "x", "method": "HEAD"}, "use another method"),
-        ({"identify": "body", "identify_pattern": "("}, "identify_pattern is no regular expression"),
+        ({"identify": "body", "identify_pattern": "("}, "identify_pattern is not a valid regular expression"),
         ({"identify": "upstream", "key": key(type="cookie", name="user", cookie="learned")}, "key.cookie=learned and identify=upstream exclude each other"),
-        ({"stop_on": {"statuses": [429, 42], "server_errors": None}}, "stop_on.statuses holds 42"),
+        ({"stop_on": {"statuses": [429, 42], "server_errors": None}}, "stop_on.statuses contains 42"),
         ({"stop_on": {"statuses": [], "server_errors": 1.5}}, "stop_on.server_errors is 1.5"),
         ({"client": {"max": 0}}, "client.max is 0"),
-        ({"key": key(type="source_ip", name="x")}, "key.name has no meaning with key.type source_ip"),
+        ({"key": key(type="source_ip", name="x")}, "key.name does not apply to key.type source_ip"),
         ({"key": key()}, "key.name is missing; key.type header needs the name of the header"),
-        ({"key": key(name="x", cookie="learned")}, "key.cookie has a meaning with key.type cookie only"),
+        ({"key": key(name="x", cookie="learned")}, "key.cookie applies only to key.type cookie"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(options: dict[str, Any], message: str) -> None:
@@ -138,7 +138,7 @@ def test_an_inspection_of_all_namespaces_has_no_namespace_for_clients() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"namespace": ["a", ""]}, "Option namespace holds an empty name. Next: correct it, or leave the option out for all namespaces."),
+        ({"namespace": ["a", ""]}, "Option namespace contains an empty name. Next: correct it, or leave the option out for all namespaces."),
         ({"namespace": ["a", "b"], "client": {"pod": "probe-0"}}, "Option client.pod needs client.namespace"),
         ({"what_if": {}}, "Option what_if is empty"),
     ],

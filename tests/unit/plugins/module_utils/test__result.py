@@ -127,7 +127,7 @@ def test_a_fix_in_one_line(fix: Fix, words: str) -> None:
     ("view", "words"),
     [
         (ProxyView("1.31.0", 1.0, ROUTE, None, ()), "has no cluster for this service"),
-        (ProxyView("1.31.0", 1.0, None, CLUSTER, ()), "balances by RING_HASH and has no hash policy on its route, not on header other"),
+        (ProxyView("1.31.0", 1.0, None, CLUSTER, ()), "balances by RING_HASH and has no hash policy for header other on its route"),
         (ProxyView("1.31.0", 1.0, ROUTE, replace(CLUSTER, rule=None), ()), "hashes on header user-session, not on header other (no DestinationRule in force)"),
     ],
 )
@@ -139,7 +139,7 @@ def test_persistent_sessions_are_told_from_affinity() -> None:
     measured = window(Truth())
     assert persistence(TARGET, measured) == ""
     labelled = replace(TARGET, persistence=("istio.io/persistent-session=cookie",))
-    assert "no Envoy that was read keeps persistent sessions" in persistence(labelled, measured)
+    assert "no Envoy that was read has persistent sessions" in persistence(labelled, measured)
 
 
 @pytest.mark.parametrize(

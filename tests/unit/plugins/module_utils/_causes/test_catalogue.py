@@ -154,7 +154,7 @@ def test_every_entry_is_whole() -> None:
     assert all(section.causes and section.title for section in SECTIONS)
     for cause in CATALOGUE:
         assert cause.reference.startswith("https://"), cause.id
-        texts = (cause.title, cause.symptom, cause.seen, cause.cure)
+        texts = (cause.title, cause.symptom, cause.evidence, cause.fix)
         assert all(text and not text.endswith(".") and "|" not in text for text in texts), cause.id
 
 

@@ -110,7 +110,7 @@ def test_clients_that_balance_in_different_ways_have_no_common_prediction():
 def test_a_host_that_is_no_endpoint_is_not_guessed_at():
     recorded = _recorded("ring")
     prediction = predict(HEADER, list(recorded.landed), [recorded.view], recorded.backends[1:])
-    assert (prediction.available, prediction.reason) == (False, f"host {recorded.backends[0].address} is no endpoint of the service")
+    assert (prediction.available, prediction.reason) == (False, f"host {recorded.backends[0].address} is not an endpoint of the service")
 
 
 @pytest.mark.parametrize(

@@ -254,7 +254,7 @@ WAIVER = {"service": "shop/*", "match": "failed", "owner": "me", "reason": "beca
         ({"cluster": "a/b"}, "Option cluster is 'a/b'"),
         ({"cluster": ""}, "Option cluster is ''"),
         ({"cluster": "index.html"}, "Option cluster is 'index.html'"),
-        ({"keep": 0}, "Option keep is 0; it must lie between 1 and 100000."),
+        ({"keep": 0}, "Option keep is 0; it must be between 1 and 100000."),
         ({"keep_days": 0}, "Option keep_days is 0"),
         ({"max_age": -1}, "Option max_age is -1.0"),
         ({"max_age": "nan"}, "Option max_age is nan"),

@@ -49,9 +49,9 @@ def test_it_stops_when_it_should(stop_on: StopOn | None, statuses: list[int], se
 
 def test_what_one_client_saw_stops_the_others() -> None:
     brake = Brake(GENTLE, 100)
-    with pytest.raises(CheckError, match=r"answered with 429"):
+    with pytest.raises(CheckError, match=r"status 429"):
         brake.note([200, 429])
-    with pytest.raises(CheckError, match=r"answered with 429"):
+    with pytest.raises(CheckError, match=r"status 429"):
         brake.note(())
 
 
@@ -59,7 +59,7 @@ def test_the_message_has_the_figures() -> None:
     with pytest.raises(CheckError) as stopped:
         Brake(GENTLE, 100).note([503, 503, 503])
     assert stopped.value.code == "stopped"
-    assert "3 answers are server errors (5xx), more than 2.00% of the 100 requests planned" in stopped.value.msg
+    assert "3 responses are server errors (5xx), more than 2.00% of the 100 requests planned" in stopped.value.msg
 
 
 @given(rate=st.integers(1, 2000), cost=st.floats(0, 0.2))

@@ -148,7 +148,7 @@ def unseen(seen: Window) -> Window:
 def test_without_either_proof_nothing_is_proven() -> None:
     found = judge(unseen(window(Truth(keyless=False))))
     assert found.verdict == "not_proven"
-    assert "nothing shows that the key" in found.reasons[0]
+    assert "nothing proves that sessions stick because of the key" in found.reasons[0]
 
 
 def test_without_envoy_the_keyless_control_is_the_proof() -> None:
@@ -208,13 +208,13 @@ def recounted(seen: Window, change: Callable[[int, int], int]) -> Window:
 def test_counters_that_contradict_the_answers_are_inconclusive() -> None:
     found = judge(recounted(window(Truth()), lambda number, total: total + (5, -5, 0)[number]))
     assert found.verdict == "inconclusive"
-    assert "two witnesses disagree" in found.reasons[0]
+    assert "the evidence conflicts" in found.reasons[0]
 
 
 def test_counters_that_did_not_move_show_that_envoy_was_not_in_the_path() -> None:
     found = judge(recounted(window(Truth()), lambda _number, _total: 0))
     assert found.verdict == "inconclusive"
-    assert "went around it" in found.reasons[0]
+    assert "bypassed the sidecar" in found.reasons[0]
 
 
 def test_counters_with_other_traffic_in_them_say_nothing() -> None:
@@ -383,8 +383,8 @@ def test_a_move_at_which_a_pod_of_the_gateway_was_replaced_is_explained() -> Non
     found = judge(_through(_turning(10), lambda number: _gateway(("old",), 1) if number < 2 else _gateway(("new",), 2)))
     assert found.verdict == "inconclusive", found.reasons
     assert "each with a change of the backends or of the gateway's pods" in found.reasons[0]
-    assert found.reasons[1:] == ("the set of pods of gateway gateway.istio-ingress changed while it was measured",)
-    assert found.events == ("pod new of gateway gateway.istio-ingress came", "pod old of gateway gateway.istio-ingress went")
+    assert found.reasons[1:] == ("the set of pods of gateway gateway.istio-ingress changed during the measurement",)
+    assert found.events == ("pod new of gateway gateway.istio-ingress was added", "pod old of gateway gateway.istio-ingress was removed")
     assert found.churn_only
 
 
@@ -419,7 +419,7 @@ def _unbelieved() -> Window:
 def test_a_gateway_that_believes_no_source_address_does_not_make_sessions_move() -> None:
     found = judge(replace(_unbelieved(), via="gateway.istio-ingress"))
     assert found.verdict == "not_proven"
-    assert "gateway gateway.istio-ingress may take the connection's own instead" in found.reasons[-1]
+    assert "gateway gateway.istio-ingress may use the connection's address instead" in found.reasons[-1]
     assert not any(fate.moved for fate in found.fates)
 
 

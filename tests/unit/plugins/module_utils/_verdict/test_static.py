@@ -62,7 +62,7 @@ def hosts(*changes: dict[str, Any]) -> ProxyView:
             "sticks",
             "over 2 ready pods of nginx-service.sample:80 (subset v1)",
         ),
-        (route(hash_policies=()), "does_not", "has no hash policy, so not on header user-session"),
+        (route(hash_policies=()), "does_not", "has no hash policy for header user-session"),
         (route(hash_policies=(HashPolicy("cookie", "user-session"),)), "does_not", "hashes on cookie user-session"),
         (route(hash_policies=(), protocol="tcp"), "does_not", "treats the port as TCP and has no hash policy"),
         (
@@ -74,15 +74,15 @@ def hosts(*changes: dict[str, Any]) -> ProxyView:
         (route(headers_set=(("user-session", "x"),)), "does_not", "sets the header user-session"),
         (cluster(lb_policy="LEAST_REQUEST"), "does_not", "by LEAST_REQUEST (DestinationRule sample/rule)"),
         (cluster(lb_policy="LEAST_REQUEST", rule=None), "does_not", "no DestinationRule in force"),
-        (replace(VIEW, route=None), "does_not", "no HTTP route, so it balances connections"),
-        (replace(VIEW, route=None, cluster=None), "does_not", "neither route nor cluster"),
-        (hosts({}, {"priority": 1}, {"priority": 1}), "does_not", "prefers the 1 of 3 pods of its own locality"),
+        (replace(VIEW, route=None), "does_not", "so it balances connections, not requests"),
+        (replace(VIEW, route=None, cluster=None), "does_not", "neither a route nor a cluster"),
+        (hosts({}, {"priority": 1}, {"priority": 1}), "does_not", "prefers 1 of 3 pods, those of its own locality"),
         (replace(VIEW, route=None, virtual_host="vhost"), "unknown", "every route of vhost"),
         (route(hash_policies=(HashPolicy("header", "user-session"), HashPolicy("cookie", "user"))), "unknown", "hashes on more than header user-session: user"),
-        (replace(VIEW, cluster=None), "unknown", "a cluster that is not there"),
-        (hosts({}, {}), "unknown", "can choose 2 of 3 ready pods"),
-        (hosts({}, {}, {"address": "10.9.9.9:80"}), "unknown", "1 hosts that are no ready pods of the service (10.9.9.9:80)"),
-        (hosts({"healthy": False}, {"healthy": False}, {"healthy": False}), "unknown", "balances in panic mode"),
+        (replace(VIEW, cluster=None), "unknown", "which does not exist"),
+        (hosts({}, {}), "unknown", "can select 2 of 3 ready pods"),
+        (hosts({}, {}, {"address": "10.9.9.9:80"}), "unknown", "1 hosts that are not ready pods of the service (10.9.9.9:80)"),
+        (hosts({"healthy": False}, {"healthy": False}, {"healthy": False}), "unknown", "is in panic mode"),
         (replace(hosts({}, {"zone": "zone-b"}, {}), cluster=replace(CLUSTER, by_locality=True)), "unknown", "localities have weights"),
     ],
 )
@@ -103,9 +103,9 @@ def test_a_client_without_sidecar_does_not_stick_and_one_without_answer_is_unkno
     ("far", "verdict", "words"),
     [
         # As it is for a moment while a pod comes or goes.
-        (hosts({}, {}), "unknown", "they choose among one pod (10.0.0.3:80) and 0 pods that the other does not"),
+        (hosts({}, {}), "unknown", "only the first can select one pod (10.0.0.3:80)"),
         (cluster(lb_policy="MAGLEV", rule="far/rule"), "does_not", "RING_HASH of sample/rule and MAGLEV of far/rule"),
-        (cluster(minimum_ring_size=64), "does_not", "do not balance alike"),
+        (cluster(minimum_ring_size=64), "does_not", "balance differently"),
     ],
 )
 def test_clients_that_differ_do_not_stick_but_each_source_address_does(far: ProxyView, verdict: str, words: str) -> None:
@@ -141,10 +141,10 @@ def test_endpoints_that_are_not_there_or_may_not_be_read() -> None:
     empty = static_verdict(KEY, TARGET, Declared(), Membership({}, ()), [ClientView(CLIENT, VIEW)])
     unread = static_verdict(KEY, TARGET, Declared(), None, [ClientView(CLIENT, VIEW)])
     assert (empty.verdict, empty.why) == ("unknown", "service sample/nginx-service:80 has no ready pod")
-    assert (unread.verdict, "may not be read" in unread.why) == ("unknown", True)
+    assert (unread.verdict, "no permission to read the service's endpoints" in unread.why) == ("unknown", True)
 
 
 def test_one_pod_sticks_in_few_words() -> None:
     one = Membership({}, MEMBERSHIP.backends[:1])
     found = static_verdict(KEY, TARGET, Declared(), one, [ClientView(CLIENT, hosts({}))])
-    assert (found.verdict, found.why) == ("sticks", "the Envoy of pod sample/test-pod hashes on header user-session, and there is one pod")
+    assert (found.verdict, found.why) == ("sticks", "the Envoy of pod sample/test-pod hashes on header user-session, and there is only one pod")

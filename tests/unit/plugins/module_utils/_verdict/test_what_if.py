@@ -64,7 +64,7 @@ def test_nothing_moves_where_nothing_changes() -> None:
 def test_which_pods_a_scale_down_takes_is_not_guessed() -> None:
     told = ask(Scenario(("pod-0",), replicas=2))
     assert (told["must_move"], told["if_not_replaced"]) == (None, None)
-    assert told["reason"] == "which 1 pods go besides is not known; name them in remove_pods"
+    assert told["reason"] == "which 1 other pods are removed is unknown; name them in remove_pods"
     assert 0.4 < told["expected_share"]["low"] < told["expected_share"]["high"] < 0.8
 
 
