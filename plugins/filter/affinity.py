@@ -5,7 +5,7 @@
 """The decisions that the role `istio_affinity` takes between its tasks: which services opted in, the probe plan, and the report entries. Pure.
 
 Each filter is documented in a file of its name. Ansible passes services as dicts: a `target` has the options of an entry of
-`istio_affinity_services`, a `found` service is an entry of the result of `istio_affinity_info`, and an `entry` has the options of
+`istio_affinity_services`, `found` are the services in the result of `istio_affinity_info`, and an `entry` has the options of
 `services` of `istio_affinity_report`.
 """
 
@@ -122,9 +122,9 @@ def merged_target(entry: Mapping[str, Any], annotated: Mapping[str, Any]) -> Opt
 # -- probe plan --
 
 
-def planned_target(target: Options, found: Sequence[Mapping[str, Any]], looked: bool) -> Options:
-    """The plan of one service that opted in. `looked`: rules in its namespace were read, and a missing rule is a fact."""
-    same = [service for service in found if name_of(service) == name_of(target)]
+def planned_target(target: Options, services: Sequence[Mapping[str, Any]], rules_read: bool) -> Options:
+    """The plan of one service that opted in. `rules_read`: the rules in its namespace were read, so a missing rule is a fact."""
+    same = [service for service in services if name_of(service) == name_of(target)]
     port = port_of(target)
     exact = next((service for service in same if port in (None, service.get("port"))), None)
     single = target.get("single", False)
@@ -135,21 +135,21 @@ def planned_target(target: Options, found: Sequence[Mapping[str, Any]], looked: 
         # A service with one replica by intent is probed only if there are more.
         "live": target.get("probe", True) and not (single and exact is not None and ready_pods(exact) < 2),
         "single": single,
-        "static": judged_by_expectation(target, exact or next(iter(same), None), looked),
+        "static": judged_by_expectation(target, exact or next(iter(same), None), rules_read),
         "result": None,
         "error": target.get("refused"),
     }
     return {"target": target, "entry": entry}
 
 
-def static_only(service: Mapping[str, Any], found: Sequence[Mapping[str, Any]]) -> Options:
+def static_only(service: Mapping[str, Any], services: Sequence[Mapping[str, Any]]) -> Options:
     """The plan of a service that did not opt in. The port identifies it only if the service has several."""
-    ports = sum(1 for other in found if name_of(other) == name_of(service))
+    ports = sum(1 for other in services if name_of(other) == name_of(service))
     entry = {"namespace": service["namespace"], "service": service["service"], "port": service.get("port") if ports > 1 else None}
     return {"target": {}, "entry": entry | {"live": False, "single": False, "static": service, "result": None, "error": None}}
 
 
-def judged_by_expectation(target: Options, service: Mapping[str, Any] | None, looked: bool) -> Mapping[str, Any] | None:
+def judged_by_expectation(target: Options, service: Mapping[str, Any] | None, rules_read: bool) -> Mapping[str, Any] | None:
     """The static verdict; `does_not` if no rule asks for affinity, or if the rule hashes on another key than expected.
 
     A learned cookie may belong to Istio's persistent sessions, which need no rule.
@@ -157,7 +157,7 @@ def judged_by_expectation(target: Options, service: Mapping[str, Any] | None, lo
     expected = as_dict(target.get("key"))
     learned = expected.get("cookie", "given") != "given"
     fits = service is not None and (not expected or same_key(expected, as_dict(service.get("key"))))
-    if fits or learned or not looked:
+    if fits or learned or not rules_read:
         return service
     if service is None:
         return {"static_verdict": "does_not", "why": "no rule asks for affinity"}

@@ -23,7 +23,7 @@ USUAL_DELAY = 2.0
 
 
 def age_of(slices: Iterable[JsonDict], now: str | None) -> float | None:
-    """Seconds since the last write to any of the slices, give or take one; None where the API server does not say."""
+    """Seconds since the last write to any of the slices, give or take one; None if the API server does not tell."""
     times = [field["time"] for entry in slices for field in entry["metadata"].get("managedFields") or [] if field.get("time")]
     if not times or now is None:
         return None
@@ -32,7 +32,7 @@ def age_of(slices: Iterable[JsonDict], now: str | None) -> float | None:
 
 
 def membership_of(slices: Iterable[JsonDict], target: Target) -> Membership:
-    """Endpoints of the target's port in all slices. An address in two slices (dual stack) stands once for each."""
+    """Endpoints of the target's port in all slices. An address in two slices (dual stack) counts once for each."""
     generations: dict[str, int] = {}
     backends: list[Backend] = []
     for entry in slices:
@@ -61,7 +61,7 @@ def _backends(entry: JsonDict, port: int) -> Iterable[Backend]:
 
 
 def changes(before: Membership, after: Membership) -> int:
-    """How often the endpoints changed between two reads, at least: each change raises a slice's generation by one."""
+    """The minimum number of changes of the endpoints between two reads: each change raises a slice's generation by one."""
     count = 0
     for uid in before.slices.keys() | after.slices.keys():
         if uid in before.slices and uid in after.slices:
@@ -72,7 +72,7 @@ def changes(before: Membership, after: Membership) -> int:
 
 
 def gateway_changes(first: Checkpoint, second: Checkpoint) -> int:
-    """How often the endpoints of the gateway on the way changed between two checkpoints."""
+    """The minimum number of changes of the gateway's endpoints between two checkpoints."""
     return changes(first.gateway, second.gateway)
 
 
@@ -81,8 +81,8 @@ def ready_addresses(membership: Membership) -> frozenset[str]:
 
 
 def is_settled(checkpoint: Checkpoint) -> bool:
-    """Whether no change from before this checkpoint can still be on its way to Envoy. One that arrives later would move
-    sessions without a change in sight. Requests may meet a gateway's pod that was replaced as long."""
+    """Whether no change from before this checkpoint can still be on its way to Envoy. A late one would move sessions without
+    a visible change. Requests may reach a replaced pod of the gateway for as long."""
     if checkpoint.gateway.age is not None and checkpoint.gateway.age < PUSH_DELAY:
         return False
     age = checkpoint.membership.age
@@ -93,6 +93,6 @@ def is_settled(checkpoint: Checkpoint) -> bool:
 
 
 def all_backends(memberships: Iterable[Membership]) -> list[Backend]:
-    """Every endpoint of the window, the latest word on each."""
+    """Every endpoint of the window, each in its latest state."""
     latest = {backend.address: backend for membership in memberships for backend in membership.backends}
     return list(latest.values())

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The nouns that the parts of the check hand to each other; no I/O and little logic.
+"""The data that the parts of the check exchange; no I/O and little logic.
 
 This module util is private to the collection: it may change at any time.
 """
@@ -26,7 +26,7 @@ PROBE_LABEL = "meshops.istio/probe=true"
 
 
 class CheckError(Exception):
-    """The check could not run. `code` is one stable word for programs, `msg` the sentence for people."""
+    """The check could not run. `code` is a stable word for programs, `msg` a message for users."""
 
     def __init__(self, code: str, msg: str) -> None:
         super().__init__(msg)
@@ -51,7 +51,7 @@ class Key:
 
     @property
     def issued(self) -> bool:
-        """The values come from the other side, so each client has its own."""
+        """The peer issues the values, so each client has its own."""
         return self.type == "cookie" and self.cookie != "given"
 
     def __str__(self) -> str:
@@ -60,7 +60,7 @@ class Key:
 
 @dataclass(frozen=True)
 class Via:
-    """A gateway to go through: where it is reached (`address`, `port`), the Host header to send, and, where it is a
+    """A gateway on the path: where it is reached (`address`, `port`), the Host header to send, and, where it is a
     Service of the cluster, which one."""
 
     address: str
@@ -122,7 +122,7 @@ NOWHERE = Membership({}, ())
 
 @dataclass(frozen=True)
 class ObjectVersion:
-    """The state of one object of configuration: a change of the spec raises `generation`."""
+    """The version of a configuration object: a change of the spec raises `generation`."""
 
     kind: str
     namespace: str
@@ -211,7 +211,7 @@ class RouteView:
     stateful: bool = False
 
     def destinations(self) -> tuple[str, ...]:
-        """The clusters that requests really go to: those with a weight, or all where none has one."""
+        """The clusters that receive requests: those with a weight, or all if none has one."""
         return tuple(name for name, weight in self.clusters if weight) or tuple(name for name, _weight in self.clusters)
 
 
@@ -219,7 +219,7 @@ class RouteView:
 class ClusterView:
     """The upstream cluster: `rule` is the DestinationRule that Envoy was given (`namespace/name`), if any. `by_locality`
     says that localities have weights; `unusual` names what else changes the hash, as only an EnvoyFilter can. `panic` is
-    the percentage of healthy hosts below which Envoy chooses among all hosts, healthy or not."""
+    the percentage of healthy hosts below which Envoy enters panic mode and selects from all hosts."""
 
     name: str
     type: str
@@ -235,7 +235,7 @@ class ClusterView:
 
 @dataclass(frozen=True)
 class ProxyView:
-    """What one client's Envoy knows about the target at one moment. `route` is None where no route answers for it;
+    """What one client's Envoy knows about the target at one moment. `route` is None if no route matches;
     `virtual_host` then still names the virtual host, if there is one whose routes all ask for something else.
 
     `cluster` and `hosts` are those of the route's first destination; `alike` is false where a weighted route has others
@@ -251,7 +251,7 @@ class ProxyView:
     alike: bool = True
 
     def eligible(self) -> frozenset[str]:
-        """Addresses that the balancing can choose: healthy, and of the first priority in use."""
+        """The eligible addresses: healthy, and of the first priority in use."""
         return self._eligible
 
     @cached_property
@@ -263,16 +263,16 @@ class ProxyView:
         return frozenset(host.address for host in healthy if host.priority == first)
 
     def panics(self) -> bool:
-        """Whether so many hosts are out that Envoy chooses among all of them, the unhealthy ones too."""
+        """Whether so many hosts are unhealthy that Envoy is in panic mode, in which it also selects unhealthy hosts."""
         healthy = sum(host.healthy for host in self.hosts)
         return self.cluster is not None and bool(self.hosts) and 100 * healthy < self.cluster.panic * len(self.hosts)
 
     def is_tcp(self) -> bool:
-        """Whether Envoy balances the port's connections and reads no requests."""
+        """Whether Envoy balances the port's connections, not requests."""
         return self.route is not None and self.route.protocol == "tcp"
 
     def balances_by(self, key: Key) -> bool:
-        """Both halves are there: the route hashes on the key and the cluster is a consistent-hash one."""
+        """Both halves are present: the route hashes on the key, and the cluster balances by consistent hash."""
         return (
             self.route is not None
             and self.cluster is not None
@@ -283,7 +283,7 @@ class ProxyView:
 
 @dataclass(frozen=True)
 class Survey:
-    """What the API server says about target and clients before anything is sent."""
+    """What the API server says about target and clients before the first request."""
 
     target: Target
     clients: tuple[ClientPod, ...]
@@ -297,7 +297,7 @@ class Checkpoint:
     """What the proxies that balance one client's requests know, and the endpoints, read together; taken before, between
     and after the segments of a run. `view` is the client's own Envoy's or the first gateway's, `others` are those of
     more gateway pods. `at` is when it was taken, in seconds on a clock that only rises. `gateway` are the endpoints of
-    the gateway's Service, `NOWHERE` where none is on the way."""
+    the gateway's Service, or `NOWHERE` without a gateway."""
 
     view: ProxyView | None
     membership: Membership
@@ -314,7 +314,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class EvidenceItem:
-    """One piece of evidence of this run: `source` names the object or page, `field` the place in it, `value` what stands there."""
+    """One piece of evidence: `source` names the object or page, `field` the place in it, `value` its content."""
 
     source: str
     field: str
@@ -323,7 +323,7 @@ class EvidenceItem:
 
 @dataclass(frozen=True)
 class Fix:
-    """What to do: `kind` is yaml (to be applied as it stands), command (for a shell) or manual (a sentence)."""
+    """A fix: `kind` is yaml (objects to apply), command (for a shell) or manual (a sentence)."""
 
     kind: str
     body: str
@@ -343,7 +343,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Facts:
-    """Bodies of the objects that a cause may lie in: services and pods by namespace and name, rules by kind, and the
+    """The objects that a cause may involve: services and pods by namespace and name, rules by kind, and the
     versions of the control plane."""
 
     services: dict[tuple[str, str], JsonDict]
@@ -366,7 +366,7 @@ class ClientChoice:
 
 @dataclass(frozen=True)
 class Scope:
-    """What to inspect: these namespaces (None: all), and there one service by its name, or whatever asks for affinity."""
+    """The scope of an inspection: these namespaces (None: all), and one service by name, or all that ask for affinity."""
 
     namespaces: tuple[str, ...] | None
     service: str | None = None
@@ -374,7 +374,7 @@ class Scope:
 
 
 def hashed_value(key: Key, value: str) -> str:
-    """What Envoy hashes for a session: a parameter as it stands in the URL, an address in its shortest form."""
+    """The value that Envoy hashes for a session: a parameter as in the URL, an address in its shortest form."""
     if key.type == "query":
         return quote(value, safe="")
     return str(ipaddress.ip_address(value)) if key.type == "source_ip" else value

@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from ansible_collections.meshops.istio.plugins.module_utils._envoy.values import int_of, istio_rule
 from ansible_collections.meshops.istio.plugins.module_utils._model import ClusterView, Host, JsonDict
 
-# What Istio never sends in a cluster's ring_hash_lb_config, and what it changes.
+# Fields that Istio never sends in a cluster's ring_hash_lb_config, and their effect.
 RING_EXTRAS = {"hash_function": "another hash function", "maximum_ring_size": "a largest ring size"}
-# Envoy prints these of each host; one that lacks any of them stands on a page that was cut short, and isn't guessed at.
+# Envoy prints these for each host; if one is missing, the page is truncated and the host is not used.
 NEEDED = ("health_flags", "weight", "priority", "rq_total")
 
 
@@ -44,13 +44,13 @@ def parse_clusters(dump: JsonDict) -> dict[str, ClusterView]:
 
 
 def _panic_threshold(cluster: JsonDict) -> float:
-    """In percent. Envoy's own is 50; a percentage of nothing, which Istio sends with outlierDetection, is printed empty."""
+    """In percent. Envoy's default is 50; zero, which Istio sends with outlierDetection, is printed as an empty object."""
     threshold = (cluster.get("common_lb_config") or {}).get("healthy_panic_threshold")
     return 50.0 if threshold is None else float(threshold.get("value", 0))
 
 
 def _unusual_balancing(cluster: JsonDict) -> Iterator[str]:
-    """What changes the choice of a hashing cluster and can only come from an EnvoyFilter, in words."""
+    """Settings that change how a cluster selects hosts and can only come from an EnvoyFilter, as text."""
     for name, what in RING_EXTRAS.items():
         if (cluster.get("ring_hash_lb_config") or {}).get(name) not in (None, "XX_HASH"):
             yield what

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Which of Envoy's admin pages are read for a target. Pure.
+"""The admin pages of Envoy that are read for a target. Pure.
 
 Pages: https://www.envoyproxy.io/docs/envoy/latest/operations/admin. Only GET, only the pages named here.
 
@@ -21,7 +21,7 @@ ADMIN = "http://localhost:15000"
 
 
 def admin_pages(target: Target) -> dict[str, str]:
-    """The pages to read for a full view, by name. The filters keep each to a few kilobytes on a big mesh.
+    """The pages to read for a full view, by name. The filters limit each to a few kilobytes on a large mesh.
 
     Istio puts all plain HTTP ports of one number into a route configuration named after the port, and a port whose
     protocol is sniffed into one of its own (`service.namespace.svc.domain:port`).

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Where each session had to land by the clients' own Envoys, compared with where it did. Pure.
+"""The landing pod of each session, computed from the clients' Envoys and compared with the measurement. Pure.
 
 This module util is private to the collection: it may change at any time.
 """
@@ -18,8 +18,8 @@ from ansible_collections.meshops.istio.plugins.module_utils._model import Backen
 
 @dataclass(frozen=True)
 class Prediction:
-    """`pods` maps a session to the pod it must land on. `available` is false where the model cannot be applied or
-    does not fit the measurement; `reason` says which."""
+    """`pods` maps a session to the pod it must land on. `available` is false if the model does not apply or does
+    not fit the measurement; `reason` says which."""
 
     available: bool
     reason: str | None
@@ -29,7 +29,7 @@ class Prediction:
 
 
 def predict(key: Key, sessions: Sequence[str], views: Sequence[ProxyView | None], backends: Sequence[Backend]) -> Prediction:
-    """The landing pods, if all views (of all clients, over the whole window) say the same."""
+    """The landing pods, if all views (of all clients, over the whole window) agree."""
     if key.issued:
         return Prediction(False, "the values of the key were issued during the run")
     objection = next((reason for view in views if (reason := no_prediction(view, key))), None)
@@ -56,8 +56,8 @@ def _basis(view: ProxyView) -> tuple[object, ...]:
 
 
 def compare(prediction: Prediction, landed: dict[str, set[str]]) -> Prediction:
-    """Count the sessions that landed on the predicted pod and on no other. One that did not makes the model doubtful,
-    not the mesh: whether a session moved is for the verdict to say."""
+    """Count the sessions that landed only on the predicted pod. Any other session casts doubt on the model, not on the mesh:
+    the verdict decides whether a session moved."""
     if not prediction.available:
         return prediction
     measured = {session: pods for session, pods in landed.items() if pods}
@@ -67,7 +67,7 @@ def compare(prediction: Prediction, landed: dict[str, set[str]]) -> Prediction:
 
 
 def no_prediction(view: ProxyView | None, key: Key) -> str | None:
-    """Why the landing host cannot be told from this view, or None if it can. Never guessed over."""
+    """Why the landing host cannot be computed from this view, or None if it can. It is never guessed."""
     if view is None:
         return "the client's Envoy could not be read"
     if view.route is None or view.cluster is None:
@@ -83,7 +83,7 @@ def no_prediction(view: ProxyView | None, key: Key) -> str | None:
 
 
 def _changed_on_the_way(view: ProxyView, key: Key) -> dict[str, bool]:
-    """What makes the hash another one than that of the value that was sent."""
+    """Why Envoy hashes something other than the value that was sent."""
     route, cluster = view.route, view.cluster
     unusual = [*(route.unusual if route else ()), *(cluster.unusual if cluster else ())]
     return {
@@ -113,7 +113,7 @@ def _uneven_hosts(view: ProxyView) -> dict[str, bool]:
         "no host is healthy": not usable,
         "so many hosts are unhealthy that Envoy is in panic mode": view.panics(),
         "hosts have several priorities": len({host.priority for host in view.hosts}) > 1,
-        # With such weights the places that hosts get on a ring depend on their order, which the admin pages don't tell.
+        # With such weights the positions of hosts on a ring depend on their order, which the admin pages do not show.
         "hosts on a ring have different weights": ring and len({host.weight for host in usable}) > 1,
         "localities have weights": by_locality and len({host.zone for host in usable}) > 1,
         "hosts are reached through HBONE tunnels": any(host.hbone for host in usable),

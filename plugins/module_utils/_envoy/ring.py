@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""On which host a session must land, by Envoy's ring hash and Maglev, from a client's view of the service. Pure.
+"""The host on which a session must land, by Envoy's ring hash and Maglev. Pure.
 
 The algorithms are those of Envoy's source/extensions/load_balancing_policies/{ring_hash,maglev} and of
 source/common/http/hash_policy.cc; xxHash64 is that of https://github.com/Cyan4973/xxHash/blob/dev/doc/xxhash_spec.md.
@@ -22,7 +22,7 @@ from ansible_collections.meshops.istio.plugins.module_utils._model import Cluste
 MASK = (1 << 64) - 1
 PRIME1, PRIME2, PRIME3 = 0x9E3779B185EBCA87, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9
 PRIME4, PRIME5 = 0x85EBCA77C2B2AE63, 0x27D4EB2F165667C5
-# Envoy's defaults, in force where Istio sends none.
+# Envoy's defaults, in force unless Istio sends others.
 RING_SIZE, LARGEST_RING = 1024, 8 * 1024 * 1024
 TABLE_SIZE = 65537
 Chooser = Callable[[int], str]
@@ -65,26 +65,26 @@ def xxhash64(data: bytes, seed: int = 0) -> int:
 
 
 def ring_points(hosts: Sequence[str], minimum: int = RING_SIZE) -> list[tuple[int, str]]:
-    """The ring for hosts of equal weight: each has the same number of points, in all at least `minimum`."""
+    """The ring for hosts of equal weight: each has the same number of points, at least `minimum` together."""
     each = math.ceil(min(minimum, LARGEST_RING) / len(hosts))
     return sorted((point, host) for host in hosts for point in _points(host, each))
 
 
 @lru_cache(maxsize=64)
 def _points(host: str, number: int) -> tuple[int, ...]:
-    """Kept, because most hosts of a ring stay when one comes or goes."""
+    """Cached, because most hosts of a ring stay when one is added or removed."""
     return tuple(xxhash64(f"{host}_{position}".encode()) for position in range(number))
 
 
 def ring_chooser(hosts: Sequence[str], minimum: int = RING_SIZE) -> Chooser:
-    """By a request's hash the host of the first point that is not smaller; after the last comes the first."""
+    """The host of the first point that is not smaller than a request's hash; after the last point comes the first."""
     points = ring_points(hosts, minimum)
     hashes = [point for point, _host in points]
     return lambda value: points[bisect.bisect_left(hashes, value) % len(points)][1]
 
 
 def maglev_table(hosts: Sequence[str], size: int = TABLE_SIZE, weights: Mapping[str, int] | None = None) -> list[str]:
-    """The table: in turn each host takes the next free place of its own permutation, a host of less weight less often."""
+    """The table: in turn, each host takes the next free place of its own permutation, a host with less weight less often."""
     ordered = sorted(hosts)
     steps = [(xxhash64(host.encode()) % size, xxhash64(host.encode(), 1) % (size - 1) + 1) for host in ordered]
     places = [offset for offset, _skip in steps]
@@ -103,8 +103,8 @@ def maglev_table(hosts: Sequence[str], size: int = TABLE_SIZE, weights: Mapping[
 
 
 def _turns(weights: Sequence[int]) -> Iterator[int]:
-    """Whose turn it is, for ever: with equal weights one after the other, else as often as Envoy's own sums (in floating
-    point, relative to the whole) let each of them."""
+    """An endless sequence of turns: with equal weights one after the other, else by the same sums as in Envoy (in floating
+    point, relative to the total)."""
     if len(set(weights)) == 1:
         while True:
             yield from range(len(weights))

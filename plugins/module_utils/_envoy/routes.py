@@ -25,7 +25,7 @@ def virtual_hosts_of(routes: JsonDict) -> Iterator[tuple[JsonDict, JsonDict]]:
 
 
 def matching_route(serving: Iterable[tuple[JsonDict, JsonDict]], target: Target) -> RouteView | None:
-    """The first route of the target's virtual host that the probe's path route_matches, as Envoy would choose it."""
+    """The first route of the target's virtual host that matches the probe's path, as Envoy selects it."""
     for config, host in serving:
         for route in host.get("routes") or []:
             if route_matches(route.get("match") or {}, target):
@@ -34,7 +34,7 @@ def matching_route(serving: Iterable[tuple[JsonDict, JsonDict]], target: Target)
 
 
 def carries_port(config: JsonDict, target: Target) -> bool:
-    """Whether a route configuration is that of the target's port; a gateway's go by other names."""
+    """Whether a route configuration is that of the target's port; a gateway names them differently."""
     name = (config.get("route_config") or {}).get("name", "")
     return target.via is not None or name.rpartition(":")[2] == str(target.port)
 
@@ -51,15 +51,15 @@ def domains_of(target: Target) -> set[str]:
 
 
 def _covers(domain: str, host: str) -> bool:
-    """Whether a virtual host's domain (exact, `*.example.com`, `host:*` or `*`) takes a Host header."""
+    """Whether a virtual host's domain (exact, `*.example.com`, `host:*` or `*`) matches a Host header."""
     domain = domain.removesuffix(":*")
     name = host.partition(":")[0] if ":" not in domain else host
     return domain in ("*", name, host) or (domain.startswith("*.") and name.endswith(domain[1:]))
 
 
 def route_matches(match: JsonDict, target: Target) -> bool:
-    """Whether a request of the probe takes this route, judged by path and method; other header and query matchers
-    are only met by requests that a rule's author had in mind, so a route that has them is passed over."""
+    """Whether a request of the probe matches this route, by path and method. Routes with other matchers for headers or query
+    parameters are skipped: they are for special requests."""
     path, _sep, _query = target.path.partition("?")
     if "prefix" in match:
         fits = path.startswith(match["prefix"])
@@ -77,7 +77,7 @@ def route_matches(match: JsonDict, target: Target) -> bool:
 
 
 def _fits(regex: str, path: str) -> bool:
-    """Envoy's expressions are RE2's; one that Python cannot read is taken for one that does not fit."""
+    """Envoy uses RE2; an expression that Python cannot parse counts as no match."""
     try:
         return re.fullmatch(regex, path) is not None
     except re.error:
@@ -114,7 +114,7 @@ def _route_view(config: JsonDict, host: JsonDict, route: JsonDict) -> RouteView:
 
 
 def _headers_changed(levels: Iterable[JsonDict], *, overwritten: bool) -> Iterator[tuple[str, str]]:
-    """Header and value of the entries that put theirs in the place of what was sent, or of those that merely add one."""
+    """Header and value of the entries that overwrite the sent value, or of those that only add one."""
     for level in levels:
         for entry in level.get("request_headers_to_add") or []:
             replaces = entry.get("append_action") in ("OVERWRITE_IF_EXISTS_OR_ADD", "OVERWRITE_IF_EXISTS")
@@ -124,7 +124,7 @@ def _headers_changed(levels: Iterable[JsonDict], *, overwritten: bool) -> Iterat
 
 
 def _unusual_routing(action: JsonDict) -> Iterator[str]:
-    """What changes the hash of a route and can only come from an EnvoyFilter, in words."""
+    """Settings that change the hash of a route and can only come from an EnvoyFilter, as text."""
     if any((entry.get("header") or {}).get("regex_rewrite") for entry in action.get("hash_policy") or []):
         yield "regex_rewrite of the hashed header"
     if any(entry.get("terminal") for entry in action.get("hash_policy") or []):
@@ -134,7 +134,7 @@ def _unusual_routing(action: JsonDict) -> Iterator[str]:
 
 
 def tcp_route(listener: JsonDict) -> RouteView | None:
-    """What a port's listener does with connections that it does not take for HTTP; None where it takes them all for it."""
+    """How a port's listener handles connections that it does not treat as HTTP; None if it treats all as HTTP."""
     state = (listener.get("active_state") or {}).get("listener") or {}
     chains = [*(state.get("filter_chains") or []), *filter(None, [state.get("default_filter_chain")])]
     configs = [entry.get("typed_config") or {} for chain in chains for entry in chain.get("filters") or []]

@@ -45,7 +45,7 @@ def istio_rule(meta: JsonDict | None, kind: str) -> str | None:
 
 @contextlib.contextmanager
 def known_form() -> Iterator[None]:
-    """A page that is not of the form that it has in every known Envoy is not guessed over."""
+    """Turn errors of a page that does not have the known format into a `CheckError`: it is never guessed."""
     try:
         yield
     except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:

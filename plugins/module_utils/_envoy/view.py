@@ -23,7 +23,7 @@ DEFAULT_KEY = Key("header", "user-session")
 
 @dataclass(frozen=True)
 class AdminDump:
-    """One Envoy's pages, parsed once for however many services: `virtual_hosts` by the domains that they serve,
+    """One Envoy's pages, parsed once for all services: `virtual_hosts` by the domains that they serve,
     `listeners` by name. `hosts` and `clusters` are by the cluster's name."""
 
     info: JsonDict
@@ -35,7 +35,7 @@ class AdminDump:
 
 
 def parse_pages(pages: dict[str, bytes]) -> AdminDump | None:
-    """The pages' bodies as data, or None where there is no Envoy to ask. Raises `CheckError` with `strange_envoy`."""
+    """The pages' bodies as data, or None if no Envoy responded. Raises `CheckError` with `strange_envoy`."""
     info = json_of(pages.get("info", b""))
     if not info:
         return None
@@ -61,7 +61,7 @@ def _parsed(pages: dict[str, bytes], info: JsonDict) -> AdminDump:
 
 
 def proxy_view(target: Target, pages: dict[str, bytes]) -> ProxyView | None:
-    """The view from the pages' bodies, or None where there is no Envoy to ask. Raises `CheckError` with `strange_envoy`."""
+    """The view from the pages' bodies, or None if no Envoy responded. Raises `CheckError` with `strange_envoy`."""
     dump = parse_pages(pages)
     return view_of(dump, target) if dump else None
 
@@ -99,7 +99,7 @@ def _view(dump: AdminDump, target: Target) -> ProxyView:
 
 
 def _choice(dump: AdminDump, name: str) -> object:
-    """What decides to which host of a cluster a hash leads: clusters that have it in common are as good as one."""
+    """The properties that map a hash to a host: clusters that share them select the same hosts."""
     cluster = dump.clusters.get(name)
     if cluster is None or cluster.lb_policy not in HASHING:
         return name
@@ -116,7 +116,7 @@ def _candidates(dump: AdminDump, target: Target) -> Iterable[tuple[JsonDict, Jso
 
 
 def hashed_ports(dump: AdminDump) -> dict[tuple[str, str], set[int]]:
-    """The ports of each (namespace, service) for which this Envoy has one half of affinity at least, in any subset."""
+    """The ports of each (namespace, service) for which this Envoy has at least one half of affinity, in any subset."""
     hashed: dict[tuple[str, str], set[int]] = {}
     for domain, places in dump.virtual_hosts.items():
         match = re.fullmatch(r"([^.]+)\.([^.]+)\.svc", domain)
@@ -133,25 +133,25 @@ def hashed_ports(dump: AdminDump) -> dict[tuple[str, str], set[int]]:
 
 
 def mesh_domains(dump: AdminDump) -> set[str]:
-    """The mesh's domains, by the names of Envoy's clusters for Services."""
+    """The mesh's domains, from the names of Envoy's clusters for Services."""
     matches = [re.match(r"outbound\|\d+\|[^|]*\|[^.|]+\.[^.|]+\.svc\.(.+)", name) for name in dump.clusters]
     return {match.group(1) for match in matches if match}
 
 
 def zone_of(pages: dict[str, bytes]) -> str | None:
-    """The zone that the proxy believes to be in, which decides its locality balancing."""
+    """The zone of the proxy according to itself, which determines its locality balancing."""
     node = json_of(pages.get("info", b"")).get("node") or {}
     return (node.get("locality") or {}).get("zone") or None
 
 
 def _version(info: JsonDict) -> str | None:
-    """`1.31.0` of Istio where the node says so, else Envoy's own `hash/1.40.0/Clean/RELEASE/BoringSSL`."""
+    """`1.31.0` of Istio if the node has it, else Envoy's own `hash/1.40.0/Clean/RELEASE/BoringSSL`."""
     istio = ((info.get("node") or {}).get("metadata") or {}).get("ISTIO_VERSION")
     return istio or info.get("version")
 
 
 def _cluster_of(route: RouteView | None, target: Target, clusters: dict[str, ClusterView]) -> str | None:
-    """The cluster of the route; without a route (a TCP port, say) the service's own for that port and no subset."""
+    """The cluster of the route; without a route (for example for a TCP port), the service's own for that port and no subset."""
     if route is not None and route.clusters:
         return route.destinations()[0]
     plain = [name for name in clusters if name.startswith(f"outbound|{target.port}||")]

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""How Istio matches host names, and for which proxies a rule is. Pure.
+"""How Istio matches host names, and which proxies a rule is for. Pure.
 
 The rules are those of istio/istio pilot/pkg/model/config.go (ResolveShortnameToFQDN) and pkg/config/host/name.go.
 
@@ -15,7 +15,7 @@ from collections.abc import Collection
 
 from ansible_collections.meshops.istio.plugins.module_utils._model import JsonDict
 
-# Kubernetes' own, for a wildcard that says nothing of the mesh's domain.
+# The default domain of Kubernetes, for a wildcard without the mesh's domain.
 DEFAULT_DOMAIN = "cluster.local"
 
 

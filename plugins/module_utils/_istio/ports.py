@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What Istio makes of a Service's port: its protocol and its listener. Pure.
+"""The protocol and the listener that Istio derives from a Service's port. Pure.
 
 The rules are those of istio/istio pkg/config/kube/conversion.go (ConvertProtocol).
 
@@ -18,13 +18,12 @@ TLS = ("https", "tls")
 OTHERS = ("tcp", "udp", "mongo", "mysql", "redis")
 # Kubernetes' own names; Istio knows them as an appProtocol only.
 KUBERNETES = {"kubernetes.io/h2c": "http2", "kubernetes.io/ws": "http", "kubernetes.io/wss": "https"}
-# Ports that Istio never sniffs, as the server speaks first: SMTP, DNS, MySQL, MongoDB.
+# Ports that Istio never sniffs, because the server sends first: SMTP, DNS, MySQL, MongoDB.
 NEVER_SNIFFED = (25, 53, 3306, 27017)
 
 
 def protocol(port: JsonDict) -> str:
-    """The protocol that Istio takes a port for, by appProtocol, else by its name up to the first dash; empty where Envoy
-    sniffs it."""
+    """The protocol of a port, from appProtocol, else from its name up to the first dash; empty if Envoy sniffs it."""
     text = str(port.get("appProtocol") or port.get("name") or "").lower()
     if text in KUBERNETES and port.get("appProtocol"):
         return KUBERNETES[text]
@@ -58,11 +57,11 @@ def choose_port(service: JsonDict, wanted: int | None) -> JsonDict:
 
 
 def listener_of(service: JsonDict, port: JsonDict) -> str | None:
-    """The listener that Istio makes for a port that is not declared as HTTP, of a service with an address of its own."""
+    """The listener that Istio creates for a port that is not declared as HTTP, of a service with its own address."""
     address = service["spec"].get("clusterIP")
     return f"{address}_{port['port']}" if address not in (None, "", "None") and not is_http(port) else None
 
 
 def tcp_ports(service: JsonDict) -> list[JsonDict]:
-    """The ports that carry TCP, so no UDP and no SCTP."""
+    """The ports that carry TCP, not UDP or SCTP."""
     return [port for port in service["spec"].get("ports") or [] if port.get("protocol", "TCP") == "TCP"]

@@ -46,8 +46,8 @@ def spec_of(body: JsonDict) -> JsonDict:
 
 
 def concerns(kind: str, rule: JsonDict, target: Target) -> bool:
-    """Whether a rule may touch requests to the target, by the hosts that it names. Sidecar and EnvoyFilter select by
-    workload, and their effect cannot be told from outside, so each of them counts."""
+    """Whether a rule may affect requests to the target, by its hosts. Sidecar and EnvoyFilter select by workload, and their
+    effect is not visible in the object, so each of them counts."""
     if kind == "DestinationRule":
         hosts = [spec_of(rule).get("host", "")]
     elif kind == "VirtualService":
@@ -60,18 +60,18 @@ def concerns(kind: str, rule: JsonDict, target: Target) -> bool:
 
 
 def _may_name(host: str, namespace: str, target: Target) -> bool:
-    """The mesh's domain is not known here, so a wildcard counts that could end in it: better one rule too many in the
-    window than one too few."""
+    """The mesh's domain is not known here, so a wildcard counts if it could end in it: one rule too many in the window is
+    better than one too few."""
     return names_service(host, namespace, (target.namespace, target.service)) or (host.startswith("*") and ".svc." not in host)
 
 
 def destination_rules(rules: Iterable[JsonDict], fqdn: str) -> list[JsonDict]:
-    """The DestinationRules whose host matches a service, oldest first, as Istio takes them."""
+    """The DestinationRules whose host matches a service, oldest first, as Istio orders them."""
     return _oldest_first(rule for rule in rules if covers(spec_of(rule).get("host", ""), rule["metadata"]["namespace"], fqdn))
 
 
 def virtual_services(rules: Iterable[JsonDict], fqdn: str) -> list[JsonDict]:
-    """The VirtualServices one of whose hosts matches a service, oldest first."""
+    """The VirtualServices with a host that matches a service, oldest first."""
     return _oldest_first(rule for rule in rules if any(covers(host, rule["metadata"]["namespace"], fqdn) for host in spec_of(rule).get("hosts") or []))
 
 
@@ -80,12 +80,12 @@ def _oldest_first(rules: Iterable[JsonDict]) -> list[JsonDict]:
 
 
 def consulted_namespaces(client_namespace: str, service_namespace: str) -> list[str]:
-    """The namespaces in which Istio looks for a DestinationRule, in this order."""
+    """The namespaces that Istio searches for a DestinationRule, in this order."""
     return list(dict.fromkeys((client_namespace, service_namespace, ROOT_NAMESPACE)))
 
 
 def applies_to(rule: JsonDict, client_namespace: str, service_namespace: str, labels: JsonDict) -> bool:
-    """Whether Istio would consider a DestinationRule for a client with these labels."""
+    """Whether a DestinationRule is a candidate for a client with these labels."""
     near = rule["metadata"]["namespace"] in consulted_namespaces(client_namespace, service_namespace)
     return near and exported(rule, client_namespace) and selects(spec_of(rule).get("workloadSelector"), labels)
 
@@ -101,8 +101,8 @@ class Declared:
 
 
 class AffinityRules:
-    """The DestinationRules that ask for affinity, by the service that they name; those with a wildcard apart. `domains`
-    are the mesh's, where they are known."""
+    """The DestinationRules that ask for affinity, by the service that they name, and those with a wildcard. `domains`
+    are the mesh's, if known."""
 
     def __init__(self, rules: Iterable[JsonDict], domains: Collection[str] = ()) -> None:
         self.domains = domains
@@ -124,7 +124,7 @@ class AffinityRules:
         return Declared(tuple(named(rule) for rule in rules), tuple(keys), service["spec"].get("clusterIP") == "None")
 
 
-# -- what a DestinationRule says --
+# -- the content of a DestinationRule --
 
 
 def policy_of(rule: JsonDict) -> JsonDict:
@@ -132,7 +132,7 @@ def policy_of(rule: JsonDict) -> JsonDict:
 
 
 def port_entry(policy: JsonDict, port: int) -> JsonDict | None:
-    """The entry of portLevelSettings for a port; such an entry inherits nothing of the rest."""
+    """The entry of portLevelSettings for a port; such an entry inherits nothing from the policy."""
     entries: list[JsonDict] = policy.get("portLevelSettings") or []
     return next((entry for entry in entries if (entry.get("port") or {}).get("number") == port), None)
 
@@ -149,7 +149,7 @@ def subset_of(rule: JsonDict, name: str) -> JsonDict | None:
 
 
 def policy_in(settings: JsonDict) -> HashPolicy | None:
-    """What loadBalancer settings hash on."""
+    """The hash policy of loadBalancer settings."""
     chosen = settings.get("consistentHash") or {}
     if chosen.get("httpHeaderName"):
         return HashPolicy("header", chosen["httpHeaderName"])
@@ -166,14 +166,14 @@ def hashes(settings: JsonDict, key: Key) -> bool:
 
 
 def all_settings(rule: JsonDict) -> list[JsonDict]:
-    """Every loadBalancer in a rule: of the whole, of ports, of subsets and of their ports."""
+    """Every loadBalancer in a rule: of the rule itself, of ports, of subsets and of their ports."""
     policies = [policy_of(rule), *(entry.get("trafficPolicy") or {} for entry in spec_of(rule).get("subsets") or [])]
     levels = [level for policy in policies for level in (policy, *(policy.get("portLevelSettings") or []))]
     return [level["loadBalancer"] for level in levels if level.get("loadBalancer")]
 
 
 def keys_of(rule: JsonDict) -> list[Key]:
-    """What a DestinationRule hashes on, at any of its levels; nothing if it asks for no affinity."""
+    """The keys that a DestinationRule hashes on, at any level; empty if it does not ask for affinity."""
     policies = [policy for settings in all_settings(rule) if (policy := policy_in(settings))]
     return [Key(policy.type, policy.name, "rule") for policy in policies if policy.name or policy.type == "source_ip"]
 
@@ -183,7 +183,7 @@ def means_the_key(rule: JsonDict, key: Key) -> bool:
 
 
 def on_mesh(rule: JsonDict) -> bool:
-    """Whether sidecars use it: without gateways, or with the word mesh among them."""
+    """Whether sidecars use a VirtualService: without gateways, or with mesh among them."""
     gateways = spec_of(rule).get("gateways")
     return not gateways or "mesh" in gateways
 

@@ -4,9 +4,9 @@
 
 """One exec into a container: standard input, lines of output, a deadline, and no silent loss.
 
-The websocket is opened by the kubernetes client, which knows every way to log in; directly, and not by the API method
-for an exec, whose class costs a second to import (release 37). Its frames are read here: the client's own loop keeps
-all output in one growing buffer, and releases before August 2026 could leave the last frames of an exec unread
+The kubernetes client opens the websocket, with every login method that it supports; directly, because importing the API
+class for an exec takes a second (release 37). Its frames are read here: the client's own loop keeps all output in one
+growing buffer, and releases before August 2026 could leave the last frames of an exec unread
 (kubernetes-client/python pull requests 2646 and 2651).
 
 This module util is private to the collection: it may change at any time.
@@ -25,7 +25,7 @@ from urllib.parse import quote
 
 from ansible_collections.meshops.istio.plugins.module_utils._model import CheckError
 
-# The module reports a missing library before any of these is used.
+# The module reports a missing library before these are used.
 with contextlib.suppress(ImportError):
     from kubernetes.client.exceptions import ApiException
     from kubernetes.stream.ws_client import websocket_call
@@ -56,7 +56,7 @@ class Exec:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None) -> None:
-        # Where the other side was faster, the descriptor is closed all the same.
+        # The descriptor is closed even if the peer closed the connection first.
         with contextlib.suppress(OSError, WebSocketException):
             self._socket.close(timeout=1)
 
@@ -81,7 +81,7 @@ class Exec:
         return response.sock
 
     def _refused(self, error: Any) -> CheckError:
-        # The client wraps the failed handshake in an ApiException of status 0; the status stands in the text.
+        # The client wraps the failed handshake in an ApiException of status 0; the status is in the text.
         reason = " ".join(str(error.reason or error).split())[:300]
         if error.status == 403 or "403" in reason[:60]:
             return CheckError(
@@ -92,7 +92,7 @@ class Exec:
         return CheckError("exec_refused", f"No exec into {self.where}: {reason}. Next: check that the pod runs, and try kubectl exec by hand.")
 
     def send(self, data: bytes) -> None:
-        """Write to the command's standard input, in frames small enough for every proxy on the way."""
+        """Write to the command's standard input, in frames that are small enough for every proxy on the path."""
         try:
             for start in range(0, len(data), CHUNK):
                 self._limit()
@@ -103,7 +103,7 @@ class Exec:
             raise self._lost(error) from error
 
     def lines(self) -> Iterator[bytes]:
-        """Complete lines of standard output, without their newline, until the command ends or the connection does."""
+        """Complete lines of standard output, without their newline, until the command or the connection ends."""
         while True:
             channel, data = self._frame()
             if channel is None:
@@ -147,7 +147,7 @@ class Exec:
             raise self._late()
 
     def _limit(self) -> None:
-        """A connection that goes silent in the middle of a frame must not hold the run beyond its deadline."""
+        """Limit waits to the deadline, also if the connection stalls in the middle of a frame."""
         self._socket.settimeout(max(0.1, self.deadline - time.monotonic()))
 
     def _late(self) -> CheckError:
@@ -170,7 +170,7 @@ def _status(data: bytes) -> dict[str, Any]:
 
 
 def exit_reason(status: dict[str, Any] | None) -> str:
-    """A few words on how the command ended, from the Status object of the exec's last frame."""
+    """How the command ended, from the Status object in the exec's last frame."""
     if status is None:
         return "no exit status"
     return str(status.get("message") or status.get("status") or "no exit status")

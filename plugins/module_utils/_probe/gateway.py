@@ -4,8 +4,8 @@
 
 """The proxy views of a gateway's pods. Reads only.
 
-The image of a gateway may have neither shell nor curl, so Istio's own pilot-agent asks Envoy's admin port; the pages'
-names go in as arguments, and hold nothing but the names of services.
+The image of a gateway may have neither shell nor curl, so Istio's own pilot-agent reads Envoy's admin port. The pages'
+names are arguments of the command, and contain only names of services.
 
 This module util is private to the collection: it may change at any time.
 """

@@ -27,15 +27,15 @@ from ansible_collections.meshops.istio.plugins.module_utils._requests.identity i
 from ansible_collections.meshops.istio.plugins.module_utils._requests.plan import Plan, Request
 from ansible_collections.meshops.istio.plugins.module_utils._requests.tally import ClientRun, Tally, Trace
 
-# Requests without the key that are sent first to learn whether the answers name their pod.
+# Requests without the key that are sent first to learn whether the responses name their pod.
 LEARNING = 5
-# Seconds between two checkpoints while the endpoints come to rest.
+# Seconds between two checkpoints until the endpoints are settled.
 UNSETTLED = 0.2
 
 
 @dataclass(frozen=True)
 class Campaign:
-    """What all clients share: the target, how to send, how to know the pod, and where to read what else is needed."""
+    """The parameters that all clients share: the target, how to send, the identity method, and the readers."""
 
     target: Target
     sending: Sending
@@ -49,7 +49,7 @@ class Campaign:
     read_gateways: Callable[[], tuple[tuple[ProxyView | None, ...], Membership]]
 
     def checkpoint(self, session: PodSession) -> tuple[Checkpoint, dict[str, bytes]]:
-        """The views of the proxies that balance: the gateway's pods if there is one on the way, else the client's own."""
+        """A checkpoint with the views of the proxies that balance: the gateway's pods, or without a gateway the client's own."""
         with ThreadPoolExecutor(max_workers=1) as pool:
             membership = pool.submit(self.read_membership)
             view, pages = session.view(self.target)
@@ -58,7 +58,7 @@ class Campaign:
 
 
 def read_view(configuration: Any, target: Target, client: ClientPod, timeout: float = 30) -> tuple[ProxyView | None, str | None]:
-    """Only read the client's Envoy: its view and the curl line. Sends nothing to any service."""
+    """Read the client's Envoy: its view and the curl line. Sends no request to any service."""
     with PodSession(configuration, client, timeout) as session:
         check_curl(session.curl_line, session.exec.where)
         view, _pages = session.view(target)
@@ -67,7 +67,7 @@ def read_view(configuration: Any, target: Target, client: ClientPod, timeout: fl
 
 
 def probe_all(survey: Survey, plans: dict[ClientPod, Plan], campaign: Campaign) -> list[ClientRun]:
-    """All clients at once, each in a thread with a connection of its own. Raises `CheckError` if one cannot begin."""
+    """Probe from all clients at once, each in a thread with its own connection. Raises `CheckError` if one cannot start."""
     share = replace(campaign, rate=max(1, campaign.rate // len(plans)) if campaign.rate else None)
     with ThreadPoolExecutor(max_workers=len(plans)) as pool:
         futures = [pool.submit(probe, client, plan, survey.membership, share) for client, plan in plans.items()]
@@ -75,7 +75,7 @@ def probe_all(survey: Survey, plans: dict[ClientPod, Plan], campaign: Campaign) 
 
 
 def probe(client: ClientPod, plan: Plan, membership: Membership, campaign: Campaign) -> ClientRun:
-    """One client: a checkpoint, then segment by segment the requests and another checkpoint."""
+    """Probe from one client: a checkpoint, then for each segment its requests and another checkpoint."""
     started = time.monotonic()
     run = ClientRun(client, None, plan, Tally([Trace() for _session in plan.sessions]))
     with PodSession(campaign.configuration, client, campaign.timeout) as session:
@@ -101,8 +101,8 @@ def probe(client: ClientPod, plan: Plan, membership: Membership, campaign: Campa
 
 
 def _first_checkpoint(campaign: Campaign, session: PodSession) -> tuple[Checkpoint, dict[str, bytes]]:
-    """A checkpoint after which no older change of the endpoints arrives in Envoy; where they do not come to rest, the last of
-    several, so that whatever is still on its way came after the survey and is counted."""
+    """A checkpoint after which no earlier change of the endpoints reaches Envoy. If the endpoints do not settle, the last of
+    several: any change that is still on its way then happened after the survey and is counted."""
     latest = time.monotonic() + PUSH_DELAY
     while True:
         checkpoint, pages = campaign.checkpoint(session)
@@ -119,12 +119,12 @@ def _send(job: Job, run: ClientRun, requests: list[Request], membership: Members
         time.sleep(pause)
         taught = {request.index for request in learning}
         requests = [request for request in requests if request.index not in taught]
-    # A cookie of one round is sent in the next, so with a jar the rounds wait for each other.
+    # A cookie from one round is sent in the next, so with a jar rounds run one after the other.
     rounds = [list(group) for _number, group in itertools.groupby(requests, key=lambda request: request.round)] if job.jar else [requests]
     for chunk in itertools.chain.from_iterable(_chunks(group, size) for group in rounds):
         if time.monotonic() > job.deadline:
             raise CheckError("timeout", f"The timeout was reached after {run.tally.sent} requests. Next: raise the option timeout, or send fewer requests.")
-        # Another client may have been told to stop meanwhile.
+        # Another client may have triggered the brake meanwhile.
         campaign.brake.note(())
         _transfer(job, run, chunk, run.method, campaign.brake)
         time.sleep(pause)
@@ -140,7 +140,7 @@ def _transfer(job: Job, run: ClientRun, requests: list[Request], method: str, br
 
 
 def _learn(job: Job, run: ClientRun, requests: list[Request], membership: Membership, brake: Brake) -> str:
-    """The method to use: as the option says, or by what the first answers hold. They count as any others do."""
+    """The identity method: the option's, or the one that fits the first responses, which count like all others."""
     first = HEADER if job.method.name == "auto" else job.method.name
     _transfer(job, run, requests, first, brake)
     if job.method.name != "auto":
@@ -154,9 +154,9 @@ def _learn(job: Job, run: ClientRun, requests: list[Request], membership: Member
 
 
 def pace(sending: Sending, rate: int | None, stops: bool) -> tuple[int | None, float]:
-    """How many requests to send at once (None: all) and the seconds to wait after them, so that no second, wherever it
-    begins, has more than the rate: with chunks of c that are at least c/(rate-c) apart, a second meets at most rate/c of
-    them. Without a rate, a run that may have to stop sends what may be in flight at once, and reads the responses."""
+    """How many requests to send at once (None: all) and the seconds to wait after them, so that no interval of one second
+    exceeds the rate: with chunks of c that are at least c/(rate-c) apart, a second contains at most rate/c of them.
+    Without a rate, a run with stop conditions sends as many as may be in flight at once, then reads the responses."""
     if rate is None:
         return (sending.concurrency, 0.0) if stops else (None, 0.0)
     size = max(1, rate // 10)

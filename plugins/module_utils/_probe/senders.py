@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""One way of sending for each way to know the answering pod. Each yields every request with what came of it.
+"""The senders, one for each identity method. Each yields every request with its observation.
 
 This module util is private to the collection: it may change at any time.
 """
@@ -43,14 +43,14 @@ from ansible_collections.meshops.istio.plugins.module_utils._requests.identity i
 from ansible_collections.meshops.istio.plugins.module_utils._requests.observation import Observation
 from ansible_collections.meshops.istio.plugins.module_utils._requests.plan import Plan, Request
 
-# An Envoy writes its access log out when the buffer is full or a timer fires, by default after a second in Istio.
+# Envoy flushes its access log when the buffer is full or a timer fires, by default after a second in Istio.
 LOG_WAIT = 15.0
 Answers = Iterator[tuple[Request, Observation]]
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a sender works with, for one client."""
+    """The input of a sender, for one client."""
 
     session: PodSession
     plan: Plan
@@ -66,12 +66,12 @@ Sender = Callable[[Job, Sequence[Request]], Answers]
 
 
 def by_header(job: Job, requests: Sequence[Request]) -> Answers:
-    """All at once; the answers' headers name the pod."""
+    """Send all at once; the response headers name the pod."""
     yield from _transfer(job, requests, Transfer(job.sending, jar=job.jar))
 
 
 def by_body(job: Job, requests: Sequence[Request]) -> Answers:
-    """One after the other, as bodies that arrive together could not be told apart; the pattern finds the pod."""
+    """Send one after the other, because bodies that arrive together cannot be told apart; the pattern matches the pod."""
     pattern = job.method.pattern
     mark = f"{job.session.nonce} "
     by_index = {request.index: request for request in requests}
@@ -85,7 +85,7 @@ def by_body(job: Job, requests: Sequence[Request]) -> Answers:
         observation = parse_line(line[len(mark) :])
         request = by_index.pop(observation.index, None) if observation else None
         if observation and request:
-            # Where a line is missing, the body may be of more than one answer.
+            # If a line is missing, the body may belong to more than one response.
             in_step = places[observation.index] == expected
             expected = places[observation.index] + 1
             yield request, replace(observation, identity=in_body(pattern, body) if pattern and in_step else "")
@@ -93,7 +93,7 @@ def by_body(job: Job, requests: Sequence[Request]) -> Answers:
 
 
 def by_access_log(job: Job, requests: Sequence[Request]) -> Answers:
-    """All at once, each with a request ID of its own, by which the client sidecar's log then tells the pod."""
+    """Send all at once, each with its own request ID, by which the client sidecar's access log names the pod."""
     prefix = str(uuid.uuid4())[:24]
     transfer = Transfer(job.sending, request_ids=prefix, jar=job.jar)
     started = time.time()
@@ -112,10 +112,10 @@ def by_access_log(job: Job, requests: Sequence[Request]) -> Answers:
 
 
 def by_counters(job: Job, requests: Sequence[Request]) -> Answers:
-    """Session after session, with the sidecar's counters read between: an image that says nothing of itself will do.
+    """Send session after session, and read the sidecar's counters in between, for applications that do not identify the pod.
 
-    Which of a session's requests met which pod stays unknown, only how many did; the order that needs the fewest moves
-    is assumed, which never makes a move out of none.
+    The counters tell how many of a session's requests each pod got, but not which. The order with the fewest moves is
+    assumed, which never invents a move.
     """
     ordered = sorted(requests, key=lambda request: (request.session is None, request.session or 0))
     blocks = [list(group) for _session, group in itertools.groupby(ordered, key=lambda request: request.session)]
@@ -140,7 +140,7 @@ def by_counters(job: Job, requests: Sequence[Request]) -> Answers:
 def _counted(before: Sequence[Host], after: Sequence[Host], sent: Sequence[tuple[Request, Observation]]) -> Answers:
     answered = sum(1 for _request, observation in sent if observation.answered)
     if len({request.session for request, _observation in sent}) > 1:
-        # A page between two sessions is missing, and whose requests met which host cannot be told.
+        # A page between two sessions is missing, so requests cannot be assigned to hosts.
         after = ()
     addresses = iter(addresses_by_counters(before, after, answered) or [""] * answered)
     for request, observation in sent:
@@ -161,8 +161,8 @@ def _transfer(job: Job, requests: Sequence[Request], transfer: Transfer) -> Answ
 
 
 def _with_cookies(lines: Iterator[bytes]) -> Iterator[tuple[bytes, list[str]]]:
-    """Each answer's line with the cookies it sets: curl prints the headers behind it as JSON, over several lines of
-    which the last is the closing brace."""
+    """Each response's line with the cookies it sets: after it, curl prints the headers as JSON, over several lines, the last
+    of which is the closing brace."""
     end = END.encode()
     for text in lines:
         line, opening, first = text.partition(end + b"{")

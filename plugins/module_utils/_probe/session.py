@@ -2,11 +2,11 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The conversation with a client pod: one exec, commands and curl configurations over its standard input.
+"""The session with a client pod: one exec that gets commands and curl configurations over its standard input.
 
-The exec's arguments are the same for everybody, as an API server's audit log keeps them. All that is the user's goes
-over standard input. The controller sends the next command only after the last one's end marker, so nothing in the pod
-can read ahead. A nonce that is new for each exec marks the lines that are ours.
+The exec's arguments are constant, because an API server's audit log keeps them; user data goes over standard input. The
+next command is sent only after the end marker of the last one, so nothing in the pod can read ahead. A nonce, new for
+each exec, marks the script's own lines.
 
 This module util is private to the collection: it may change at any time.
 """
@@ -23,14 +23,14 @@ from ansible_collections.meshops.istio.plugins.module_utils._envoy.view import l
 from ansible_collections.meshops.istio.plugins.module_utils._model import CheckError, ClientPod, ProxyView, Target
 from ansible_collections.meshops.istio.plugins.module_utils._probe.exec import Exec, exit_reason
 
-# The commands that the script in the pod knows, each answered by lines and an end marker:
-#   P <bytes>            curl with this configuration; its lines
-#   H <bytes> <filter>   the same, only lines that hold the filter or the nonce
-#   L <bytes> <filter>   the same from the line "<nonce> filter" on; what comes before it is kept as it is
-#   Q                    the orderly end
-# The pump is what keeps a forgotten probe from living on: at the deadline, or when the connection is closed, its end of
-# the pipe closes, the loop's read fails, and all processes of the exec are killed, by their group, which an exec has to
-# itself. A sidecar's admin port answers in any container of the pod.
+# The commands of the script in the pod, each followed by lines of output and an end marker:
+#   P <bytes>            run curl with this configuration
+#   H <bytes> <filter>   the same, but print only lines that contain the filter or the nonce
+#   L <bytes> <filter>   the same, but filter only after the line "<nonce> filter"
+#   Q                    quit
+# The pump ends a forgotten probe: at the deadline, or when the connection is closed, its end of the pipe closes, the
+# loop's read fails, and all processes of the exec are killed by their process group, which the exec has to itself. A
+# sidecar's admin port can be read in any container of the pod.
 SCRIPT = r"""
 export LC_ALL=C
 set -f
@@ -72,7 +72,7 @@ pump | {
 }
 """
 SHELL_ERRORS = {
-    "90": "standard input was closed at once",
+    "90": "its standard input was closed immediately",
     "91": "its processes have no process group of their own",
     "92": "the command head is missing",
     "93": "its shell has no builtin printf",
@@ -83,7 +83,7 @@ HOSTS = "hosts"
 
 
 class PodSession:
-    """The conversation with the script in one client pod."""
+    """The connection to the script in one client pod."""
 
     def __init__(self, configuration: Any, client: ClientPod, timeout: float) -> None:
         self.client = client
@@ -117,7 +117,7 @@ class PodSession:
         return CheckError("exec_refused", f"The probe did not start in {where}: {reason[:300]}. Next: try kubectl exec by hand.")
 
     def command(self, kind: str, body: bytes, wanted: str = "") -> Iterator[bytes]:
-        """Run one command; its lines. Raises `CheckError` with `exec_lost` where the end marker does not come."""
+        """Run one command and return its lines. Raises `CheckError` with `exec_lost` if the end marker is missing."""
         header = f"{kind} {len(body)} {wanted}".rstrip()
         self.exec.send(header.encode() + b"\n" + body)
         marker = f"{self.nonce} end ".encode()
@@ -142,15 +142,15 @@ class PodSession:
         return view, pages
 
     def read(self, urls: dict[str, str], wanted: str) -> dict[str, bytes]:
-        """Admin pages by name, and as `hosts` the lines of the clusters page that hold a text (`hosts_filter` has a target's).
-        An empty dictionary where no Envoy answers; a page that was cut short is left out.
+        """Admin pages by name, and as `hosts` the lines of the clusters page that contain a text (`hosts_filter` of a target).
+        Empty if no Envoy responds; a truncated page is left out.
 
-        One curl reads them all, as a process costs more time than a page. The last page has the hosts of the whole mesh,
-        of which only the wanted lines leave the pod.
+        One curl reads them all, because a process takes more time than a page. The last page has the hosts of the whole
+        mesh, of which only the matching lines leave the pod.
         """
         names = [*urls, HOSTS]
         after = ["\\n"] * (len(urls) - 1) + [f"\\n{self.nonce} filter\\n", "\\n"]
-        # The hosts are filtered before they can be counted, so curl says whether it got the whole page.
+        # The hosts are filtered before they can be counted, so curl's exit code shows whether the page is complete.
         checks = ["size_download"] * len(urls) + ["exitcode"]
         transfers = [
             f'url = "{_config_escaped(url)}"\nmax-time = 10\nnoproxy = "*"\nwrite-out = "\\n{self.nonce} page {name} %{{http_code}} %{{{check}}}{end}"\n'
@@ -168,7 +168,7 @@ class PodSession:
         return pages if "info" in pages and HOSTS in pages else {}
 
     def hosts(self, wanted: str) -> bytes:
-        """The lines of the clusters page that hold a text."""
+        """The lines of the clusters page that contain a text."""
         url = f'url = "{hosts_page()}"\nmax-time = 10\nnoproxy = "*"\n'
         return b"\n".join(line for line in self.command("H", url.encode(), wanted) if wanted.encode() in line)
 
@@ -177,8 +177,8 @@ class PodSession:
 
 
 def _whole_page(line: bytes, body: list[bytes], wanted: bytes) -> tuple[str, bytes] | None:
-    """A page's name and text by the line after it, which has name, status and size (of the hosts curl's exit code); None
-    for one that was refused or cut short, and for a line that is another."""
+    """A page's name and text, by the line after it, which has name, status and size (for the hosts, curl's exit code). None
+    for a refused or truncated page, and for any other line."""
     words = line.split()[1:]
     if len(words) != 4 or words[0] != b"page" or words[2] != b"200":
         return None

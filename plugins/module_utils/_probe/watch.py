@@ -5,8 +5,8 @@
 """Ends the module when the play that started it is gone.
 
 Since ansible-core 2.19 a task's worker has a session of its own, so neither Ctrl-C nor a kill of ansible-playbook reaches
-the module: it would go on sending requests to somebody's service with nobody left to stop it. The processes that count
-are the ancestors that are Ansible's own programs; a terminal or a job runner above them may well end before the play.
+the module, which would keep sending requests to a live service. The watched processes are those ancestors that are
+Ansible's own programs; a terminal or a job runner above them may end before the play.
 
 This module util is private to the collection: it may change at any time.
 """
@@ -24,7 +24,7 @@ PROC = Path("/proc")
 
 
 def end_with_the_play(proc: Path = PROC) -> None:
-    """Watch from now on, in the background. Does nothing where the system has no /proc or no ancestor is Ansible's."""
+    """Start to watch in the background. Does nothing without /proc or without an ancestor that is Ansible's."""
     watched = {pid: started for pid in ancestors(os.getpid(), proc) if is_ansible(pid, proc) and (started := start_of(pid, proc)) is not None}
     if watched:
         threading.Thread(target=_watch, args=(watched, proc), daemon=True).start()
@@ -33,7 +33,7 @@ def end_with_the_play(proc: Path = PROC) -> None:
 def _watch(watched: dict[int, str], proc: Path) -> None:
     while all(start_of(pid, proc) == started for pid, started in watched.items()):
         time.sleep(INTERVAL)
-    # Nobody reads what a module says now. The connections end with the process, and with them what runs in the pods.
+    # Nothing reads the module's output any more. Its connections end with it, and so do its commands in the pods.
     os._exit(1)
 
 
@@ -45,7 +45,7 @@ def ancestors(pid: int, proc: Path = PROC) -> Iterable[int]:
 
 
 def start_of(pid: int, proc: Path = PROC) -> str | None:
-    """When a process was started, in clock ticks, which tells it from a later one of the same number; None once it has ended."""
+    """The start time of a process in clock ticks, which distinguishes it from a later one with the same ID; None once it has ended."""
     fields = _stat(pid, proc)
     return fields[19] if fields and fields[0] not in ("Z", "X") else None
 
@@ -61,7 +61,7 @@ def is_ansible(pid: int, proc: Path = PROC) -> bool:
 
 
 def _stat(pid: int, proc: Path) -> list[str]:
-    """The fields of /proc/PID/stat behind the name, which may itself hold spaces and brackets: state, parent, …"""
+    """The fields of /proc/PID/stat after the name, which may contain spaces and brackets: state, parent, …"""
     try:
         return (proc / str(pid) / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     except OSError:

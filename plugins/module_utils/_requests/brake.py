@@ -19,18 +19,18 @@ from ansible_collections.meshops.istio.plugins.module_utils._model import CheckE
 
 @dataclass(frozen=True)
 class StopOn:
-    """The option: stop on the first answer with one of `statuses`, and once more answers than this share of the
-    planned requests are server errors (5xx); None never stops for these."""
+    """The option `stop_on`: stop at the first response with one of `statuses`, or when server errors (5xx) exceed this share
+    of the planned requests (None: never)."""
 
     statuses: frozenset[int]
     server_errors: float | None
 
 
 class Brake:
-    """Sees every answer of every client of a run; once it has stopped, no client sends more.
+    """Counts the responses of all clients of a run; once it has stopped, no client sends more requests.
 
-    The share of server errors is one of the requests planned, not of those sent so far, so that one early 503 stops
-    nothing and a service that only fails gets no more than that share.
+    The share of server errors refers to the planned requests, not to those sent so far: one early 503 does not stop the
+    check, and a service that only fails gets no more than that share.
     """
 
     def __init__(self, stop_on: StopOn | None, planned: int) -> None:
@@ -44,8 +44,7 @@ class Brake:
         return self._stop_on is not None
 
     def note(self, statuses: Iterable[int]) -> None:
-        """Take note of the answers of one client; raise `CheckError` with `stopped` if that, or what other clients
-        were answered, is enough."""
+        """Count responses of one client. Raises `CheckError` with `stopped` if all responses so far meet a condition."""
         with self._lock:
             self._counts.update(statuses)
             reason = self._reason()

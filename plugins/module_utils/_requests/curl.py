@@ -25,17 +25,17 @@ OLDEST_CURL = (7, 84, 0)
 USER_AGENT = "meshops.istio/istio_affinity_check"
 # Headers in which applications, proxies and ingress controllers commonly name the instance that answered.
 IDENTITY_HEADERS = ("X-Pod-Name", "X-Pod", "X-Hostname", "X-Served-By", "X-Backend-Server", "X-Instance-Id")
-# What ends each line of ours: without it a name that was cut short could pass for the name of another pod.
+# The end of each line: without it, a truncated name could pass for the name of another pod.
 END = f"{FIELD}."
-# Envoy takes no more than 60 KiB of headers unless it is told otherwise; this leaves room for what it adds itself.
+# Envoy accepts up to 60 KiB of headers by default; this leaves room for the headers that it adds.
 MOST_BYTES = 56 * 1024
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _HOST = re.compile(r"[0-9A-Za-z_]([0-9A-Za-z_.-]*[0-9A-Za-z_.])?")
-# Envoy looks a parameter's name up as it stands in the URL, so it is sent as it is.
+# Envoy compares a parameter's name as written in the URL, so it is sent unchanged.
 _PARAMETER = re.compile(r"[!$'()*,./0-9:;?@A-Z\[\]_a-z~%-]+")
 _LINE = re.compile(rb"R\|(\d{1,9})\x1f(\d{3})\x1f(\d{1,3})\x1f(\d{1,7}\.\d{1,9})\x1f(.*)\x1f\.", re.DOTALL)
-# They steer the connection or the routing; as a key they would change what is measured.
+# They control the connection or the routing; as a key they would change the measurement.
 _RESERVED = frozenset(
     ("connection", "content-length", "expect", "host", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade", "user-agent")
 )
@@ -43,7 +43,7 @@ _RESERVED = frozenset(
 
 @dataclass(frozen=True)
 class Sending:
-    """How each request is sent: `headers` beside the key's, seconds for one request, transfers in flight."""
+    """How each request is sent: `headers` in addition to the key's, timeouts in seconds, transfers in flight."""
 
     headers: tuple[tuple[str, str], ...] = ()
     keepalive: bool = False
@@ -55,15 +55,15 @@ class Sending:
 
 @dataclass
 class CookieJar:
-    """The cookie that each session was told to send: the first one, or with `follow` the latest, as a browser does."""
+    """The cookie of each session: the first that it received, or with `follow` the latest, as in a browser."""
 
     name: str
     follow: bool
     values: dict[int, str] = field(default_factory=dict)
 
     def note(self, session: int | None, set_cookies: Iterable[str]) -> None:
-        """Take note of the Set-Cookie headers of an answer to a session's request. A value that no header can hold is
-        none, as it would be sent back."""
+        """Store the Set-Cookie headers of a response. A value that is not valid in a header is ignored, because it would be
+        sent back."""
         for line in set_cookies:
             name, sep, value = line.partition(";")[0].partition("=")
             if not sep or name.strip() != self.name or _CONTROL.search(value) or not _encodable(value):
@@ -93,7 +93,7 @@ class Transfer:
 
 
 def curl_version(line: str) -> tuple[int, ...]:
-    """`(7, 88, 1)` from the first line of `curl --version`; empty where that is not curl's."""
+    """`(7, 88, 1)` from the first line of `curl --version`; empty if it is not curl's."""
     match = re.match(r"curl (\d+)\.(\d+)\.(\d+)", line)
     return tuple(int(part) for part in match.groups()) if match else ()
 
@@ -111,7 +111,7 @@ def check_curl(line: str, where: str) -> str:
 
 
 def check_sendable(key: Key, sessions: Sequence[str], target: Target, sending: Sending) -> None:
-    """Refuse what cannot be sent as given, before anything is. Raises `CheckError` with `bad_option`."""
+    """Refuse values that cannot be sent unchanged, before the first request. Raises `CheckError` with `bad_option`."""
     if not re.fullmatch(r"/[\x21-\x7e]*", target.path) or "#" in target.path:
         raise _bad("path", repr(target.path), "it must start with / and contain no spaces, no # and only ASCII characters (percent-encode others)")
     if target.via:
@@ -134,7 +134,7 @@ def check_sendable(key: Key, sessions: Sequence[str], target: Target, sending: S
 
 
 def _check_via(via: Via) -> None:
-    """They stand in the URL and in the Host header, where anything else than a host would be read as more than that."""
+    """Validate values of the URL and the Host header, where anything other than a host could change the request."""
     if not _HOST.fullmatch(via.address) and not _is_ip(via.address):
         raise _bad("via.address", repr(via.address), "it is neither a host name nor an IP address")
     host, sep, port = via.host.partition(":")
@@ -153,7 +153,7 @@ def _is_ip(text: str) -> bool:
 
 
 def _check_key_once(key: Key, target: Target, sending: Sending) -> None:
-    """The key must come from the sessions alone: beside a constant one, every session would be the same, or another."""
+    """Refuse a second, constant value of the key, which would make all sessions the same or change them."""
     names = {name.lower() for name, _value in sending.headers}
     if key.type == "header" and (key.name or "").lower() in names:
         raise _bad("headers", repr(key.name), "it is the key, which the check sets for each session")
@@ -194,7 +194,7 @@ def _check_value(key: Key, value: str) -> None:
 
 
 def _encodable(value: str) -> bool:
-    """Bytes that are no UTF-8 reach Python as lone surrogates, which cannot be sent."""
+    """Bytes that are not UTF-8 reach Python as lone surrogates, which cannot be sent."""
     return not any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
@@ -212,7 +212,7 @@ def _bad(option: str, value: str, why: str) -> CheckError:
 
 
 def url_of(target: Target, key: Key, value: str | None) -> str:
-    """The URL of one request; a query key goes to the end of the path's own query."""
+    """The URL of one request; a query key is appended to the path's own query."""
     host, number = (target.via.address, target.via.port) if target.via else (target.host, target.port)
     host = f"[{host}]" if ":" in host else host
     port = "" if number == 80 else f":{number}"
@@ -228,8 +228,8 @@ def request_configuration(plan: Plan, requests: Iterable[Request], target: Targe
 
 
 def block_configuration(plan: Plan, blocks: Iterable[Sequence[Request]], target: Target, transfer: Transfer, page: str) -> bytes:
-    """The same with a page of Envoy's admin port before the first block, between and after them, each ended by a line
-    `<mark>page`. The transfer needs a mark, as only what runs one after the other can be counted in between."""
+    """The same with a page of Envoy's admin port before, between and after the blocks, each ended by a line `<mark>page`. The
+    transfer needs a mark, because only requests in sequence can be counted in between."""
     counters = f'url = {_quoted(page)}\nsilent\nnoproxy = "*"\nmax-time = 10\nwrite-out = "\\n{transfer.mark}page\\n"'
     stanzas = [counters]
     for block in blocks:
@@ -244,7 +244,7 @@ def _joined(transfer: Transfer, stanzas: Sequence[str]) -> bytes:
 
 
 def _stanza(plan: Plan, request: Request, target: Target, transfer: Transfer) -> str:
-    """One transfer. Options do not carry over a `next`, so each repeats them all."""
+    """One transfer. `next` resets all options, so each transfer repeats them."""
     value = _key_value(plan, request, transfer.jar)
     parts = [f"url = {_quoted(url_of(target, plan.key, value))}"]
     parts.extend(f"header = {_quoted(header)}" for header in _key_headers(plan.key, value))
@@ -282,7 +282,7 @@ def _common(target: Target, sending: Sending) -> str:
     elif target.method != "GET":
         options.append(f"request = {_quoted(target.method)}")
     if not sending.keepalive:
-        # curl has no option for a fresh connection; asking the other side to close makes it open one each time.
+        # curl has no option for a new connection each time; asking the peer to close it has this effect.
         options.append('header = "Connection: close"')
     if target.via:
         options.append(f"header = {_quoted(_header('Host', target.via.host))}")
@@ -294,7 +294,7 @@ def _key_headers(key: Key, value: str | None) -> list[str]:
     if value is None or key.own:
         return []
     # A sidecar takes the source address from X-Forwarded-For, the last one if there are several (Envoy's
-    # use_remote_address is off there), so one pod can stand for many sources.
+    # use_remote_address is off there), so one pod can send requests of many sources.
     headers = {"header": (key.name or "", value), "cookie": ("Cookie", f"{key.name}={value}"), "source_ip": ("X-Forwarded-For", value)}
     return [_header(*headers[key.type])] if key.type in headers else []
 
@@ -315,7 +315,7 @@ def _quoted(value: str) -> str:
 
 
 def set_cookies(headers: bytes) -> list[str]:
-    """The Set-Cookie headers in curl's header_json; none where that is no JSON."""
+    """The Set-Cookie headers in curl's header_json; empty if that is not JSON."""
     try:
         parsed = json.loads(headers)
     except (ValueError, RecursionError):
@@ -325,7 +325,7 @@ def set_cookies(headers: bytes) -> list[str]:
 
 
 def parse_line(line: bytes) -> Observation | None:
-    """One line of `request_configuration`'s write-out, or None for a line that is not one, or not all of one."""
+    """One line of `request_configuration`'s write-out, or None for any other or incomplete line."""
     match = _LINE.fullmatch(line)
     if match is None:
         return None

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Which pod gave an answer, by what the answer, the sidecar's log or the sidecar's counters say. Pure.
+"""Which pod responded, from the response, the sidecar's access log or the sidecar's counters. Pure.
 
 This module util is private to the collection: it may change at any time.
 """
@@ -18,26 +18,26 @@ from ansible_collections.meshops.istio.plugins.module_utils._model import Backen
 from ansible_collections.meshops.istio.plugins.module_utils._requests.observation import FIELD
 
 HEADER, BODY, ACCESS_LOG, UPSTREAM = METHODS = ("header", "body", "access_log", "upstream")
-# A body that names its pod does so early; the rest of a large one is not kept.
+# A body that names its pod does so early; the rest of a large body is dropped.
 BODY_KEPT = 64 * 1024
 
 
 @dataclass(frozen=True)
 class Method:
-    """The option `identify` with what it needs: `name` is auto or a method, `pattern` finds the pod in a body."""
+    """The option `identify` with its parameters: `name` is auto or a method, `pattern` matches the pod in a body."""
 
     name: str
     headers: tuple[str, ...]
     pattern: re.Pattern[str] | None = None
 
     def labels(self, chosen: str) -> tuple[str, ...]:
-        """What the fields of a raw identity are, for the result."""
+        """Names of a raw identity's fields, for the result."""
         return tuple(f"header {header}" for header in self.headers) if chosen == HEADER else (chosen,)
 
 
 @dataclass(frozen=True)
 class Identification:
-    """How the pods were known, and which pod each raw identity means; `unknown` values mean none."""
+    """The method that identified the pods, and the pod of each raw identity; `unknown` values match none."""
 
     by: str | None
     pods: dict[str, str]
@@ -45,7 +45,7 @@ class Identification:
 
 
 def names_of(backends: Iterable[Backend]) -> dict[str, set[str]]:
-    """Every name by which an answer may call a backend - its pod's name, its IP, its address - and the pods it means."""
+    """Every name that a response may use for a backend - its pod's name, its IP, its address - with the matching pods."""
     names: dict[str, set[str]] = {}
     for backend in backends:
         for name in (backend.pod, backend.address, backend.address.rpartition(":")[0].strip("[]")):
@@ -54,7 +54,7 @@ def names_of(backends: Iterable[Backend]) -> dict[str, set[str]]:
 
 
 def identify(identities: Iterable[str], labels: Sequence[str], backends: Iterable[Backend]) -> Identification:
-    """Take the field most of whose values mean exactly one backend."""
+    """Select the field that matches exactly one backend for most of its values."""
     names = names_of(backends)
     raw = sorted(identities)
     best = Identification(None, {}, tuple(identity.strip(FIELD) for identity in raw))
@@ -75,7 +75,7 @@ def identify(identities: Iterable[str], labels: Sequence[str], backends: Iterabl
 
 
 def in_body(pattern: re.Pattern[str], body: bytes) -> str:
-    """What the pattern finds in a body - its first group, or all of the match - or nothing."""
+    """The match of the pattern in a body, or its first group; empty without a match."""
     match = pattern.search(body.decode("utf-8", "replace"))
     if match is None:
         return ""
@@ -83,9 +83,9 @@ def in_body(pattern: re.Pattern[str], body: bytes) -> str:
 
 
 def in_log(log: str, request_ids: dict[str, int], addresses: Iterable[str]) -> dict[int, str]:
-    """For each request whose ID stands in a line of the access log the one backend address in that line.
+    """For each request whose ID is in a line of the access log, the one backend address in that line.
 
-    Text and JSON formats alike hold %UPSTREAM_HOST%; the line is searched for it, so no format needs to be known.
+    Text and JSON formats both contain %UPSTREAM_HOST%; the line is searched for an address, so the format does not matter.
     """
     known = sorted(addresses, key=len, reverse=True)
     word = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -101,7 +101,7 @@ def in_log(log: str, request_ids: dict[str, int], addresses: Iterable[str]) -> d
 
 
 def _totals(hosts: Sequence[Host]) -> Counter[str]:
-    """Requests by address; one address stands in several clusters where the service has subsets."""
+    """Requests by address; with subsets, one address is in several clusters."""
     totals: Counter[str] = Counter()
     for host in hosts:
         totals[host.address] += host.rq_total
@@ -109,9 +109,8 @@ def _totals(hosts: Sequence[Host]) -> Counter[str]:
 
 
 def addresses_by_counters(before: Sequence[Host], after: Sequence[Host], answers: int) -> list[str] | None:
-    """The addresses that gave so many answers, each as often as its counter of requests rose; None where the counters
-    do not add up to the answers, because of other traffic, retries or a part of a page that is missing, or where hosts
-    came or went."""
+    """The addresses of this many responses, each as often as its request counter rose. None if the counters do not add up
+    to the responses, because of other traffic, retries or a truncated page, or if hosts were added or removed."""
     earlier, later = _totals(before), _totals(after)
     if earlier.keys() != later.keys():
         return None

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-# No HTTP header may hold this byte, so a response cannot forge a field.
+# No HTTP header can contain this byte, so a response cannot forge a field.
 FIELD = "\x1f"
 
 

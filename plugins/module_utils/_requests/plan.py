@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Which request is sent when: sessions times rounds, plus controls, in an order that a seed decides. Pure.
+"""The order of the requests: sessions times rounds, plus controls, shuffled by a seed. Pure.
 
 Round-major: every session is sent once before any is sent again, so that a short disturbance meets all sessions
 and not the requests of one. Requests without the key are dealt over the rounds for the same reason.
@@ -20,7 +20,7 @@ from ansible_collections.meshops.istio.plugins.module_utils._model import CheckE
 
 SPREAD_SESSIONS = 20
 KEYLESS_REQUESTS = 20
-# A run is measured in segments with a checkpoint between them: enough to date a change, cheap enough to be quick.
+# A run has segments with a checkpoint between them: enough to date a change, and still fast.
 SEGMENTS = 4
 # curl 7.88 keeps about 1.8 KB for each transfer of its configuration until it ends.
 BATCH = 5000
@@ -40,7 +40,7 @@ class Profile:
 
 
 # Twelve sessions a backend leave a ready pod of a healthy ring without a session in fewer than 1 of 1,000 runs.
-# Three requests a session cannot prove a rate below 6 %, whatever is measured; so quick has a bound of its own.
+# Three requests a session cannot prove a rate below 6 %, whatever is measured, hence the bound of the profile quick.
 PROFILES = {
     "quick": Profile(20, 12, 120, 3, 0.08),
     "default": Profile(20, 12, 120, 20, 0.02),
@@ -59,8 +59,8 @@ class Request:
 
 @dataclass(frozen=True)
 class Plan:
-    """What one client sends. `sessions` are key values; `requested` of them were given or counted by the user, the
-    rest was added so that the spread can be judged."""
+    """What one client sends. `sessions` are key values; the user asked for the first `requested` of
+    them, and the others were added for the spread control."""
 
     key: Key
     sessions: tuple[str, ...]
@@ -74,7 +74,7 @@ class Plan:
         return len(self.sessions) * self.rounds + self.keyless
 
     def segments(self) -> Iterator[list[range]]:
-        """The rounds in at most `SEGMENTS` groups, each group in batches that curl can hold."""
+        """The rounds in at most `SEGMENTS` groups, each group in batches of a size that curl can handle."""
         per_round = len(self.sessions) + -(-self.keyless // self.rounds)
         in_batch = max(1, BATCH // per_round)
         size = -(-self.rounds // SEGMENTS)
@@ -83,7 +83,7 @@ class Plan:
             yield [range(first, min(first + in_batch, stop)) for first in range(start, stop, in_batch)]
 
     def requests(self, rounds: Sequence[int]) -> Iterator[Request]:
-        """The requests of these rounds in sending order; the same whatever batches they are requested for in."""
+        """The requests of these rounds in sending order, which does not depend on the batches."""
         for number in rounds:
             slots: list[int | None] = list(range(len(self.sessions)))
             first, last = self._keyless_before(number), self._keyless_before(number + 1)
@@ -98,7 +98,7 @@ class Plan:
 
 
 def generated(key: Key, number: int) -> str:
-    """A session ID of our own, from 1 on. Addresses come from the range kept for benchmarks (RFC 2544)."""
+    """A generated session ID, counted from 1. Addresses are from the range reserved for benchmarks (RFC 2544)."""
     if key.type == "source_ip":
         return f"198.{18 + (number >> 16 & 1)}.{number >> 8 & 255}.{number & 255}"
     return f"meshops-check-{number}"
@@ -133,5 +133,5 @@ def make_plan(
 
 
 def of_one_source(plan: Plan, address: str) -> Plan:
-    """The same number of requests where the client itself is the session: all of them are of its own address."""
+    """The same number of requests for a client that is itself the session: all have its own address."""
     return replace(plan, sessions=(address,), requested=1, rounds=plan.rounds * len(plan.sessions))

@@ -18,16 +18,16 @@ from ansible_collections.meshops.istio.plugins.module_utils._model import CheckE
 from ansible_collections.meshops.istio.plugins.module_utils._requests.observation import FIELD, Observation
 from ansible_collections.meshops.istio.plugins.module_utils._requests.plan import Plan, Request
 
-# More runs than this in one session need more changes of the endpoints than any window has; the rest is only counted.
+# More runs than this in one session need more membership changes than any window has; further runs are only counted.
 MOST_RUNS = 64
-# An identity header with more values than this names requests, not pods.
+# An identity header with more values than this identifies requests, not pods.
 MOST_IDENTITIES = 2048
 BUCKETS_PER_E = 20
 
 
 @dataclass
 class Run:
-    """Rounds `first` to `last`; in all of them that were measured the same pod responded."""
+    """Rounds `first` to `last`, with the same pod in every round that has a response."""
 
     first: int
     last: int
@@ -36,7 +36,7 @@ class Run:
 
 @dataclass
 class Trace:
-    """Where one session went, as runs in the order of the rounds. Answers may arrive out of order."""
+    """The pods of one session, as runs in the order of the rounds. Responses may arrive out of order."""
 
     runs: list[Run] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
@@ -69,7 +69,7 @@ class Trace:
 
 
 def _inserted(runs: list[Run], new: Run) -> list[Run]:
-    """The runs with a late answer put in its place, which may cut a run of another pod in two."""
+    """The runs with a late response inserted, which may split a run of another pod."""
     result: list[Run] = []
     placed = False
     for run in runs:
@@ -103,7 +103,7 @@ def joined(runs: Iterable[Run]) -> list[Run]:
 
 @dataclass
 class Latencies:
-    """Seconds in buckets that are 5 % wide; percentiles are right to that width."""
+    """Seconds in buckets that are 5 % wide, which is the accuracy of the percentiles."""
 
     buckets: Counter[int] = field(default_factory=Counter)
     highest: float = 0.0
@@ -117,7 +117,7 @@ class Latencies:
         self.highest = max(self.highest, other.highest)
 
     def percentile(self, share: float) -> float | None:
-        """Seconds below which this share (0 to 1) of the answers lies; None without answers."""
+        """The seconds within which this share (0 to 1) of the responses arrived; None without responses."""
         left = share * sum(self.buckets.values())
         if not self.buckets:
             return None
@@ -130,8 +130,8 @@ class Latencies:
 
 @dataclass
 class Tally:
-    """All that is kept of one client's answers. Identities are raw here: which pod they mean is settled at the end,
-    when all pods that came during the run are known."""
+    """The aggregated responses of one client. Identities are raw here: they are mapped to pods at the end, when all pods of
+    the window are known."""
 
     sessions: list[Trace]
     keyless: Counter[str] = field(default_factory=Counter)
@@ -162,7 +162,7 @@ class Tally:
 
 @dataclass
 class ClientRun:
-    """What came of one client: `failure` is set where the run broke off after it had begun."""
+    """The outcome of one client; `failure` is set if the run was interrupted after it started."""
 
     client: ClientPod
     curl: str | None

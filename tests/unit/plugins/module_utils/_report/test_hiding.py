@@ -4,11 +4,15 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 from report_cases import FINDING, SETTINGS, only, probed, recorded, run_of, seen
 
+from ansible_collections.meshops.istio.plugins.module_utils._causes import find_causes, situation_of
+from ansible_collections.meshops.istio.plugins.module_utils._model import Facts, JsonDict, Survey, Target
 from ansible_collections.meshops.istio.plugins.module_utils._report.as_html import to_html
 from ansible_collections.meshops.istio.plugins.module_utils._report.as_json import to_json
 from ansible_collections.meshops.istio.plugins.module_utils._report.as_junit import to_junit
@@ -16,6 +20,11 @@ from ansible_collections.meshops.istio.plugins.module_utils._report.as_prometheu
 from ansible_collections.meshops.istio.plugins.module_utils._report.as_table import to_table
 from ansible_collections.meshops.istio.plugins.module_utils._report.assess import Entry
 from ansible_collections.meshops.istio.plugins.module_utils._report.hiding import hasher, hide
+from ansible_collections.meshops.istio.plugins.module_utils._requests.tally import ClientRun
+from ansible_collections.meshops.istio.plugins.module_utils._result import full_result
+from ansible_collections.meshops.istio.plugins.module_utils._verdict.judge import judge
+from ansible_collections.meshops.istio.plugins.module_utils._verdict.window import Window
+from simulation import Balancer, Truth, at_random, constant, ring, window
 
 HASHED = hasher(b"salt")
 FORMATS = (to_json, to_html, to_junit, to_prometheus, lambda report: "\n".join(to_table(report)))
@@ -56,6 +65,61 @@ def test_sessions_that_a_check_names_and_does_not_list():
     text = everything(probed(moved))
     assert "s3cret" not in text
     assert HASHED("tok3n.3-s3cret") in text
+
+
+def judged(truth: Truth, via: str | None = None) -> JsonDict:
+    """A result in the words of the judge and the causes, whose IDs have punctuation of the sentences, and that lists no session."""
+    clients = []
+    for entry in (measured := replace(window(truth), via=via)).client_windows:
+        tokens = tuple(f"tok3n.{number}=)-s3cret" for number, _session in enumerate(entry.plan.sessions))
+        clients.append(replace(entry, plan=replace(entry.plan, sessions=tokens)))
+    return result_of(replace(measured, client_windows=tuple(clients)))
+
+
+def result_of(measured: Window) -> JsonDict:
+    target = Target("sample", "nginx-service", 80, "http", "nginx-service")
+    survey = Survey(target, tuple(entry.client for entry in measured.client_windows), measured.before, measured.rules_before, {})
+    runs = [ClientRun(entry.client, "8.16.0", entry.plan, entry.tally, checkpoints=list(entry.checkpoints)) for entry in measured.client_windows]
+    verdict = judge(measured)
+    findings = find_causes(situation_of(survey, Facts({}, {}, {}, {}, {}), measured, verdict))
+    return full_result(survey, measured, runs, verdict, 7, 0, 1.0, findings)
+
+
+def threads(sessions: tuple[str, ...], hosts: tuple[str, ...], chance: random.Random) -> Sequence[str]:
+    """Two worker threads with different rings (C59)."""
+    return [chance.choice(pods) for pods in zip(ring.keyed(sessions, hosts, chance), ring.keyed(sessions, hosts[:3], chance), strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("truth", "via", "words"),
+    [
+        (Truth(balancer=at_random), None, " landed on "),
+        (Truth(history=((0, ("a", "b", "c")), (5, ("a", "b", "d")))), None, "each with a change of the backends ("),
+        (Truth(history=((0, ("a", "b", "c")), (5, ("a", "b", "d")))), "gateway.istio-ingress", "a change of the backends or of the gateway's pods ("),
+    ],
+)
+def test_no_sentence_of_the_judge_names_a_session_in_the_clear(truth: Truth, via: str | None, words: str):
+    result = judged(truth, via)
+    assert words in result["msg"]
+    assert "s3cret" in result["msg"]
+    text = everything(probed(result))
+    assert "s3cret" not in text
+    assert words.strip() in text.replace("&#x27;", "'").replace("&#39;", "'")
+
+
+def test_no_finding_names_a_session_in_the_clear():
+    result = result_of(window(Truth(balancer=Balancer(threads), history=((0, ("pod-0", "pod-1", "pod-2", "pod-3")),))))
+    fields = [item["field"] for finding in result["findings"] for item in finding["evidence"]]
+    assert any("meshops-check-" in field for field in fields), fields
+    assert "meshops-check-" not in everything(probed(result))
+
+
+@pytest.mark.parametrize("truth", [Truth(), Truth(balancer=constant), Truth(lost=0.05), Truth(history=((0, ("a",)),)), Truth(rules_changed=True)])
+def test_sentences_without_a_session_stay(truth: Truth):
+    result = judged(truth)
+    hidden = hide(probed(result), HASHED).result
+    assert hidden
+    assert (hidden.msg, hidden.controls["keyless"].detail) == (result["msg"], result["controls"]["keyless"]["detail"])
 
 
 def test_what_only_contains_an_id_stays():
