@@ -186,7 +186,7 @@ def first_cause(findings: Sequence[Finding]) -> str:
     if not findings:
         return ""
     first = findings[0]
-    evidence = "; ".join(f"{item.source}: {item.field} is {item.value}" for item in first.evidence[:2])
+    evidence = "; ".join(f"{item.source}, {item.field}: {item.value}" for item in first.evidence[:2])
     fixes = {
         "yaml": f"apply the {_kind(first.fix.body)} in findings[0].fix",
         "command": first.fix.body if "\n" not in first.fix.body and len(first.fix.body) < LONG_COMMAND else "run the command in findings[0].fix",

@@ -148,4 +148,6 @@ def _api_error(error: Any, permission: str) -> CheckError:
         return CheckError("unauthorized", f"The API server does not accept the credentials ({permission}). Next: renew the kubeconfig or token.")
     if error.status == 403:
         return CheckError("forbidden", f"No permission to {permission}. Next: grant that verb on that resource to the account of this run.")
-    return CheckError("api_error", f"The API server responded with {error.status} {error.reason} ({permission}).")
+    return CheckError(
+        "api_error", f"The API server responded with {error.status} {error.reason} ({permission}). Next: run it again; if that fails too, check the API server."
+    )

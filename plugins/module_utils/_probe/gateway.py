@@ -36,7 +36,7 @@ def find_gateway(cluster: Cluster, option: dict[str, Any], client_namespace: str
         return Via(address, port, option["host"])
     gateway = cluster.service(namespace, str(service))
     if gateway is None:
-        raise CheckError("no_gateway", f"There is no Service {namespace}/{service} for the gateway. Next: correct the options via.namespace and via.service.")
+        raise CheckError("no_gateway", f"There is no Service {namespace}/{service}. Next: correct the options via.namespace and via.service.")
     ports = [entry["port"] for entry in gateway["spec"].get("ports") or []]
     if port not in ports:
         raise CheckError("no_gateway", f"Service {namespace}/{service} has no port {port}; it has {ports}. Next: correct the option via.port.")

@@ -89,7 +89,7 @@ def test_a_failed_check_says_what_to_do() -> None:
     measured = window(Truth(balancer=at_random))
     assert "Next: kubectl -n sample get destinationrules,virtualservices" in result_of(measured)["msg"]
     result = result_of(measured, findings=(FINDING,))
-    assert "Cause C10: No rule (Service a/b: field is x). Fix: kubectl get x. " in result["msg"]
+    assert "Cause C10: No rule (Service a/b, field: x). Fix: kubectl get x. " in result["msg"]
     assert result["findings"][0]["evidence"] == [{"source": "Service a/b", "field": "field", "value": "x"}]
 
 
