@@ -22,13 +22,12 @@ T = TypeVar("T")
 
 # Fields with sentences, which may contain an ID. Names of pods and the like stay unchanged.
 SENTENCES = frozenset({"msg", "detail", "reason", "title", "field", "value", "body", "why", "events", "source"})
-# Where a check names sessions, including those omitted from its list of sessions.
-# The sentences of _verdict and _causes that name sessions, also those that are not returned.
+# The sentences of `_verdict` and `_causes` that name sessions, also those that are not returned. An ID may contain newlines.
 NAMED = (
-    re.compile(r"(?<=session )(?!#).+?(?= landed on )"),
-    re.compile(r"(?<=a change of the backends \().*?(?=\)(?:; |\. |$))"),
-    re.compile(r"(?<=a change of the backends or of the gateway's pods \().*?(?=\)(?:; |\. |$))"),
-    re.compile(r"(?<=^hosts of session )(?!#).+"),
+    re.compile(r"(?s)(?<=session )(?!#).+?(?= landed on )"),
+    re.compile(r"(?s)(?<=a change of the backends \().*?(?=\)(?:; |\. |$))"),
+    re.compile(r"(?s)(?<=a change of the backends or of the gateway's pods \().*?(?=\)(?:; |\. |$))"),
+    re.compile(r"(?s)(?<=^hosts of session )(?!#).+"),
 )
 
 

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What a verdict rests on, and the verdict itself. Pure.
+"""The input of a verdict, and the verdict itself. Pure.
 
 This module util is private to the collection: it may change at any time.
 """
@@ -40,7 +40,7 @@ class ClientWindow:
         return sum(sum(trace.counts.values()) for trace in self.traces)
 
     def pods(self) -> set[str]:
-        """The pods that any of the sessions met."""
+        """The landing pods of all sessions."""
         return {pod for trace in self.traces for pod in trace.counts}
 
     def views(self) -> list[ProxyView]:
@@ -72,7 +72,7 @@ class Window:
 
 @dataclass(frozen=True)
 class SessionFate:
-    """One session over all clients. `explained` is None where it did not move."""
+    """One session over all clients. `explained` is None if it did not move."""
 
     id: str
     pods: dict[str, int]
@@ -92,7 +92,7 @@ class Control:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The word, why in sentences for people, and the figures that it rests on."""
+    """The verdict, its reasons as sentences, and the figures behind it."""
 
     verdict: str
     reasons: tuple[str, ...]

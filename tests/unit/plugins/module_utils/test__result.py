@@ -135,6 +135,11 @@ def test_both_halves_in_words(view: ProxyView, words: str) -> None:
     assert words in halves(view, Key("header", "other"))
 
 
+def test_a_cluster_that_ignores_the_hash_is_named() -> None:
+    view = ProxyView("1.31.0", 1.0, ROUTE, replace(CLUSTER, lb_policy="ROUND_ROBIN", rule=None), ())
+    assert halves(view, KEY) == f"balances by ROUND_ROBIN and ignores the hash policy of its route for {KEY} (no DestinationRule in force)"
+
+
 def test_persistent_sessions_are_told_from_affinity() -> None:
     measured = window(Truth())
     assert persistence(TARGET, measured) == ""

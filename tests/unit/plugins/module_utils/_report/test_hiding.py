@@ -71,7 +71,7 @@ def judged(truth: Truth, via: str | None = None) -> JsonDict:
     """A result in the words of the judge and the causes, whose IDs have punctuation of the sentences, and that lists no session."""
     clients = []
     for entry in (measured := replace(window(truth), via=via)).client_windows:
-        tokens = tuple(f"tok3n.{number}=)-s3cret" for number, _session in enumerate(entry.plan.sessions))
+        tokens = tuple(f"tok3n.{number}=)\n-s3cret" for number, _session in enumerate(entry.plan.sessions))
         clients.append(replace(entry, plan=replace(entry.plan, sessions=tokens)))
     return result_of(replace(measured, client_windows=tuple(clients)))
 
