@@ -57,7 +57,8 @@ def test_installed_packages_agree():
 def checkout(tmp_path: Path) -> Path:
     """A checkout that needs no package, so that its environment is made in seconds."""
     (tmp_path / "checkout/.ci").mkdir(parents=True)
-    shutil.copy2(ROOT / ".ci/venv", tmp_path / "checkout/.ci/venv")
+    for program in ("venv", "pythons"):
+        shutil.copy2(ROOT / ".ci" / program, tmp_path / "checkout/.ci" / program)
     (tmp_path / "checkout/requirements.txt").write_text("# nothing\n")
     return tmp_path / "checkout"
 
@@ -79,6 +80,7 @@ def _venv(checkout: Path, *words: str, activated: bool = False) -> Ran:
     return run(checkout / ".ci/venv", *words, cwd=checkout, env=clean_environment(PATH=path, PYENV_ROOT=str(pyenv)))
 
 
+@pytest.mark.slow
 def test_a_shim_that_fails_and_an_incomplete_python_are_passed_over(checkout: Path):
     base = Path(sys._base_executable)  # type: ignore[attr-defined]
     bin_ = checkout.parent / "bin"
