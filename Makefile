@@ -67,7 +67,7 @@ locked-test:
 
 .PHONY: quick
 quick: venv ## Lint and unit tests: under two minutes, no lab
-	.venv/bin/pytest -m 'not slow' tests/gates tests/unit $(arguments)
+	.venv/bin/pytest -n 2 -m 'not slow' tests/gates tests/unit $(arguments)
 
 .PHONY: lab
 lab: venv ## Build and start the embedded cluster (two nodes with ARGS='-e istio_lab_nodes=2')
