@@ -82,7 +82,7 @@ def _venv(checkout: Path, *words: str, activated: bool = False) -> Ran:
 
 @pytest.mark.slow
 def test_a_shim_that_fails_and_an_incomplete_python_are_passed_over(checkout: Path):
-    base = Path(sys._base_executable)  # type: ignore[attr-defined]
+    base = Path(sys._base_executable)
     bin_ = checkout.parent / "bin"
     # pyenv's shim of a version that is not active; a Debian's Python without its module venv; a pyenv's version, newest patch first.
     _program(bin_ / "python3.99", 'echo "pyenv: python3.99: command not found" >&2; exit 127')
