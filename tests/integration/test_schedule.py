@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 from machine_support import Machine, machine, wait_for
+from warm_python import warm_python
 
-from harness import BIN, ROOT, debian_root, run
+from harness import BIN, PACKAGES, ROOT, clean_environment, debian_root, run
 
 if TYPE_CHECKING:
     from affinity_support import Mesh
@@ -58,6 +59,7 @@ class Hosts:
     mesh: Mesh
     told: list[tuple[str, dict[str, Any]]]
     secret: str
+    python: str
     variables: dict[str, dict[str, Any]]
     said: str = ""
 
@@ -81,7 +83,7 @@ class Hosts:
         return {
             "ansible_connection": "local",
             "ansible_become": False,
-            "ansible_python_interpreter": "/usr/bin/python3",
+            "ansible_python_interpreter": self.python,
             "istio_schedule_ansible_playbook": str(BIN / "ansible-playbook"),
             "istio_schedule_random_delay": 0,
             "istio_schedule_environment": {"ANSIBLE_COLLECTIONS_PATH": COLLECTIONS},
@@ -146,7 +148,11 @@ def hosts(tmp_path_factory: pytest.TempPathFactory, installed_collection: Path, 
         box.write("/etc/kubeconfig", mesh.kubeconfig.read_text())
         box.write("/etc/clusters.yml", yaml.safe_dump({"all": {"hosts": {"lab": {"istio_cluster_kubeconfig": "/etc/kubeconfig"}}}}))
         box.write("/etc/dead.yml", yaml.safe_dump({"all": {"hosts": {"dead": {"istio_cluster_kubeconfig": "/etc/none"}}}}))
-        yield Hosts(box, mesh, server.told, secret, {"timer": timer, "cron": dead})
+        # The machine's own Python, warm. Of .venv it sees Ansible alone.
+        box("mkdir", "-p", "/opt/ansible", "/srv/python")
+        box("ln", "-s", PACKAGES / "ansible", "/opt/ansible/ansible")
+        with warm_python("/srv/python", *box.enter, "/usr/bin/python3", env=clean_environment(PYTHONPATH="/opt/ansible")) as python:
+            yield Hosts(box, mesh, server.told, secret, python, {"timer": timer, "cron": dead})
     server.shutdown()
     server.server_close()
 
