@@ -26,11 +26,13 @@ hypothesis.settings.register_profile("gate", deadline=None, derandomize=True, da
 hypothesis.settings.load_profile("gate")
 
 # The files of those that need the whole cluster, as one group, in which those that need it for themselves come last.
-LAST = ("tests/integration/test_rbac", "tests/integration/test_roles", "tests/integration/test_lab")
+LAST = ("tests/integration/test_lab", "tests/integration/test_roles", "tests/integration/test_rbac")
 # Cheap before dear, and what tears the lab down last. The longest prefix that fits places a test.
 ORDER = ("tests/gates/", "tests/unit/", "tests/integration/", *LAST, *WHOLE_CLUSTER)
 # With two workers both begin with the lab's tests, the longest file first; when one is at those that need the whole cluster, the other does what needs none.
-LONGEST = tuple(f"tests/integration/test_{name}." for name in ("affinity_causes", "affinity_failures", "verify", "schedule", "schedule_job", "affinity_prediction"))
+LONGEST = tuple(
+    f"tests/integration/test_{name}." for name in ("affinity_causes", "affinity_failures", "verify", "schedule", "schedule_job", "affinity_prediction")
+)
 ORDER_OF_WORKERS = (*LONGEST, "tests/integration/", *LAST, *WHOLE_CLUSTER, "tests/gates/", "tests/unit/")
 
 

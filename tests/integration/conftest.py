@@ -143,7 +143,9 @@ LASTING = (
     "namespaces,persistentvolumes,clusterroles,clusterrolebindings,mutatingwebhookconfigurations,validatingwebhookconfigurations,customresourcedefinitions"
 )
 # What site.yml installs, which stays.
-OF_SITE = re.compile(r"Namespace (istio-system|sample)|Release istio-system/(istio-base|istiod)|(?!Namespace|Release|PersistentVolume )\w+ (istio|\S+\.istio\.io$).*")
+OF_SITE = re.compile(
+    r"Namespace (istio-system|sample)|Release istio-system/(istio-base|istiod)|(?!Namespace|Release|PersistentVolume )\w+ (istio|\S+\.istio\.io$).*"
+)
 _before: list[set[str]] = []
 _left: list[str] = []
 

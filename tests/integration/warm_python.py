@@ -82,7 +82,7 @@ def _serve(folder: Path) -> None:
     print(folder / "python", flush=True)  # noqa: T201 - that is how whoever started it knows
     # Nobody waits for those that attend to a run.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    while select.select([server, sys.stdin], [], [])[0] == [server]:
+    while select.select([server.fileno(), sys.stdin.fileno()], [], [])[0] == [server.fileno()]:
         asked, _address = server.accept()
         if not os.fork():
             server.close()
@@ -106,7 +106,7 @@ def _attend(client: socket.socket) -> None:
     for number in files:
         os.close(number)
     ended = os.pidfd_open(run)
-    if ended not in select.select([ended, client], [], [])[0]:
+    if ended not in select.select([ended, client.fileno()], [], [])[0]:
         os.kill(run, signal.SIGKILL)
     status = os.waitstatus_to_exitcode(os.waitpid(run, 0)[1])
     with contextlib.suppress(OSError):
