@@ -29,7 +29,6 @@ LAB_CACHE = Path(os.environ.get("ISTIO_LAB_CACHE") or Path(os.environ.get("XDG_C
 WHOLE_CLUSTER = (
     "tests/integration/test_rbac.py::test_the_shipped_account_is_enough_and_leaves_the_cluster_as_it_was",
     "tests/integration/test_roles.py::test_altered_objects_are_put_right",
-    "tests/integration/test_lab_lifecycle.py::test_killed_lab_ends_whole_and_comes_back",
     "tests/integration/test_lab_lifecycle.py::test_nothing_remains_of_a_lab_taken_down",
     "tests/integration/test_lab_site",
 )

@@ -8,6 +8,7 @@ import contextlib
 import itertools
 import json
 import os
+import pickle
 import re
 import tempfile
 import time
@@ -279,10 +280,15 @@ def kubectl(lab: Path) -> Kubectl:
 
 
 @pytest.fixture(scope="session")
-def sample(ansible: Ansible) -> Played:
-    """The run of site.yml that converged Istio and the sample; a test that alters them puts them right again."""
+def sample(ansible: Ansible, tmp_path_factory: pytest.TempPathFactory) -> Played:
+    """The run of site.yml that converged Istio and the sample, by whichever worker came first; a test that alters them puts them right again."""
+    folder = tmp_path_factory.getbasetemp()
+    kept = (folder.parent if "PYTEST_XDIST_TESTRUNUID" in os.environ else folder) / "site"
     with locked("tests-site"):
-        return ansible("meshops.istio.site", timeout=900).expect()
+        if not kept.exists():
+            kept.write_bytes(pickle.dumps(ansible("meshops.istio.site", timeout=900).expect()))
+        played: Played = pickle.loads(kept.read_bytes())  # noqa: S301 - this run's own
+    return played
 
 
 @pytest.fixture(scope="session")
