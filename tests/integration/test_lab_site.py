@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,16 +17,15 @@ from lab_support import LAB, PORTS, changes, init_process, lab, look, no_trace, 
 from harness import clean_environment
 
 if TYPE_CHECKING:
-    from integration.conftest import Ansible, Kubectl
+    from integration.conftest import Ansible, Kubectl, Played
 
 SITE, UNINSTALL, CHECK = "meshops.istio.site", "meshops.istio.uninstall", "meshops.istio.istio_affinity_check"
 HELM_AT_WORK = ("get", "secrets", "--namespace=istio-system", "--selector=owner=helm,name=istiod,status=pending-install", "--output=name")
 
 
-def _while_helm_installs_istiod(seconds: float = 120) -> bool:
-    """Whether helm came to write down that it is at work; asked straight, as the API server is not there all the time."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
+def _while_helm_installs_istiod(site: Future[Played]) -> bool:
+    """Whether helm came to write down that it is at work before the run ended; asked straight, as the API server is not there all the time."""
+    while not site.done():
         asked = subprocess.run(
             [LAB / "bin/kubectl", "--kubeconfig", LAB / "kubeconfig", *HELM_AT_WORK], env=clean_environment(), capture_output=True, check=False, text=True
         )
@@ -54,7 +53,7 @@ def test_site_from_an_empty_cluster_that_is_killed_in_the_middle(ansible: Ansibl
     assert "kube-system/kube-apiserver-node-1" in pods
     with ThreadPoolExecutor(1) as pool:
         site = pool.submit(ansible, SITE)
-        seen = _while_helm_installs_istiod()
+        seen = _while_helm_installs_istiod(site)
         os.kill(init_process(), signal.SIGKILL)
         dead = wait_for_end(up)
         stopped = site.result()
