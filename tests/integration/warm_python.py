@@ -64,8 +64,10 @@ def warm_python(folder: str | Path, *words: str | Path, env: dict[str, str] | No
         assert server.stdout
         program = server.stdout.readline().strip()
         assert program, "the warm Python did not start"
-        yield program
-        server.stdin.close()
+        try:
+            yield program
+        finally:
+            server.stdin.close()
 
 
 def _serve(folder: Path) -> None:
