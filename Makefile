@@ -19,6 +19,9 @@ export LC_ALL := C.UTF-8
 cache_home := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)
 export ISTIO_LAB_CACHE := $(abspath $(or $(ISTIO_LAB_CACHE),$(cache_home)/meshops-istio-lab))
 
+# With the tests that are marked `full` (tests/conftest.py).
+test-full soundness prediction: export ISTIO_TESTS := full
+
 playbook := .venv/bin/ansible-playbook
 lab_playbook := $(playbook) -i localhost, -c local lab/lab.yml
 
