@@ -12,7 +12,7 @@ from ansible_collections.kubernetes.core.plugins.module_utils.k8s.core import re
 
 from ansible_collections.meshops.istio.plugins.module_utils._model import CheckError
 from ansible_collections.meshops.istio.plugins.module_utils._result import error_result
-from ansible_collections.meshops.istio.plugins.modules.istio_affinity_check import argument_spec, check, read_settings
+from ansible_collections.meshops.istio.plugins.modules.istio_affinity_check import argument_spec, check, fails_task, read_settings
 from ansible_collections.meshops.istio.plugins.modules.istio_affinity_info import argument_spec as info_argument_spec
 from ansible_collections.meshops.istio.plugins.modules.istio_affinity_info import gather
 
@@ -48,10 +48,16 @@ def run_info(kubeconfig: Path, **options: Any) -> list[dict[str, Any]]:
         return []
 
 
-def run_check(kubeconfig: Path, **options: Any) -> dict[str, Any]:
-    """One check; its result, with the task's own failing left out."""
+def run_task(kubeconfig: Path, **options: Any) -> tuple[bool, dict[str, Any]]:
+    """One check: whether its task would fail, and its result."""
     module = _module(argument_spec(), kubeconfig, options)
     try:
-        return check(module, read_settings(module.params))[0]
+        result, moved = check(module, read_settings(module.params))
     except CheckError as error:
-        return error_result(error)
+        result, moved = error_result(error), False
+    return fails_task(result, moved, module.params), result
+
+
+def run_check(kubeconfig: Path, **options: Any) -> dict[str, Any]:
+    """One check; its result, with the task's own failing left out."""
+    return run_task(kubeconfig, **options)[1]

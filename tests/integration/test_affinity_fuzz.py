@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from affinity_support import Mesh, curl_pod
+from affinity_support import Mesh, audit_lines, curl_pod, hashing, parts_of
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-RULE = ("destinationrule", "nginx-destinationrule")
 CLIENT = "trap-client"
 # Each would leave a file named canary-… in the pod if a shell, curl's configuration, curl's command line or xargs read it.
 TRAPS = [
@@ -79,7 +78,7 @@ def received(mesh: Mesh, path: str) -> Counter[str]:
 
 
 def audited(lab: Path, *words: str) -> list[str]:
-    lines = [line for log in (lab.parent / "nodes").rglob("audit*.log") for line in log.read_text().splitlines()]
+    lines = audit_lines(lab)
     assert any(f"pods/{CLIENT}/exec" in line for line in lines), "the lab keeps an audit log, and an exec is in it"
     return [line for line in lines if any(word in line for word in words)]
 
@@ -128,22 +127,28 @@ def test_drawn_values_arrive_as_given(mesh: Mesh, values: list[str]) -> None:
     assert arrived == Counter({value: 3 for value in values if value != "-"})
 
 
-def test_parameters_and_cookies_arrive_as_given(broken: Mesh, client: dict[str, str]) -> None:
-    names = {"query": "user[id]", "cookie": "us.er"}
+@pytest.fixture(scope="module")
+def named(mesh: Mesh) -> Iterator[dict[str, dict[str, str]]]:
+    """Services that hash on a parameter and on a cookie of an odd name: the key of each."""
+    keys = {"fuzz-query": {"type": "query", "name": "user[id]"}, "fuzz-cookie": {"type": "cookie", "name": "us.er"}}
+    rules = (hashing(httpQueryParameterName="user[id]"), hashing(httpCookie={"name": "us.er"}))
+    mesh.apply(*(part for name, rule in zip(keys, rules, strict=True) for part in parts_of(name, rule, labels={"fuzz": name})))
+    yield keys
+    mesh.kubectl("-n", mesh.namespace, "delete", "services,destinationrules.networking.istio.io", "-l", "fuzz")
+
+
+def test_parameters_and_cookies_arrive_as_given(mesh: Mesh, client: dict[str, str], named: dict[str, dict[str, str]]) -> None:
     cookies = [
         f"{number}{letters}"
         for number, letters in enumerate(["$(touch", "`id`", "'", "|&", "-o", "--", "@/etc/passwd", "%0a", "a=b==", "<>", "[1-3]", "{1-2}", "~!*?"])
     ]
-    rules = {"query": {"httpQueryParameterName": names["query"]}, "cookie": {"httpCookie": {"name": names["cookie"]}}}
-    for kind, values in (("query", [value for value in (*TRAPS, *ODD, "\0", "\n", "\r\nX-Injected: 1") if len(value) < 100]), ("cookie", cookies)):
-        broken.patch(
-            *RULE, {"spec": {"trafficPolicy": {"loadBalancer": {"consistentHash": {"httpHeaderName": None, "httpQueryParameterName": None, **rules[kind]}}}}}
-        )
-        broken.wait_for(f"proxy.hash_policy[0].type == '{kind}'")
-        result = broken.look(client=client, key={"type": kind, "name": names[kind]}, session_ids=values, profile="quick")
+    parameters = [value for value in (*TRAPS, *ODD, "\0", "\n", "\r\nX-Injected: 1") if len(value) < 100]
+    for (name, key), values in zip(named.items(), (parameters, cookies), strict=True):
+        mesh.wait_for("proxy.in_sync", name, key, **client)
+        result = mesh.look(service=name, client=client, key=key, session_ids=values, profile="quick")
         assert result["verdict"] == "passed", result["msg"]
         assert result["prediction"]["matched"] == len(result["sessions"]) >= len(values), result["prediction"]
-    assert canaries(broken) == ""
+    assert canaries(mesh) == ""
 
 
 REFUSED: list[tuple[str, dict[str, Any]]] = [
