@@ -131,9 +131,10 @@ class Mesh:
     def wait_for(self, condition: str, service: str = "nginx-service", key: dict[str, Any] | None = None, **client: Any) -> None:
         """Until the Envoy of every client (by default the test pod) shows what a Jinja expression says of `proxy`, its entry in istio_affinity_info."""
         holds = jinja2.Environment(autoescape=True).compile_expression(condition)
+        options: dict[str, Any] = {"namespace": self.namespace, "service": service, "key": key or KEY} | ({"client": client} if client else {})
 
         def shown() -> bool:
-            services = run_info(self.kubeconfig, namespace=self.namespace, service=service, key=key or KEY, client=client or None)
+            services = run_info(self.kubeconfig, **options)
             return bool(services and services[0]["proxies"]) and all(holds(proxy=proxy) for proxy in services[0]["proxies"])
 
         self.wait_until(f"{service}: {condition}", shown)

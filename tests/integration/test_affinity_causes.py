@@ -242,6 +242,8 @@ class Broken(Mesh):
         self.objects = copy.deepcopy(sample)
         for part in self.objects.values():
             part["metadata"]["namespace"] = NAMESPACE
+        for address in ("clusterIP", "clusterIPs"):
+            self.objects["service/nginx-service"]["spec"].pop(address)
         self.objects["deployment/nginx-deployment"]["spec"]["template"]["metadata"]["labels"] |= dict.fromkeys(("c51", "c52", "c60"), "yes")
         self.objects["pod/test-pod"]["metadata"]["labels"]["c54"] = "yes"
         here = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": {"istio-injection": "enabled"}}}

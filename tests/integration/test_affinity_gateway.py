@@ -80,8 +80,9 @@ def gateway(mesh: Mesh) -> Iterator[dict[str, Any]]:
     mesh.kubectl("-n", OUTSIDE, "rollout", "status", f"deployment/{GATEWAY}", "--timeout=120s")
     mesh.kubectl("-n", OUTSIDE, "wait", "--for=condition=Ready", *(f"pod/{pod['metadata']['name']}" for pod in clients), "--timeout=90s")
     # Istio pushes its whole configuration: a gateway that has one of these has all.
-    routed = ["exec", "outsider", "--", "curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "-H", f"Host: {HOST}", f"http://{GATEWAY}/"]
-    mesh.wait_until("both pods of the gateway lead to the sample", lambda: {mesh.kubectl("-n", OUTSIDE, *routed).stdout for _time in range(12)} == {"200"})
+    many = f"for n in $(seq 20); do curl -s -o /dev/null -w '%{{http_code}} ' -H 'Host: {HOST}' http://{GATEWAY}/; done"
+    routed = ("-n", OUTSIDE, "exec", "outsider", "--", "sh", "-c", many)
+    mesh.wait_until("the pods of the gateway lead to the sample", lambda: set(mesh.kubectl(*routed).stdout.split()) == {"200"})
     yield {"namespace": OUTSIDE, "service": GATEWAY, "host": HOST}
     kinds = ",".join(f"{kind}.networking.istio.io" for kind in ("gateways", "virtualservices", "destinationrules"))
     mesh.kubectl("-n", mesh.namespace, "delete", f"services,{kinds}", "-l", PART)
