@@ -66,8 +66,20 @@ def canaries(mesh: Mesh) -> str:
     return in_client(mesh, script) + "".join(mesh.kubectl("-n", mesh.namespace, "exec", pod, "-c", "nginx", "--", "sh", "-c", script).stdout for pod in pods)
 
 
-def received(mesh: Mesh, path: str) -> Counter[str]:
-    """The key's value in each request for a path, by the pods' own logs, in which nginx writes what is not plain as C(\\xHH)."""
+def received(mesh: Mesh, path: str, number: int) -> Counter[str]:
+    """The key's value in each request for a path, as soon as the pods' own logs have so many, in which nginx writes what is not plain as `\\xHH`."""
+    found: Counter[str] = Counter()
+
+    def arrived() -> bool:
+        nonlocal found
+        found = in_logs(mesh, path)
+        return found.total() >= number
+
+    mesh.wait_until(f"{number} requests in the logs", arrived)
+    return found
+
+
+def in_logs(mesh: Mesh, path: str) -> Counter[str]:
     log = mesh.kubectl("-n", mesh.namespace, "logs", "-l", "app=nginx", "-c", "nginx", "--since=120s", "--tail=-1").stdout
     found: Counter[str] = Counter()
     for line in log.splitlines():
@@ -101,7 +113,7 @@ def test_nasty_values_arrive_as_given_and_leave_no_trace(mesh: Mesh, lab: Path, 
     assert [session["id"] for session in result["sessions"]] == values
     # Each landed where the hash of exactly these bytes leads.
     assert result["prediction"]["matched"] == len(values), result["prediction"]
-    assert received(mesh, f"/{here}") == Counter(dict.fromkeys(values, 3)) + Counter({"-": 20})
+    assert received(mesh, f"/{here}", 3 * len(values) + 20) == Counter(dict.fromkeys(values, 3)) + Counter({"-": 20})
     assert {"curl", "-K"} <= set(processes), "the processes of the check were seen"
     assert any(line.startswith("nonce=") for line in processes), "and their environments"
     assert not [line for line in processes if secret in line or "canary-" in line or here in line]
@@ -121,7 +133,7 @@ def test_drawn_values_arrive_as_given(mesh: Mesh, values: list[str]) -> None:
     result = mesh.look(session_ids=values, profile="quick", path=f"/{here}")
     assert result["verdict"] == "passed", result["msg"]
     assert (result["prediction"]["matched"], result["requests"]["failed"]) == (len(values), 0)
-    arrived = received(mesh, f"/{here}")
+    arrived = received(mesh, f"/{here}", 3 * len(values) + 20)
     # nginx writes a dash where the header is absent.
     arrived.pop("-")
     assert arrived == Counter({value: 3 for value in values if value != "-"})

@@ -34,7 +34,7 @@ def policy(**fields: Any) -> dict[str, Any]:
 
 
 def subsets(*names: str, **more: Any) -> list[dict[str, Any]]:
-    """Subsets of all pods; C(more) is the traffic policy of each."""
+    """Subsets of all pods; `more` is the traffic policy of each."""
     return [{"name": name, "labels": {"app": "nginx"}, **more} for name in names]
 
 
