@@ -20,15 +20,15 @@ HOST = "shop.example.com"
 # As in test_affinity_prediction.py: twenty times as many with ISTIO_PREDICTION_SESSIONS=10000.
 FEW = 500
 SESSIONS = int(os.environ.get("ISTIO_PREDICTION_SESSIONS", str(FEW)))
-# A namespace outside the mesh, for the gateway and for the clients that come from outside.
-OUTSIDE = f"outside{WORKER and '-'}{WORKER}"
+# Namespaces of the gateway, and of clients outside the mesh.
+INGRESS, OUTSIDE = (f"{name}{WORKER and '-'}{WORKER}" for name in ("ingress", "outside"))
 GATEWAY = "istio-ingressgateway"
 PART = "through-gateway"
 
 
 def gateway_parts() -> list[dict[str, Any]]:
     """Two pods and a Service as Istio's gateway chart makes them: of the same template for injection."""
-    labels = {"istio": OUTSIDE}
+    labels = {"istio": INGRESS}
     template = {
         "metadata": {
             "labels": labels | {"sidecar.istio.io/inject": "true"},
@@ -37,7 +37,7 @@ def gateway_parts() -> list[dict[str, Any]]:
         "spec": {"terminationGracePeriodSeconds": 5, "containers": [{"name": "istio-proxy", "image": "auto", "ports": [{"containerPort": 8080}]}]},
     }
     ports = [{"name": "http", "port": 80, "targetPort": 8080}]
-    meta = {"name": GATEWAY, "namespace": OUTSIDE}
+    meta = {"name": GATEWAY, "namespace": INGRESS}
     spec = {"replicas": 2, "selector": {"matchLabels": labels}, "template": template}
     return [
         {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": meta, "spec": spec},
@@ -55,8 +55,9 @@ def bound(name: str, rule: dict[str, Any] | None) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def gateway(mesh: Mesh) -> Iterator[dict[str, Any]]:
     """A gateway with two pods, the sample and more services over its pods bound to it, and three clients; the option via."""
-    mesh.kubectl("delete", "namespace", OUTSIDE, "--ignore-not-found", "--wait", "--timeout=120s")
-    mesh.kubectl("create", "namespace", OUTSIDE)
+    mesh.kubectl("delete", "namespace", INGRESS, OUTSIDE, "--ignore-not-found", "--wait", "--timeout=120s")
+    for name in (INGRESS, OUTSIDE):
+        mesh.kubectl("create", "namespace", name)
     nodes = [node["metadata"]["name"] for node in json.loads(mesh.kubectl("get", "nodes", "-o", "json").stdout)["items"]]
     clients = [curl_pod("outsider"), *(probe_pod(f"outsider-{number}", nodes[number % len(nodes)]) for number in range(2))]
     for pod in clients:
@@ -71,22 +72,22 @@ def gateway(mesh: Mesh) -> Iterator[dict[str, Any]]:
             "apiVersion": "networking.istio.io/v1",
             "kind": "Gateway",
             "metadata": {"name": PART, "labels": {PART: "all"}},
-            "spec": {"selector": {"istio": OUTSIDE}, "servers": servers},
+            "spec": {"selector": {"istio": INGRESS}, "servers": servers},
         },
         *(part for name, (consistent, _key) in HASHED_SERVICES.items() for part in bound(f"via-{name}", hashing(**consistent))),
         *bound("via-ruleless", None),
         shop,
     )
-    mesh.kubectl("-n", OUTSIDE, "rollout", "status", f"deployment/{GATEWAY}", "--timeout=120s")
+    mesh.kubectl("-n", INGRESS, "rollout", "status", f"deployment/{GATEWAY}", "--timeout=120s")
     mesh.kubectl("-n", OUTSIDE, "wait", "--for=condition=Ready", *(f"pod/{pod['metadata']['name']}" for pod in clients), "--timeout=90s")
     # Istio pushes its whole configuration: a gateway that has one of these has all.
-    many = f"for n in $(seq 20); do curl -s -o /dev/null -w '%{{http_code}} ' -H 'Host: {HOST}' http://{GATEWAY}/; done"
+    many = f"for n in $(seq 20); do curl -s -o /dev/null -w '%{{http_code}} ' -H 'Host: {HOST}' http://{GATEWAY}.{INGRESS}/; done"
     routed = ("-n", OUTSIDE, "exec", "outsider", "--", "sh", "-c", many)
     mesh.wait_until("the pods of the gateway lead to the sample", lambda: set(mesh.kubectl(*routed).stdout.split()) == {"200"})
-    yield {"namespace": OUTSIDE, "service": GATEWAY, "host": HOST}
+    yield {"namespace": INGRESS, "service": GATEWAY, "host": HOST}
     kinds = ",".join(f"{kind}.networking.istio.io" for kind in ("gateways", "virtualservices", "destinationrules"))
     mesh.kubectl("-n", mesh.namespace, "delete", f"services,{kinds}", "-l", PART)
-    mesh.kubectl("delete", "namespace", OUTSIDE, "--wait=false")
+    mesh.kubectl("delete", "namespace", INGRESS, OUTSIDE, "--wait=false")
 
 
 OUTSIDER = {"namespace": OUTSIDE, "pod": "outsider"}
@@ -147,7 +148,7 @@ def test_a_gateway_does_not_believe_what_a_client_says_of_its_address(mesh: Mesh
 
 def test_the_gateway_agrees_with_the_service_and_every_ready_pod_of_it_is_read(mesh: Mesh, lab: Path, gateway: dict[str, Any]) -> None:
     """The Envoys of its pods may differ, so the API server's log must know an exec into each for every look."""
-    pods = mesh.kubectl("-n", OUTSIDE, "get", "pods", "-l", f"istio={OUTSIDE}", "-o", "name").stdout.split()
+    pods = mesh.kubectl("-n", INGRESS, "get", "pods", "-l", f"istio={INGRESS}", "-o", "name").stdout.split()
     assert len(pods) == 2
 
     def reads() -> list[int]:
@@ -167,7 +168,7 @@ def test_without_the_rule_it_fails_through_the_gateway_too(mesh: Mesh, gateway: 
     result = mesh.look(service="via-ruleless", via=gateway | {"host": "via-ruleless.example.com"}, client=OUTSIDER, profile="quick")
     assert result["verdict"] == "failed"
     # The outsider has no sidecar and needs none.
-    assert f"Gateway {GATEWAY}.{OUTSIDE} balances by LEAST_REQUEST" in result["msg"]
+    assert f"Gateway {GATEWAY}.{INGRESS} balances by LEAST_REQUEST" in result["msg"]
     assert "sidecar" not in result["msg"]
 
 
@@ -198,8 +199,8 @@ if SESSIONS > FEW:
             if proxies:
                 config["gatewayTopology"] = {"numTrustedProxies": proxies}
             template = {"spec": {"template": {"metadata": {"annotations": {"proxy.istio.io/config": json.dumps(config)}}}}}
-            mesh.kubectl("-n", OUTSIDE, "patch", "deployment", GATEWAY, "--type=merge", "-p", json.dumps(template))
-            mesh.kubectl("-n", OUTSIDE, "rollout", "status", f"deployment/{GATEWAY}", "--timeout=120s")
+            mesh.kubectl("-n", INGRESS, "patch", "deployment", GATEWAY, "--type=merge", "-p", json.dumps(template))
+            mesh.kubectl("-n", INGRESS, "rollout", "status", f"deployment/{GATEWAY}", "--timeout=120s")
 
         believe(1)
         try:
@@ -210,14 +211,14 @@ if SESSIONS > FEW:
 
 # The last one, as the check waits for a gateway whose pods are new.
 def test_a_pod_of_the_gateway_that_goes_meanwhile_is_seen(mesh: Mesh, gateway: dict[str, Any]) -> None:
-    gone = mesh.kubectl("-n", OUTSIDE, "get", "pods", "-l", f"istio={OUTSIDE}", "-o", "jsonpath={.items[0].metadata.name}").stdout
+    gone = mesh.kubectl("-n", INGRESS, "get", "pods", "-l", f"istio={INGRESS}", "-o", "jsonpath={.items[0].metadata.name}").stdout
 
     def arrived() -> bool:
         return "/meanwhile" in mesh.kubectl("-n", mesh.namespace, "logs", "-l", "app=nginx", "-c", "nginx", "--tail=20").stdout
 
     def delete() -> None:
         mesh.wait_until("the first requests", arrived)
-        mesh.kubectl("-n", OUTSIDE, "delete", "pod", gone, "--wait=false")
+        mesh.kubectl("-n", INGRESS, "delete", "pod", gone, "--wait=false")
 
     thread = threading.Thread(target=delete)
     thread.start()
@@ -225,4 +226,4 @@ def test_a_pod_of_the_gateway_that_goes_meanwhile_is_seen(mesh: Mesh, gateway: d
     result = mesh.look(via=gateway, client=OUTSIDER, path="/meanwhile", rate=50, requests=16)
     thread.join()
     assert result["verdict"] == "inconclusive", result["msg"]
-    assert f"pod {gone} of gateway {GATEWAY}.{OUTSIDE} went" in result["membership"]["events"], result["membership"]
+    assert f"pod {gone} of gateway {GATEWAY}.{INGRESS} went" in result["membership"]["events"], result["membership"]
