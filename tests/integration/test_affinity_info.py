@@ -254,7 +254,7 @@ def test_on_a_tcp_port_each_client_is_a_session_by_its_own_address(mesh: Mesh, s
         "tcp-port",
         {"spec": policy(loadBalancer={"consistentHash": {"httpHeaderName": None, "useSourceIp": True, "maglev": {"tableSize": size}}})},
     )
-    mesh.wait_until("the listener hashes", lambda: predicted() == placed(size), 20)
+    mesh.wait_until("the listener hashes", lambda: predicted() == placed(size))
     static = look()
     assert (static["static_verdict"], static["proxies"][0]["hash_policy"], static["findings"]) == ("sticks", [{"type": "source_ip", "name": None}], [])
 
@@ -271,7 +271,7 @@ def test_on_a_tcp_port_each_client_is_a_session_by_its_own_address(mesh: Mesh, s
     assert "hashes the client pod's own address and reads no other" in refused["msg"]
 
     mesh.patch("destinationrule", "tcp-port", {"spec": policy(loadBalancer={"consistentHash": None, "simple": "RANDOM"})})
-    mesh.wait_until("the listener does not hash", lambda: look()["static_verdict"] == "does_not", 20)
+    mesh.wait_until("the listener does not hash", lambda: look()["static_verdict"] == "does_not")
     moving = mesh.look(**options)
     assert (moving["verdict"], [session["moved"] for session in moving["sessions"]]) == ("failed", [True, True]), moving["msg"]
 
@@ -325,7 +325,7 @@ def test_a_hundred_services_in_one_look(mesh: Mesh, namespace: Callable[..., str
         found[:] = run_info(mesh.kubeconfig, namespace=where)
         return len(found) == 100 and all(entry["static_verdict"] == "sticks" for entry in found)
 
-    mesh.wait_until("all hundred are found and in order", look, 30)
+    mesh.wait_until("all hundred are found and in order", look)
     assert {entry["service"] for entry in found} == set(names)
     assert {(len(entry["backends"]), entry["proxies"][0]["in_sync"]) for entry in found} == {(2, True)}
 
