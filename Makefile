@@ -19,6 +19,9 @@ export LC_ALL := C.UTF-8
 cache_home := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)
 export ISTIO_LAB_CACHE := $(abspath $(or $(ISTIO_LAB_CACHE),$(cache_home)/meshops-istio-lab))
 
+# With the tests that are marked `full` (tests/conftest.py).
+test-full soundness prediction: export ISTIO_TESTS := full
+
 playbook := .venv/bin/ansible-playbook
 lab_playbook := $(playbook) -i localhost, -c local lab/lab.yml
 
@@ -67,7 +70,7 @@ locked-test:
 
 .PHONY: quick
 quick: venv ## Lint and unit tests: under two minutes, no lab
-	.venv/bin/pytest -m 'not slow' tests/gates tests/unit $(arguments)
+	.venv/bin/pytest -n 2 -m 'not slow' tests/gates tests/unit $(arguments)
 
 .PHONY: lab
 lab: venv ## Build and start the embedded cluster (two nodes with ARGS='-e istio_lab_nodes=2')
@@ -122,8 +125,10 @@ bench: venv ## Ratios of our probe to the seed's way, a shell loop and hey, on t
 	lab/with-lock .venv/bin/python benchmarks/fleet.py "$$kubeconfig"
 
 .PHONY: test-full
-test-full: ## All tests at full size, other releases of ansible-core, soundness and benchmarks: many hours
+test-full: ## All tests at full size, on ansible-core 2.19 too, others in part, soundness and benchmarks: many hours
 	ISTIO_CHURN_RUNS=99 $(MAKE) test
+	.ci/venv .venv-2.19 3.11
+	lab/with-lock .venv-2.19/bin/pytest -n 2
 	lab/with-lock .venv/bin/pytest tests/compatibility
 	$(MAKE) prediction
 	$(MAKE) soundness

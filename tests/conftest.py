@@ -16,7 +16,7 @@ from ansible.plugins.loader import init_plugin_loader
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
-from harness import ROOT, WHOLE_CLUSTER, build, stage
+from harness import ROOT, WAITED, WHOLE_CLUSTER, build, stage
 
 # Unit tests import ansible_collections.meshops.istio from the working tree, by the link that makes a clone find itself.
 init_plugin_loader([str(ROOT / "collections")])
@@ -25,13 +25,27 @@ init_plugin_loader([str(ROOT / "collections")])
 hypothesis.settings.register_profile("gate", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("gate")
 
+# The files of those that need the whole cluster, as one group, in which those that need it for themselves come last.
+LAST = ("tests/integration/test_lab", "tests/integration/test_roles", "tests/integration/test_rbac")
 # Cheap before dear, and what tears the lab down last. The longest prefix that fits places a test.
-ORDER = ("tests/gates/", "tests/unit/", "tests/integration/", *WHOLE_CLUSTER)
-# With two workers both begin with the lab's tests, and when one is at those that need the whole cluster, the other does what needs none.
-ORDER_OF_WORKERS = ("tests/integration/", *WHOLE_CLUSTER, "tests/gates/", "tests/unit/")
+ORDER = ("tests/gates/", "tests/unit/", "tests/integration/", *LAST, *WHOLE_CLUSTER)
+# With two workers both begin with the lab's tests, the longest file first; when one is at those that need the whole cluster, the other does what needs none.
+LONGEST = tuple(
+    f"tests/integration/test_{name}." for name in ("affinity_causes", "affinity_failures", "verify", "schedule", "schedule_job", "affinity_prediction")
+)
+ORDER_OF_WORKERS = (*LONGEST, "tests/integration/", *LAST, *WHOLE_CLUSTER, "tests/gates/", "tests/unit/")
+
+
+def _leave_out(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Repetitions and matrices, whose behaviour has one live proof that stays, are for `make test-full`: left out before the run, not skipped in it."""
+    if os.environ.get("ISTIO_TESTS") != "full":
+        left_out = [item for item in items if item.get_closest_marker("full")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    _leave_out(config, items)
     order = ORDER_OF_WORKERS if hasattr(config, "workerinput") else ORDER
 
     def place(item: pytest.Item) -> int:
@@ -45,12 +59,12 @@ ALONE = ("tests/gates/", *(("tests/integration/test_affinity_soundness.py",) if 
 
 
 class Groups(LoadScopeScheduling):
-    """What one worker does in one go: a file, or all that needs the whole cluster. A gate is its own group."""
+    """What one worker does in one go: a file, or all files with tests that need the whole cluster. A gate is its own group."""
 
     def _split_scope(self, nodeid: str) -> str:
         if nodeid.startswith(ALONE):
             return nodeid
-        return "the whole cluster" if nodeid.startswith(WHOLE_CLUSTER) else nodeid.split("::", maxsplit=1)[0]
+        return "the whole cluster" if nodeid.startswith(LAST) else nodeid.split("::", maxsplit=1)[0]
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Groups:
@@ -89,6 +103,7 @@ FIXTURE = "seconds of fixture "
 
 _of_test: dict[str, float] = defaultdict(float)
 _of_fixture: dict[str, float] = {}
+_waited: list[float] = [0.0]
 _running: list[pytest.Item] = []
 _inner: list[float] = [0.0]
 # Figures that tests report by record_property, for whoever writes them down.
@@ -117,9 +132,11 @@ def pytest_fixture_setup(fixturedef: pytest.FixtureDef[object]) -> Generator[Non
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     _of_test[report.nodeid] += report.duration
     if report.when == "call":
-        _figures.extend((report.nodeid, value) for name, value in report.user_properties if not name.startswith(FIXTURE))
+        _figures.extend((report.nodeid, value) for name, value in report.user_properties if name != WAITED and not name.startswith(FIXTURE))
     if report.when == "setup":
         for name, seconds in report.user_properties:
+            if name == WAITED:
+                _waited[0] += seconds
             if name.startswith(FIXTURE):
                 _of_fixture[name.removeprefix(FIXTURE)] = max(seconds, _of_fixture.get(name.removeprefix(FIXTURE), 0))
                 _of_test[report.nodeid] -= seconds
@@ -132,6 +149,7 @@ def _rows() -> list[tuple[str, float]]:
     if steps:
         rows += [(name, float(seconds)) for name, seconds in (line.split("\t") for line in Path(steps).read_text().splitlines())]
     rows += [(f"set-up: fixture {name}", seconds) for name, seconds in _of_fixture.items() if seconds >= 1]
+    rows += [("waiting for the other worker", _waited[0])] if _waited[0] >= 1 else []
     groups: dict[str, list[float]] = defaultdict(list)
     for nodeid, seconds in _of_test.items():
         group = nodeid.split("[")[0] if nodeid.startswith("tests/gates/") else "tests/unit" if nodeid.startswith("tests/unit/") else nodeid.split("::")[0]

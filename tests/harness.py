@@ -26,7 +26,14 @@ BIN = Path(sys.prefix) / "bin"
 PACKAGES = Path(sysconfig.get_paths()["purelib"])
 LAB_CACHE = Path(os.environ.get("ISTIO_LAB_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "meshops-istio-lab")
 # What needs the cluster for itself: it compares all of it, or alters Istio or the lab, and so comes last; nothing else runs on the lab meanwhile.
-WHOLE_CLUSTER = ("tests/integration/test_rbac", "tests/integration/test_roles", "tests/integration/test_lab")
+WHOLE_CLUSTER = (
+    "tests/integration/test_rbac.py::test_the_shipped_account_is_enough_and_leaves_the_cluster_as_it_was",
+    "tests/integration/test_roles.py::test_altered_objects_are_put_right",
+    "tests/integration/test_lab_lifecycle.py::test_nothing_remains_of_a_lab_taken_down",
+    "tests/integration/test_lab_site",
+)
+# The property of a test by which it says how long it waited for its turn.
+WAITED = "seconds of waiting"
 # With several workers (pytest-xdist): a letter or two for names of this one's own.
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from ansible_collections.kubernetes.core.plugins.module_utils.k8s.core import requires
 
-from ansible_collections.meshops.istio.plugins.module_utils._check import check
+from ansible_collections.meshops.istio.plugins.module_utils._check import check, fails_task
 from ansible_collections.meshops.istio.plugins.module_utils._cluster.connection import connect
 from ansible_collections.meshops.istio.plugins.module_utils._inspection import inspect
 from ansible_collections.meshops.istio.plugins.module_utils._model import CheckError
@@ -52,10 +52,16 @@ def run_info(kubeconfig: Path, **options: Any) -> list[dict[str, Any]]:
         return []
 
 
-def run_check(kubeconfig: Path, **options: Any) -> dict[str, Any]:
-    """One check; its result, with the task's own failing left out."""
+def run_task(kubeconfig: Path, **options: Any) -> tuple[bool, dict[str, Any]]:
+    """One check: whether its task would fail, and its result."""
     module = _module(argument_spec(), kubeconfig, options)
     try:
-        return check(module.params, read_settings(module.params), connect(module))[0]
+        result, moved = check(module.params, read_settings(module.params), connect(module))
     except CheckError as error:
-        return error_result(error)
+        result, moved = error_result(error), False
+    return fails_task(result, moved, module.params), result
+
+
+def run_check(kubeconfig: Path, **options: Any) -> dict[str, Any]:
+    """One check; its result, with the task's own failing left out."""
+    return run_task(kubeconfig, **options)[1]

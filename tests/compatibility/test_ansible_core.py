@@ -1,16 +1,15 @@
 # SPDX-FileCopyrightText: 2026 meshops.istio contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""verify on the oldest and the newest ansible-core that it is to run on and on one between, each with nothing that kubernetes.core does not need;
-on those of Python's package index site too.
+"""site and verify on the oldest and the newest ansible-core that they are to run on and on one between, each with nothing that kubernetes.core does not need.
 
-Part of `make test-full`: two environments are downloaded, and the third is the root of the image of scheduled jobs. It runs on the sample that site.yml
-left on the lab.
+Part of `make test-full`: three environments are downloaded; verify alone runs in the root of the image of scheduled jobs too. It runs on the sample that
+site.yml left on the lab.
 """
 
 from __future__ import annotations
 
 import json
-import sys
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any
 import pytest
 from job_support import job_root
 
-from harness import LAB_CACHE, PACKAGES, ROOT, Ran, clean_environment, run
+from harness import LAB_CACHE, ROOT, Ran, clean_environment, run
 
 # Runs a command with a copy-on-write view of a root file system as its root, in which the folders of this machine that follow are seen where they are here.
 CHROOT = """
@@ -54,13 +53,18 @@ class Release:
         return run(*self.command, program, *words, cwd=cwd, env=environment)
 
 
-def _pip(core: str, folder: Path) -> Release:
-    """In a virtual environment of this machine's Python, from its package index."""
-    run(sys.executable, "-m", "venv", folder / "venv").expect()
-    packages = (f"ansible-core=={core}.*", "kubernetes", "PyYAML", "jsonpatch")
-    run(folder / "venv/bin/pip", "install", "--quiet", "--no-compile", *packages, timeout=900).expect()
-    (folder / "others/ansible_collections/kubernetes").mkdir(parents=True)
-    (folder / "others/ansible_collections/kubernetes/core").symlink_to(PACKAGES / "ansible_collections/kubernetes/core")
+def _pip(core: str, carrier: str, pythons: tuple[str, ...], folder: Path) -> Release:
+    """In a virtual environment of the newest of these Pythons, with kubernetes.core as a release of the package `ansible` carries it."""
+    python = next(iter(run(ROOT / ".ci/pythons", *pythons).expect().stdout.splitlines()), None)
+    if python is None:
+        pytest.fail(f"ansible-core {core} needs one of Python {', '.join(pythons)}, on PATH or among pyenv's versions", pytrace=False)
+    run(python, "-m", "venv", folder / "venv").expect()
+    pip = folder / "venv/bin/pip"
+    run(pip, "install", "--quiet", "--no-compile", f"ansible-core=={core}.*", "kubernetes", "PyYAML", "jsonpatch", timeout=900).expect()
+    run(pip, "download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest", folder, f"ansible=={carrier}", timeout=900).expect()
+    (wheel,) = folder.glob("ansible-*.whl")
+    with zipfile.ZipFile(wheel) as opened:
+        opened.extractall(folder / "others", [name for name in opened.namelist() if name.startswith("ansible_collections/kubernetes/core/")])
     return Release(core, (), f"{folder}/venv/bin:/usr/bin:/bin", (str(folder / "others"),))
 
 
@@ -75,21 +79,22 @@ def _trixie(artifact: Path, folder: Path) -> Release:
 
 
 RELEASES: dict[str, Callable[[Path, Path], Release]] = {
-    "2.16": lambda _artifact, folder: _pip("2.16", folder),
-    "2.19": lambda _artifact, folder: _pip("2.19", folder),
-    "2.21": _trixie,
+    "2.16": lambda _artifact, folder: _pip("2.16", "12.3.0", ("3.12", "3.11"), folder),
+    "2.19": lambda _artifact, folder: _pip("2.19", "12.3.0", ("3.13", "3.12", "3.11"), folder),
+    "2.21": lambda _artifact, folder: _pip("2.21", "14.5.0", ("3.14", "3.13", "3.12"), folder),
+    "2.21 of scheduled jobs": _trixie,
 }
 
 
-@pytest.mark.parametrize("core", RELEASES)
-def test_verify(core: str, staged: Path, artifact: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", RELEASES)
+def test_site_and_verify(name: str, staged: Path, artifact: Path, tmp_path: Path) -> None:
     """What is healthy is green; the same service asked for by a header that no rule hashes on is red, with its cause."""
-    release = RELEASES[core](artifact, tmp_path)
+    release = RELEASES[name](artifact, tmp_path)
     collections = tmp_path / "collections/ansible_collections/meshops"
     collections.mkdir(parents=True)
     run("cp", "-rL", staged, collections / "istio").expect()
     where: dict[str, Any] = {"collections": collections.parents[1], "cwd": tmp_path}
-    assert f"core {core}." in release("ansible", "--version", **where).expect().stdout
+    assert f"core {release.core}." in release("ansible", "--version", **where).expect().stdout
 
     service = {"namespace": "sample", "service": "nginx-service", "key": {"type": "header", "name": "user-session"}}
     common = {"istio_affinity_report_dir": str(tmp_path / "reports"), "istio_affinity_profile": "quick", "istio_affinity_namespaces": ["sample"]}

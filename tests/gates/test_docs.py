@@ -23,18 +23,17 @@ def _docs_lint(tree: Path) -> Ran:
 
 
 @pytest.mark.slow
-def test_plugin_docs(staged: Path):
-    _docs_lint(staged).expect()
-
-
-@pytest.mark.slow
-def test_plugin_docs_finds(tmp_path: Path):
+def test_plugin_docs(tmp_path: Path):
+    """Of all that there is, only what was planted is found: the run takes a quarter of a minute."""
     tree = stage(tmp_path)
     module = next((tree / "plugins/modules").glob("*.py"))
-    text = module.read_text()
-    module.write_text(re.sub(r"^short_description: ", "short_description: O(no_such_option) ", text, count=1, flags=re.MULTILINE))
-    assert module.read_text() != text
-    assert "no_such_option" in _docs_lint(tree).expect(3).output
+    planted = module.with_name("planted.py")
+    text = re.sub(r"^short_description: ", "short_description: O(no_such_option) ", module.read_text(), count=1, flags=re.MULTILINE)
+    planted.write_text(re.sub(rf"^module: {module.stem}$", "module: planted", text, count=1, flags=re.MULTILINE))
+    assert "no_such_option" in planted.read_text()
+    found = _docs_lint(tree).expect(3).output.splitlines()
+    assert any("no_such_option" in line for line in found)
+    assert not [line for line in found if "plugins/modules/planted.py" not in line], found
 
 
 def test_changelog(staged: Path):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import BIN, LAB_CACHE, Ran, clean_environment, locked, run
+from harness import BIN, LAB_CACHE, PACKAGES, Ran, clean_environment, locked, run
 
 
 def _ansible_lint(tree: Path) -> Ran:
@@ -44,15 +44,18 @@ def test_ansible_lint_finds(staged: Path, tmp_path: Path):
 # -- ansible-test --
 
 
-# The pip version whose bootstrap script ansible-test of this ansible-core wants; after an upgrade its error names the new one.
-PIP = "24_2"
+def _pip_version() -> str:
+    """The version of pip whose bootstrap script ansible-test of this ansible-core wants."""
+    source = (PACKAGES / "ansible_test/_internal/python_requirements.py").read_text()
+    (version,) = re.findall(r"^ +pip='([\d.]+)',$", source, re.MULTILINE)
+    return version
 
 
 @pytest.fixture(scope="session")
 def sanity_home() -> Path:
     """A home folder for ansible-test, kept between runs: it builds a virtual environment for each of its tests, once."""
     home = LAB_CACHE / "ansible-test"
-    bootstrap = home / f".ansible/test/cache/get_pip_{PIP}.py"
+    bootstrap = home / f".ansible/test/cache/get_pip_{_pip_version().replace('.', '_')}.py"
     bootstrap.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy2(Path(__file__).parent / "get_pip.py", bootstrap)
     # ansible-test hands no PIP_ variable on, but pip finds this file under its home. It may hold a password of the index.

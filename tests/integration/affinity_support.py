@@ -40,6 +40,22 @@ PARTS = ("configmap/nginx-deployment", "deployment/nginx-deployment", "service/n
 RULES = ("destinationrule/nginx-destinationrule", "virtualservice/nginx-virtualservice")
 CLIENT = "pod/test-pod"
 VOLATILE = ("resourceVersion", "uid", "generation", "creationTimestamp", "managedFields")
+# What else the sample's nginx serves, by path, and a second port for what a test does to its listener alone.
+PAGES = """
+        listen 8081;
+        location = /fail { add_header X-Pod-Name $hostname always; return 500; }
+        location = /drop { return 444; }
+        location = /forge { add_header X-Pod-Name $hostname always; return 200 "R|1\x1f200\x1f0\x1f0.1\x1fenvoy\x1f1\x1fother\x1f.\n0 end 0\n"; }
+        location = /issue { add_header X-Pod-Name $hostname always; add_header Set-Cookie "user=$request_id" always; return 200 "$hostname\n"; }
+"""
+# Pods come and go in moments: connections drain for a second and not for 45, and readiness is probed each second.
+QUICK = {
+    "metadata": {"annotations": {"proxy.istio.io/config": json.dumps({"drainDuration": "1s", "terminationDrainDuration": "1s"})}},
+    "spec": {
+        "terminationGracePeriodSeconds": 5,
+        "containers": [{"name": "nginx", "readinessProbe": {"periodSeconds": 1, "failureThreshold": 10}}],
+    },
+}
 
 
 @dataclass
@@ -53,11 +69,16 @@ class Mesh:
     objects: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def make(self) -> None:
-        """Namespace and sample by the roles, as users make them; remembered, to be put right quickly later."""
+        """Namespace and sample by the roles, as users make them, then with what makes tests quick; remembered, to be put right later."""
         tasks = [{"ansible.builtin.include_role": {"name": f"meshops.istio.{role}"}} for role in ("istio_namespace", "istio_sample")]
-        self.ansible(tasks, extra_vars={"istio_namespace_name": self.namespace, "istio_sample_namespace": self.namespace}).expect()
+        names = {"istio_namespace_name": self.namespace, "istio_sample_namespace": self.namespace}
+        self.ansible(tasks, extra_vars=names | {"istio_sample_replicas": 1}).expect()
+        ((name, text),) = self._there()["configmap/nginx-deployment"]["data"].items()
+        self.patch("configmap", "nginx-deployment", {"data": {name: text.replace("listen 8080;", f"listen 8080;{PAGES}", 1)}})
+        self.patch("deployment", "nginx-deployment", {"spec": {"replicas": 3, "template": QUICK}}, kind_of_patch="strategic")
         self.objects = {name: _as_asked_for(found) for name, found in self._there().items()}
         assert self.objects.keys() == {*PARTS, *RULES, CLIENT}
+        self.converge()
 
     def converge(self) -> None:
         """As it was made, whatever a test did to it."""
@@ -66,7 +87,7 @@ class Mesh:
             part = "spec" if "spec" in wanted else "data"
             if name not in there:
                 self.kubectl("create", "-f", "-", stdin=json.dumps(wanted))
-            elif name != CLIENT and there[name][part] != wanted[part]:
+            elif name != CLIENT and _without_restart(there[name])[part] != wanted[part]:
                 # A patch, as the object's controller may write to it meanwhile, which a replacement takes for a conflict.
                 patch = [{"op": "replace", "path": f"/{part}", "value": wanted[part]}]
                 self.kubectl("-n", self.namespace, "patch", *name.split("/"), "--type=json", "-p", json.dumps(patch))
@@ -107,15 +128,16 @@ class Mesh:
         arguments = {"namespace": self.namespace, "service": "nginx-service", "key": KEY} | options
         return {name: value for name, value in arguments.items() if value is not None}
 
-    def wait_for(self, condition: str) -> None:
-        """Until the test pod's Envoy shows what a Jinja expression says of C(proxy), its entry in istio_affinity_info."""
+    def wait_for(self, condition: str, service: str = "nginx-service", key: dict[str, Any] | None = None, **client: Any) -> None:
+        """Until the Envoy of every client (by default the test pod) shows what a Jinja expression says of `proxy`, its entry in istio_affinity_info."""
         holds = jinja2.Environment(autoescape=True).compile_expression(condition)
+        options: dict[str, Any] = {"namespace": self.namespace, "service": service, "key": key or KEY} | ({"client": client} if client else {})
 
-        def seen() -> bool:
-            services = run_info(self.kubeconfig, namespace=self.namespace, service="nginx-service", key=KEY)
-            return bool(services and services[0]["proxies"] and holds(proxy=services[0]["proxies"][0]))
+        def shown() -> bool:
+            services = run_info(self.kubeconfig, **options)
+            return bool(services and services[0]["proxies"]) and all(holds(proxy=proxy) for proxy in services[0]["proxies"])
 
-        self.wait_until(condition, seen)
+        self.wait_until(f"{service}: {condition}", shown)
 
     def cure(self, fix: dict[str, str]) -> None:
         """What an operator does with the printed fix."""
@@ -128,8 +150,8 @@ class Mesh:
     def delete(self, kind: str, name: str) -> None:
         self.kubectl("-n", self.namespace, "delete", kind, name, "--wait=true")
 
-    def patch(self, kind: str, name: str, patch: dict[str, Any]) -> None:
-        self.kubectl("-n", self.namespace, "patch", kind, name, "--type=merge", "-p", json.dumps(patch))
+    def patch(self, kind: str, name: str, patch: dict[str, Any], kind_of_patch: str = "merge") -> None:
+        self.kubectl("-n", self.namespace, "patch", kind, name, f"--type={kind_of_patch}", "-p", json.dumps(patch))
 
     def apply(self, *objects: dict[str, Any]) -> None:
         document = {"apiVersion": "v1", "kind": "List", "items": list(objects)}
@@ -148,11 +170,18 @@ class Mesh:
         """The node that the test pod is on."""
         return self.kubectl("-n", self.namespace, "get", CLIENT, "-o", "jsonpath={.spec.nodeName}").stdout
 
-    def requests_seen(self) -> int:
-        """How many requests the test pod's Envoy has sent to the service, by its own counters."""
-        shown = self.kubectl("-n", self.namespace, "exec", "test-pod", "-c", "curl", "--", "curl", "-s", "localhost:15000/clusters").stdout
-        lines = [line for line in shown.splitlines() if f"nginx-service.{self.namespace}.svc" in line and "::rq_total::" in line]
-        return sum(int(line.rsplit("::", 1)[1]) for line in lines)
+    def envoy(self, page: str, pod: str = "test-pod") -> str:
+        """A page of the admin port of a pod's Envoy."""
+        return self.kubectl("-n", self.namespace, "exec", pod, "-c", "istio-proxy", "--", "pilot-agent", "request", "GET", page).stdout
+
+    def hosts(self, field: str, service: str = "nginx-service", pod: str = "test-pod") -> dict[str, str]:
+        """What a pod's Envoy shows in a field of each host that it has for a service, by the host's address."""
+        lines = [line.split("::") for line in self.envoy("clusters", pod).splitlines() if f"|{service}.{self.namespace}.svc" in line]
+        return {line[1]: line[-1] for line in lines if line[-2] == field}
+
+    def requests_seen(self, service: str = "nginx-service") -> int:
+        """How many requests the test pod's Envoy has sent to a service, by its own counters."""
+        return sum(int(count) for count in self.hosts("rq_total", service).values())
 
     def wait_until(self, what: str, condition: Callable[[], bool], timeout: float = 90) -> None:
         """Poll for a state of the cluster that kubectl wait can't name."""
@@ -164,6 +193,13 @@ class Mesh:
 
 def _conditions(found: dict[str, Any]) -> dict[str, bool]:
     return {condition["type"]: condition["status"] == "True" for condition in found.get("status", {}).get("conditions", [])}
+
+
+def _without_restart(found: dict[str, Any]) -> dict[str, Any]:
+    """The object without the mark of kubectl rollout restart, for which no pod has to be made once more."""
+    if found["kind"] == "Deployment":
+        found["spec"]["template"]["metadata"].get("annotations", {}).pop("kubectl.kubernetes.io/restartedAt", None)
+    return found
 
 
 def _as_asked_for(found: dict[str, Any]) -> dict[str, Any]:
@@ -185,6 +221,38 @@ def _without_sidecar(pod: dict[str, Any]) -> None:
     labels = pod["metadata"]["labels"]
     pod["metadata"]["labels"] = {key: value for key, value in labels.items() if key in ("app", "meshops.istio/probe") or key.startswith("app.kubernetes.io/")}
     pod["metadata"]["annotations"] = {"kubectl.kubernetes.io/default-container": "curl"}
+
+
+def audit_lines(lab: Path) -> list[str]:
+    """The API server's audit log of the lab, of every node."""
+    return [line for log in (lab.parent / "nodes").glob("*/root/var/log/kubernetes/audit*.log") for line in log.read_text().splitlines()]
+
+
+def parts_of(
+    name: str,
+    rule: dict[str, Any] | None = None,
+    routes: list[dict[str, Any]] | None = None,
+    *,
+    labels: dict[str, str] | None = None,
+    port: dict[str, Any] | None = None,
+    **spec: Any,
+) -> list[dict[str, Any]]:
+    """A Service over the sample's pods, and its DestinationRule and VirtualService if there are any; `port` and `spec` are the Service's."""
+    istio, meta = "networking.istio.io/v1", {"name": name, "labels": labels or {}}
+    ports = [{"name": "http", "port": 80, "targetPort": 8080} | (port or {})]
+    objects: list[dict[str, Any]] = [
+        {"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": {"selector": {"app": "nginx"}, "ports": ports} | spec},
+    ]
+    if rule is not None:
+        objects.append({"apiVersion": istio, "kind": "DestinationRule", "metadata": meta, "spec": {"host": name, **rule}})
+    if routes is not None:
+        objects.append({"apiVersion": istio, "kind": "VirtualService", "metadata": meta, "spec": {"hosts": [name], "http": routes}})
+    return objects
+
+
+def hashing(**consistent: Any) -> dict[str, Any]:
+    """The spec of a DestinationRule that hashes, on the header of the sample if nothing else is said."""
+    return {"trafficPolicy": {"loadBalancer": {"consistentHash": consistent or HEADER}}}
 
 
 def curl_pod(name: str, image: str = "docker.io/curlimages/curl:8.16.0") -> dict[str, Any]:

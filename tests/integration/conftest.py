@@ -4,9 +4,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
-from collections.abc import Callable, Iterator
+import os
+import pickle
+import re
+import tempfile
+import time
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +20,9 @@ from typing import Any
 import pytest
 import yaml
 from affinity_support import NAMESPACE, Mesh
+from warm_python import warm_python
 
-from harness import BIN, LAB_CACHE, ROOT, WHOLE_CLUSTER, WORKER, Ran, clean_environment, locked, run
+from harness import BIN, LAB_CACHE, ROOT, WAITED, WHOLE_CLUSTER, WORKER, Ran, clean_environment, locked, run
 
 INVENTORY = ROOT / "inventory/lab.yml"
 CALLBACKS = Path(__file__).parent / "callback_plugins"
@@ -96,11 +103,81 @@ Ansible = Callable[..., Played]
 Kubectl = Callable[..., Ran]
 
 
-@pytest.fixture(autouse=True)
-def turn(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Tests in namespaces of their own run beside each other; one that alters Istio or the lab runs alone."""
-    with locked("tests", shared=not request.node.nodeid.startswith(WHOLE_CLUSTER)):
-        yield
+# -- turns --
+
+# This worker's hold on the lab.
+_hold = contextlib.ExitStack()
+_held: list[bool] = []
+
+
+def _alone(item: pytest.Item | None) -> bool | None:
+    """Whether it needs the lab for itself; None for what does not need the lab."""
+    if item is None or not item.nodeid.startswith("tests/integration/"):
+        return None
+    return item.nodeid.startswith(WHOLE_CLUSTER)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, object, object]:
+    """Tests in namespaces of their own run beside each other; those that alter Istio or the lab run alone.
+
+    A worker keeps its turn until it comes to tests of the other kind: what it made for several tests would not live through another's alteration between
+    two of them. It is taken before fixtures of any scope are made, and before the test's timeout begins.
+    """
+    alone = _alone(item)
+    if alone is not None and not _held:
+        start = time.monotonic()
+        _hold.enter_context(locked("tests", shared=not alone))
+        _held.append(alone)
+        item.user_properties.append((WAITED, time.monotonic() - start))
+    try:
+        return (yield)
+    finally:
+        if _held and _alone(nextitem) != alone:
+            _held.clear()
+            _hold.close()
+
+
+# -- nothing is left behind --
+
+LASTING = (
+    "namespaces,persistentvolumes,clusterroles,clusterrolebindings,mutatingwebhookconfigurations,validatingwebhookconfigurations,customresourcedefinitions"
+)
+# What site.yml installs, which stays.
+OF_SITE = re.compile(
+    r"Namespace (istio-system|sample)|Release istio-system/(istio-base|istiod)|(?!Namespace|Release|PersistentVolume )\w+ (istio|\S+\.istio\.io$).*"
+)
+_before: list[set[str]] = []
+_left: list[str] = []
+
+
+def _lasting() -> set[str]:
+    """Everything that outlives a test unless the test removes it, and is not on its way out, by kind and name."""
+    kubectl = (LAB_CACHE / "lab/bin/kubectl", "--kubeconfig", LAB_CACHE / "lab/kubeconfig", "get")
+    shape = '{range .items[*]}{.kind} {.metadata.name} {.metadata.deletionTimestamp}{"\\n"}{end}'
+    names = {line.strip() for line in run(*kubectl, LASTING, f"--output=jsonpath={shape}").stdout.splitlines() if len(line.split()) == 2}
+    shape = '{range .items[*]}{.metadata.namespace}/{.metadata.labels.name}{"\\n"}{end}'
+    releases = run(*kubectl, "secrets", "--all-namespaces", "--selector=owner=helm", f"--output=jsonpath={shape}").stdout.split()
+    return names | {f"Release {release}" for release in releases if f"Namespace {release.split('/')[0]}" in names}
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    if not hasattr(session.config, "workerinput") and not run("python3", ROOT / ".ci/lab_kubeconfig.py", LAB_CACHE / "lab/kubeconfig").rc:
+        _before.append(_lasting())
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """What is on the lab after the tests was there before them, or is of site.yml."""
+    if _before and session.testscollected:
+        _left[:] = sorted(name for name in _lasting() ^ _before[0] if not OF_SITE.fullmatch(name))
+        if _left and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if _left:
+        terminalreporter.write_sep("=", "left on the lab, or removed from it", red=True)
+        terminalreporter.write_line("\n".join(_left))
 
 
 @pytest.fixture(scope="session")
@@ -123,7 +200,17 @@ def installed_collection(artifact: Path, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.fixture(scope="session")
-def ansible(lab: Path, installed_collection: Path, tmp_path_factory: pytest.TempPathFactory) -> Ansible:
+def interpreter() -> Iterator[str]:
+    """What modules run on: a Python that has its imports behind it, or with ISTIO_TESTS=full the plain one, as users have it."""
+    if os.environ.get("ISTIO_TESTS") == "full":
+        yield ""
+        return
+    with tempfile.TemporaryDirectory(prefix="istio-") as folder, warm_python(folder, env=clean_environment()) as program:
+        yield program
+
+
+@pytest.fixture(scope="session")
+def ansible(lab: Path, installed_collection: Path, interpreter: str, tmp_path_factory: pytest.TempPathFactory) -> Ansible:
     """Run tasks, or a playbook by path or full name, on the lab inventory with the installed collection.
 
     ansible([{"meshops.istio.istio_affinity_check": {...}}], check=True)
@@ -131,6 +218,7 @@ def ansible(lab: Path, installed_collection: Path, tmp_path_factory: pytest.Temp
     ansible([{"ansible.builtin.include_role": {"name": "meshops.istio.istio_sample"}}])
 
     More words for ansible-playbook go into `arguments`, environment variables into `env`, another inventory into `inventory`.
+    Modules run on the warm Python, unless the run is to be `plain`; what is set in the environment for kubernetes' client counts on the plain one only.
     """
     folder = tmp_path_factory.mktemp("plays")
     number = itertools.count(1)
@@ -143,6 +231,7 @@ def ansible(lab: Path, installed_collection: Path, tmp_path_factory: pytest.Temp
         arguments: tuple[str, ...] = (),
         env: dict[str, str] | None = None,
         inventory: str | Path = INVENTORY,
+        plain: bool = False,
         timeout: float = 600,
     ) -> Played:
         here = folder / str(next(number))
@@ -152,6 +241,8 @@ def ansible(lab: Path, installed_collection: Path, tmp_path_factory: pytest.Temp
             playbook.write_text(yaml.safe_dump([PLAY | {"name": "Test", "tasks": what}], sort_keys=False))
             what = playbook
         words: list[str | Path] = ["--inventory", inventory, *arguments]
+        if interpreter and not plain and all(name.startswith("ANSIBLE_") for name in env or {}):
+            words += ["--extra-vars", f"ansible_python_interpreter={interpreter}"]
         if extra_vars:
             (here / "vars.yml").write_text(yaml.safe_dump(extra_vars))
             words += ["--extra-vars", f"@{here / 'vars.yml'}"]
@@ -164,6 +255,8 @@ def ansible(lab: Path, installed_collection: Path, tmp_path_factory: pytest.Temp
             "ANSIBLE_CALLBACK_PLUGINS": str(CALLBACKS),
             "ANSIBLE_CALLBACKS_ENABLED": "recorder",
             "ANSIBLE_HOME": str(folder / "home"),
+            # As in the checkout's ansible.cfg.
+            "ANSIBLE_PIPELINING": "1",
             "ISTIO_RECORD": str(record),
         }
         # Away from the checkout, so that neither its ansible.cfg nor its collections folder has a part in it.
@@ -187,10 +280,15 @@ def kubectl(lab: Path) -> Kubectl:
 
 
 @pytest.fixture(scope="session")
-def sample(ansible: Ansible) -> Played:
-    """The run of site.yml that converged Istio and the sample; a test that alters them puts them right again."""
+def sample(ansible: Ansible, tmp_path_factory: pytest.TempPathFactory) -> Played:
+    """The run of site.yml that converged Istio and the sample, by whichever worker came first; a test that alters them puts them right again."""
+    folder = tmp_path_factory.getbasetemp()
+    kept = (folder.parent if "PYTEST_XDIST_TESTRUNUID" in os.environ else folder) / "site"
     with locked("tests-site"):
-        return ansible("meshops.istio.site", timeout=900).expect()
+        if not kept.exists():
+            kept.write_bytes(pickle.dumps(ansible("meshops.istio.site", timeout=900).expect()))
+        played: Played = pickle.loads(kept.read_bytes())  # noqa: S301 - this run's own
+    return played
 
 
 @pytest.fixture(scope="session")

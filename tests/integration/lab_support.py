@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,7 @@ class Seen:
     mounts: frozenset[str]
     interfaces: frozenset[str]
     listeners: frozenset[tuple[str, int]]
+    lab_ports: frozenset[int]
     groups: frozenset[str]
     inotify: int
     packages: str = field(repr=False)
@@ -65,6 +67,17 @@ def _read(path: Path) -> str:
     with contextlib.suppress(OSError):
         return path.read_text(errors="replace")
     return ""
+
+
+def _sockets(processes: set[int]) -> set[str]:
+    """The sockets that these hold open."""
+    found = set()
+    for process in processes:
+        with contextlib.suppress(OSError):
+            for path in Path(f"/proc/{process}/fd").iterdir():
+                with contextlib.suppress(OSError):
+                    found.add(str(path.readlink()))
+    return {link for link in found if link.startswith("socket:")}
 
 
 def look() -> Seen:
@@ -84,21 +97,51 @@ def look() -> Seen:
         # Of every mount namespace, not of this one only.
         mounts.update(line.split()[4] for line in _read(folder / "mountinfo").splitlines() if str(LAB_CACHE) in line or "/kubelet/" in line)
     listeners = set()
+    lab_ports = set()
+    held = _sockets(processes)
     for name in ("tcp", "tcp6"):
         for line in _read(Path("/proc/net") / name).splitlines()[1:]:
-            _slot, address, _remote, state, *_rest = line.split()
+            _slot, address, _remote, state, _queues, _timer, _retries, _user, _timeout, inode, *_rest = line.split()
             if state == "0A":
                 listeners.add((address.rpartition(":")[0], int(address.rpartition(":")[2], 16)))
+                if f"socket:[{inode}]" in held:
+                    lab_ports.add(int(address.rpartition(":")[2], 16))
     return Seen(
         processes=frozenset(processes),
         namespaces=frozenset(namespaces),
         mounts=frozenset(mounts),
         interfaces=frozenset(path.name for path in Path("/sys/class/net").iterdir()),
         listeners=frozenset(listeners),
+        lab_ports=frozenset(lab_ports),
         groups=frozenset(str(path) for path in Path("/sys/fs/cgroup").glob(f"**/{GROUP}")),
         inotify=int(_read(Path("/proc/sys/fs/inotify/max_user_instances"))),
         packages=_read(Path("/var/lib/dpkg/status")),
     )
+
+
+def no_trace(before: Seen, after: Seen) -> None:
+    assert before.processes, "the test looks in the wrong place"
+    assert not after.processes
+    assert not after.mounts
+    assert before.lab_ports == PORTS
+    assert not after.ports & PORTS
+    # Tests that need no lab run meanwhile; what one of them listens on is gone soon.
+    new = after.listeners - before.listeners
+    deadline = time.monotonic() + 60
+    while new and time.monotonic() < deadline:
+        time.sleep(0.5)
+        new &= look().listeners
+    assert not new
+    assert after.interfaces == before.interfaces, "the lab's interfaces are in its own namespaces"
+    assert after.packages == before.packages
+
+
+def wait_for_end(seen: Seen, seconds: float = 60) -> Seen:
+    """A killed process tree is gone a moment later, without anybody's help."""
+    deadline = time.monotonic() + seconds
+    while (now := look()).processes & seen.processes and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return now
 
 
 def init_process(node: str = "node-1") -> int:

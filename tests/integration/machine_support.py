@@ -33,7 +33,12 @@ class Machine:
     def __call__(self, *words: str | Path, codes: tuple[int, ...] = (), env: dict[str, str] | None = None, stdin: str = "", timeout: float = 120) -> Ran:
         """Run a program there; fails the test if the exit code is not 0, or not among `codes` if given."""
         settings = clean_environment(**(env or {}))
-        return run("nsenter", f"--target={self.pid}", *NAMESPACES, *words, cwd=Path("/"), env=settings, stdin=stdin, timeout=timeout).expect(*codes)
+        return run(*self.enter, *words, cwd=Path("/"), env=settings, stdin=stdin, timeout=timeout).expect(*codes)
+
+    @property
+    def enter(self) -> tuple[str, ...]:
+        """What to put before a command for it to run there."""
+        return ("nsenter", f"--target={self.pid}", *NAMESPACES)
 
     def write(self, path: str, text: str, mode: str = "0644") -> None:
         self("sh", "-c", 'mkdir -p "$(dirname "$1")" && cat >"$1" && chmod "$2" "$1"', "sh", path, mode, stdin=text)

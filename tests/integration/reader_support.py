@@ -95,7 +95,7 @@ class Browser:
             self.call(f"{domain}.enable")
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """One command; what the page reports meanwhile goes into C(events)."""
+        """One command; what the page reports meanwhile goes into `events`."""
         self._count += 1
         self._socket.send(json.dumps({"id": self._count, "method": method, "params": parameters}))
         while True:

@@ -3,19 +3,24 @@
 """Every cause of the catalogue that the lab can produce: it is found first, by evidence that is so, and its printed fix, run
 as printed, makes the check pass.
 
-The folder of a cause in causes/ has a service of its own, so all are made at once and none is in another's way.
+The folder of a cause in causes/ has a service of its own, so all are made at once and none is in another's way. Nor are
+checks and fixes: all are checked, then all fixes are run, then all are checked again, several at a time, and each test
+reads what came of its own.
 """
 
 from __future__ import annotations
 
+import copy
 import itertools
+import json
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from affinity_support import KEY, Mesh
@@ -24,21 +29,20 @@ from inprocess import run_check, run_info
 from ansible_collections.meshops.istio.plugins.module_utils import _check
 from ansible_collections.meshops.istio.plugins.module_utils._causes import CATALOGUE
 
-if TYPE_CHECKING:
-    from integration.conftest import Ansible, Kubectl, Played
-
 CAUSES = Path(__file__).parent / "causes"
 NAMESPACE, OTHER = "causes", "causes-other"
 COOKIE = {"type": "cookie", "name": "user"}
 LAST = "last"
+# How many checks and fixes: most of each is waiting.
+AT_ONCE = 4
 
 
 @dataclass(frozen=True)
 class Case:
-    """How a folder is checked: C(shown) are the evidence's fields that the test looks at, with the start of their values
-    (C(*) for whatever it is), C(options) differ from a plain check, and C(cured) from these once a manual fix is done.
-    C(before) is what happens right before the check; a C(late) folder is for it to apply. C(follows) is false where the
-    client's own Envoy does not show that the fix has arrived."""
+    """How a folder is checked: `shown` are the evidence's fields that the test looks at, with the start of their values
+    (`*` for whatever it is), `options` differ from a plain check, and `cured` from these once a manual fix is done.
+    `before` is what happens right before the check; a `late` folder is for it to apply. `follows` is false where the
+    client's own Envoy does not show that the fix has arrived. `meanwhile` goes on while the fix is run."""
 
     shown: dict[str, str]
     options: dict[str, Any] = field(default_factory=dict)
@@ -46,6 +50,7 @@ class Case:
     cured: dict[str, Any] | None = None
     service: str | None = None
     before: Callable[[Broken], None] | None = None
+    meanwhile: Callable[[Broken], None] | None = None
     late: bool = False
     follows: bool = True
 
@@ -57,8 +62,14 @@ class Case:
 
 
 def a_pod_goes(causes: Broken) -> None:
+    """With the first requests."""
     pod = causes.pods("app=c50")[0]["metadata"]["name"]
-    threading.Timer(1, lambda: causes.kubectl("-n", NAMESPACE, "delete", "pod", pod, "--wait=false")).start()
+
+    def go() -> None:
+        causes.wait_until("the first requests", lambda: causes.requests_seen("c50") > 0)
+        causes.kubectl("-n", NAMESPACE, "delete", "pod", pod, "--wait=false")
+
+    threading.Thread(target=go).start()
 
 
 def the_client_starts(causes: Broken) -> None:
@@ -66,6 +77,19 @@ def the_client_starts(causes: Broken) -> None:
     causes.kubectl("apply", "-f", str(CAUSES / "C07"))
     pod = "{.status.containerStatuses[?(@.name=='curl')].ready}"
     causes.kubectl("-n", NAMESPACE, "wait", f"--for=jsonpath={pod}=true", "pod/client-c07", "--timeout=60s")
+
+
+def its_sidecar_starts(causes: Broken) -> None:
+    """The second client's, by the fix; nobody has to wait for it any longer."""
+    pod = ("-n", NAMESPACE, "client-c07", "-c", "istio-proxy")
+    first = uid(causes, "client-c07")
+    causes.wait_until("another client", lambda: uid(causes, "client-c07") not in ("", first))
+    go_on = ("exec", *pod, "--", "sh", "-c", "touch /tmp/go && echo gone on")
+    causes.wait_until("its sidecar goes on", lambda: "gone on" in causes.kubectl(*go_on, codes=(0, 1)).stdout)
+
+
+def uid(causes: Broken, pod: str) -> str:
+    return causes.kubectl("-n", NAMESPACE, "get", "pod", pod, "--ignore-not-found", "-o", "jsonpath={.metadata.uid}").stdout
 
 
 def no_more_news(causes: Broken, client: str) -> None:
@@ -102,12 +126,16 @@ def the_ring_goes_stale(causes: Broken) -> None:
     curl = ["exec", "client-c58", "-c", "curl", "--", "curl", "-s", "-o", "/dev/null", "-H", "user-session: one"]
     for _time in range(3):
         causes.kubectl("-n", NAMESPACE, *curl, "http://c58/broken")
-    (out,) = [address for address, flags in causes.health("client-c58", "c58").items() if flags != "healthy"]
+
+    def health() -> dict[str, str]:
+        return causes.hosts("health_flags", "c58", "client-c58")
+
+    (out,) = [address for address, flags in health().items() if flags != "healthy"]
     other = next(pod for pod in causes.pods("c58=yes") if f"{pod['status']['podIP']}:8080" != out)
     causes.kubectl("-n", NAMESPACE, "label", "pod", other["metadata"]["name"], "c58-")
-    causes.wait_until("the other is gone", lambda: len(causes.health("client-c58", "c58")) == 3)
-    assert causes.health("client-c58", "c58")[out] != "healthy"
-    causes.wait_until("all others are in", lambda: set(causes.health("client-c58", "c58").values()) == {"healthy"})
+    causes.wait_until("the other is gone", lambda: len(health()) == 3)
+    assert health()[out] != "healthy"
+    causes.wait_until("all others are in", lambda: set(health().values()) == {"healthy"})
 
 
 HALVES = "hash policy of the route"
@@ -126,6 +154,7 @@ CASES: dict[str, Case] = {
         {"client": {"pod": "client-c07"}},
         ("failed", "inconclusive"),
         before=the_client_starts,
+        meanwhile=its_sidecar_starts,
         late=True,
     ),
     "C10": Case({"spec.host": "c10-chekout", IN_FORCE: "absent"}, service="c10-checkout"),
@@ -206,11 +235,20 @@ class Broken(Mesh):
     """A sample's namespace with all the folders' objects in it."""
 
     turn: Iterator[int] = field(default_factory=itertools.count)
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def make_all(self) -> None:
-        self.make()
-        self.kubectl("-n", self.namespace, "label", "pods", "-l", "app=nginx", "c51=yes", "c52=yes", "c60=yes", "--overwrite")
-        self.kubectl("-n", self.namespace, "label", "pod", "test-pod", "c54=yes", "--overwrite")
+    def make_all(self, sample: dict[str, dict[str, Any]]) -> None:
+        """The sample as it was made elsewhere, and all folders, so that all pods start together."""
+        self.objects = copy.deepcopy(sample)
+        for part in self.objects.values():
+            part["metadata"]["namespace"] = NAMESPACE
+        for address in ("clusterIP", "clusterIPs"):
+            self.objects["service/nginx-service"]["spec"].pop(address)
+        self.objects["deployment/nginx-deployment"]["spec"]["template"]["metadata"]["labels"] |= dict.fromkeys(("c51", "c52", "c60"), "yes")
+        self.objects["pod/test-pod"]["metadata"]["labels"]["c54"] = "yes"
+        here = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": {"istio-injection": "enabled"}}}
+        items = {"apiVersion": "v1", "kind": "List", "items": [here, *self.objects.values()]}
+        self.kubectl("apply", "-f", "-", stdin=json.dumps(items))
         self.kubectl("apply", "-f", str(CAUSES / "base"))
         folders = [word for name, case in CASES.items() if not case.late for word in ("-f", str(CAUSES / name))]
         self.kubectl("apply", *folders)
@@ -219,23 +257,22 @@ class Broken(Mesh):
         self.settle({"pod": "test-pod"})
 
     def settle(self, client: dict[str, Any]) -> None:
-        """Until a client has all that was changed before now: Istio pushes its whole configuration, routes last, so a
-        client whose route shows a change that was made after the others has those too."""
+        """Until a client has all that was changed before now."""
+        with self.lock:
+            self.follow(client, self.mark())
+
+    def mark(self) -> dict[str, str]:
+        """Change a rule after all others: Istio pushes its whole configuration, routes last, so a client whose route shows it has those too."""
         header = f"x-turn-{os.getpid()}-{next(self.turn)}"
-        rule = {"spec": {"trafficPolicy": {"loadBalancer": {"consistentHash": {"httpHeaderName": header}}}}}
-        self.patch("destinationrule", LAST, rule)
-        key = {"type": "header", "name": header}
-        self.wait_until(f"{client} has {header}", lambda: self.in_sync(LAST, client, key))
+        self.patch("destinationrule", LAST, {"spec": {"trafficPolicy": {"loadBalancer": {"consistentHash": {"httpHeaderName": header}}}}})
+        return {"type": "header", "name": header}
+
+    def follow(self, client: dict[str, Any], mark: dict[str, str]) -> None:
+        self.wait_until(f"{client} has {mark['name']}", lambda: self.in_sync(LAST, client, mark))
 
     def in_sync(self, service: str, client: dict[str, Any], key: dict[str, Any]) -> bool:
         services = run_info(self.kubeconfig, namespace=NAMESPACE, service=service, client=client, key=key)
         return bool(services and services[0]["proxies"]) and all(proxy["in_sync"] for proxy in services[0]["proxies"])
-
-    def health(self, client: str, service: str) -> dict[str, str]:
-        """The health flags of the hosts that a client's Envoy has for a service, by their addresses."""
-        shown = self.kubectl("-n", NAMESPACE, "exec", client, "-c", "curl", "--", "curl", "-s", "localhost:15000/clusters").stdout
-        lines = [line.split("::") for line in shown.splitlines() if f"||{service}.{NAMESPACE}.svc" in line and "::health_flags::" in line]
-        return {address: flags for _cluster, address, _name, flags in lines}
 
     def measure(self, name: str, **options: Any) -> dict[str, Any]:
         arguments = {"key": KEY, "profile": "quick", "explain": "always", "client": {"pod": "test-pod"}} | options
@@ -243,14 +280,14 @@ class Broken(Mesh):
 
 
 @pytest.fixture(scope="module")
-def causes(ansible: Ansible, kubectl: Kubectl, lab: Path, sample: Played) -> Iterator[Broken]:
+def causes(mesh: Mesh) -> Iterator[Broken]:
     for name in (NAMESPACE, OTHER):
-        kubectl("delete", "namespace", name, "--ignore-not-found", "--wait", "--timeout=150s")
-    found = Broken(NAMESPACE, ansible, kubectl, lab)
-    found.make_all()
+        mesh.kubectl("delete", "namespace", name, "--ignore-not-found", "--wait", "--timeout=150s")
+    found = Broken(NAMESPACE, mesh.ansible, mesh.kubectl, mesh.kubeconfig)
+    found.make_all(mesh.objects)
     yield found
     for name in (NAMESPACE, OTHER):
-        kubectl("delete", "namespace", name, "--wait=false")
+        mesh.kubectl("delete", "namespace", name, "--wait=false")
 
 
 def options_of(causes: Broken, name: str) -> dict[str, Any]:
@@ -270,32 +307,82 @@ def proven(finding: dict[str, Any], shown: dict[str, str]) -> None:
     assert all(item["source"] and item["value"] != "" for item in finding["evidence"])
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_a_cause_is_found_first_and_its_fix_works(causes: Broken, name: str) -> None:
+def is_named(result: dict[str, Any], name: str) -> bool:
+    return [finding["id"] for finding in result["findings"][:1]] == [name.partition("-")[0]]
+
+
+def broken(causes: Broken, name: str) -> dict[str, Any]:
+    """The check of a folder as it is."""
+    before = CASES[name].before
+    if before:
+        before(causes)
+    return causes.measure(name, **options_of(causes, name))
+
+
+def cure(causes: Broken, name: str, result: dict[str, Any]) -> None:
+    """What is printed, where the cause is the right one."""
+    meanwhile = CASES[name].meanwhile
+    if not is_named(result, name) or CASES[name].cured is not None:
+        return
+    with ThreadPoolExecutor() as pool:
+        going_on = pool.submit(meanwhile, causes) if meanwhile else None
+        causes.cure(result["findings"][0]["fix"])
+        if going_on:
+            going_on.result()
+
+
+def healed(causes: Broken, name: str, cured: Future[None], mark: dict[str, str]) -> dict[str, Any]:
+    """The check of a folder after its fix."""
+    cured.result()
     case, options = CASES[name], options_of(causes, name)
-    if case.before:
-        case.before(causes)
-    result = causes.measure(name, **options)
+    if case.follows:
+        if name != "C05" and case.cured is None:
+            causes.follow(case.client(), mark)
+        if name != "C04":
+            causes.wait_until("the client is in sync", lambda: causes.in_sync(case.service or name.lower(), case.client(), options.get("key", KEY)))
+    return causes.measure(name, **options | (case.cured or {}))
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """The checks before and after the fixes, by the folders' names; what kept one from being made is raised by its test."""
+
+    broken: dict[str, Future[dict[str, Any]]]
+    healed: dict[str, Future[dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def outcomes(causes: Broken, request: pytest.FixtureRequest) -> Outcomes:
+    """Of all folders of this run, those first that take long."""
+    here = [item for item in request.session.items if isinstance(item, pytest.Function) and item.getparent(pytest.Module) is request.node]
+    names = {item.callspec.params["name"] for item in here if hasattr(item, "callspec")}
+    ordered = sorted(names, key=lambda name: (CASES[name].before is None, list(CASES).index(name)))
+    with ThreadPoolExecutor(max_workers=AT_ONCE) as pool:
+        before = {name: pool.submit(broken, causes, name) for name in ordered}
+        wait(before.values())
+        sound = [name for name in ordered if not before[name].exception()]
+        cured = {name: pool.submit(cure, causes, name, before[name].result()) for name in sound}
+        wait(cured.values())
+        mark = causes.mark()
+        after = {name: pool.submit(healed, causes, name, cured[name], mark) for name in sound}
+    return Outcomes(before, after)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_cause_is_found_first_and_its_fix_works(outcomes: Outcomes, name: str) -> None:
+    case = CASES[name]
+    result = outcomes.broken[name].result()
     assert result["verdict"] in case.verdicts, result["msg"]
-    assert [finding["id"] for finding in result["findings"][:1]] == [name.partition("-")[0]], result["msg"]
+    assert is_named(result, name), result["msg"]
     first = result["findings"][0]
     proven(first, case.shown)
     assert first["reference"].startswith("https://")
     assert result["verdict"] == "passed" or f"Cause {first['id']}: {first['title']}" in result["msg"]
     assert (first["fix"]["kind"] == "manual") == (name in MANUAL), first["fix"]
 
-    if case.cured is not None:
-        options |= case.cured
-    else:
-        causes.cure(first["fix"])
-        if name != "C05" and case.follows:
-            causes.settle(case.client())
-    if name != "C04" and case.follows:
-        key = options.get("key", KEY)
-        causes.wait_until("the client is in sync", lambda: causes.in_sync(case.service or name.lower(), case.client(), key))
-    healed = causes.measure(name, **options)
-    assert healed["verdict"] == "passed", healed["msg"]
-    assert not [finding for finding in healed["findings"] if finding["severity"] != "info"]
+    after = outcomes.healed[name].result()
+    assert after["verdict"] == "passed", after["msg"]
+    assert not [finding for finding in after["findings"] if finding["severity"] != "info"]
 
 
 def test_every_cause_that_is_said_to_be_proven_live_has_its_folder() -> None:
@@ -308,18 +395,19 @@ def test_every_cause_that_is_said_to_be_proven_live_has_its_folder() -> None:
 PROVEN_ELSEWHERE = {"C63"}
 
 
-def test_what_may_not_be_read_is_left_out_and_explaining_takes_under_a_second(causes: Broken, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_explaining_takes_under_a_second_of_processor_time(causes: Broken, monkeypatch: pytest.MonkeyPatch) -> None:
     took: list[float] = []
     explain = _check.explain
 
     def timed(*arguments: Any) -> Any:
-        start = time.monotonic()
+        # Of this thread: what else runs on the machine, or in this process, does not count.
+        start = time.thread_time()
         try:
             return explain(*arguments)
         finally:
-            took.append(time.monotonic() - start)
+            took.append(time.thread_time() - start)
 
     monkeypatch.setattr(_check, "explain", timed)
-    for _run in range(3):
-        causes.measure("F5")
-    assert min(took) < 1
+    causes.measure("F5")
+    assert len(took) == 1
+    assert took[0] < 1

@@ -4,23 +4,78 @@
 
 from __future__ import annotations
 
+import threading
+import time
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from affinity_support import CHECK, INFO, KEY, NAMESPACE, Mesh, curl_pod
+from affinity_support import CHECK, INFO, KEY, NAMESPACE, Mesh, audit_lines, curl_pod, hashing, parts_of
+from inprocess import run_task
 
-RULE = ("destinationrule", "nginx-destinationrule")
+if TYPE_CHECKING:
+    from conftest import Played
+
+PART = "checked"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def services(mesh: Mesh) -> Iterator[None]:
+    """Services over the sample's pods that miss something each, so that no test alters the sample for that."""
+    kept = {"labels": {PART: "yes"}}
+    pod = mesh.pods()[0]["metadata"]["name"]
+    mesh.kubectl("-n", mesh.namespace, "label", "pod", pod, f"{PART}=yes")
+    mesh.apply(
+        *parts_of("without-rule", **kept),
+        *parts_of("without-routes", hashing(), **kept),
+        *parts_of("other-header", hashing(httpHeaderName="user_session"), **kept),
+        *parts_of("one-replica", hashing(), selector={"app": "nginx", PART: "yes"}, **kept),
+    )
+    mesh.wait_for("proxy.lb_policy == 'LEAST_REQUEST'", "without-rule")
+    mesh.wait_for("proxy.in_sync", "without-routes")
+    mesh.wait_for("proxy.hash_policy[0].name == 'user_session'", "other-header")
+    mesh.wait_for("proxy.in_sync", "one-replica")
+    yield
+    mesh.kubectl("-n", mesh.namespace, "label", "pod", pod, f"{PART}-", codes=(0, 1))
+    mesh.kubectl("-n", mesh.namespace, "delete", "services,destinationrules.networking.istio.io", "-l", PART)
+
+
+def task(mesh: Mesh, **options: Any) -> tuple[bool, dict[str, Any]]:
+    """Whether the task of a check fails, and its result; that this fails a play is shown once."""
+    return run_task(mesh.kubeconfig, **{"namespace": NAMESPACE, "key": KEY} | options)
 
 
 def pods_of(result: dict[str, Any], session: str) -> dict[str, int]:
     return next(entry["pods"] for entry in result["sessions"] if entry["id"] == session)
 
 
-def test_a_healthy_mesh_passes(mesh: Mesh) -> None:
-    played, result = mesh.check()
+@pytest.fixture(scope="module")
+def played(mesh: Mesh) -> Played:
+    """One play with what passes and what only looks."""
+    here = {"namespace": NAMESPACE, "service": "nginx-service"}
+    tasks = [
+        {"name": "Check", CHECK: here | {"key": KEY}},
+        {"name": "Check by the shortest task", CHECK: here | {"profile": "quick"}},
+        {"name": "Look", INFO: here | {"key": KEY}},
+    ]
+    return mesh.ansible(tasks).expect()
+
+
+@pytest.fixture(scope="module")
+def played_in_vain(mesh: Mesh) -> Played:
+    """One play with what fails."""
+    tasks = [
+        {"name": "Check what is not there", CHECK: {"namespace": NAMESPACE, "service": "no-such", "key": KEY}, "ignore_errors": True},
+        {"name": "Check without a rule", CHECK: {"namespace": NAMESPACE, "service": "without-rule", "key": KEY}},
+    ]
+    return mesh.ansible(tasks)
+
+
+def test_a_healthy_mesh_passes(mesh: Mesh, played: Played) -> None:
+    result = played.named("Check").result
     assert (played.rc, result["verdict"], result["changed"]) == (0, "passed", False)
     assert result["identified_by"] == "header X-Pod-Name"
     assert result["requests"] == {"planned": 740, "sent": 740, "answered": 740, "identified": 740, "failed": 0, "by_status": {"200": 740}}
@@ -37,8 +92,8 @@ def test_a_healthy_mesh_passes(mesh: Mesh) -> None:
     assert f"{NAMESPACE}/test-pod" in result["msg"]
 
 
-def test_the_shortest_task_takes_key_and_client_by_itself(mesh: Mesh) -> None:
-    played, result = mesh.check(key=None, profile="quick")
+def test_the_shortest_task_takes_key_and_client_by_itself(played: Played) -> None:
+    result = played.named("Check by the shortest task").result
     assert (played.rc, result["verdict"]) == (0, "passed")
     assert result["key"] == {"type": "header", "name": "user-session", "origin": "rule"}
 
@@ -57,11 +112,10 @@ def test_the_same_session_lands_on_the_same_pod_in_another_run(mesh: Mesh) -> No
     assert one["seed"] != two["seed"]
 
 
-def test_without_the_rule_it_fails_and_names_a_session_and_its_pods(broken: Mesh) -> None:
-    broken.delete(*RULE)
-    broken.wait_for("proxy.lb_policy == 'LEAST_REQUEST'")
-    played, result = broken.check()
-    assert (played.rc, result["verdict"]) == (2, "failed")
+def test_without_the_rule_it_fails_and_names_a_session_and_its_pods(played_in_vain: Played) -> None:
+    task = played_in_vain.named("Check without a rule")
+    result = task.result
+    assert (played_in_vain.rc, task.status, result["verdict"]) == (2, "failed", "failed")
     moved = [session for session in result["sessions"] if session["moved"]]
     assert len(moved) >= 30
     assert not any(session["explained"] for session in moved)
@@ -73,59 +127,49 @@ def test_without_the_rule_it_fails_and_names_a_session_and_its_pods(broken: Mesh
     assert f"{first['id']}: {first['title']}" in result["msg"]
 
 
-def test_without_the_virtual_service_it_passes(broken: Mesh) -> None:
-    broken.delete("virtualservice", "nginx-virtualservice")
-    broken.wait_for("proxy.in_sync")
-    played, result = broken.check()
-    assert (played.rc, result["verdict"]) == (0, "passed")
+def test_without_a_virtual_service_it_passes(mesh: Mesh) -> None:
+    failed, result = task(mesh, service="without-routes")
+    assert (failed, result["verdict"]) == (False, "passed")
 
 
-def test_a_rule_on_another_header_fails(broken: Mesh) -> None:
-    broken.patch(*RULE, {"spec": {"trafficPolicy": {"loadBalancer": {"consistentHash": {"httpHeaderName": "user_session"}}}}})
-    broken.wait_for("proxy.hash_policy[0].name == 'user_session'")
-    played, result = broken.check()
-    assert (played.rc, result["verdict"]) == (2, "failed")
+def test_a_rule_on_another_header_fails(mesh: Mesh) -> None:
+    failed, result = task(mesh, service="other-header")
+    assert (failed, result["verdict"]) == (True, "failed")
     assert "hashes on header user_session, not on header user-session" in result["msg"]
 
 
-def test_a_named_pod_without_sidecar_fails(mesh: Mesh, namespace: Any) -> None:
-    outside = namespace(injection=False)
-    mesh.kubectl("-n", outside, "apply", "-f", "-", stdin=yaml.safe_dump(curl_pod("plain")))
-    mesh.kubectl("-n", outside, "wait", "--for=condition=Ready", "pod/plain", "--timeout=90s")
-    played, result = mesh.check(client={"namespace": outside, "pod": "plain"})
-    assert (played.rc, result["verdict"]) == (2, "failed")
-    assert f"Pod {outside}/plain has no sidecar" in result["msg"]
+def test_a_named_pod_without_sidecar_fails(mesh: Mesh) -> None:
+    pod = curl_pod("plain")
+    pod["metadata"]["labels"] = {"sidecar.istio.io/inject": "false"}
+    mesh.apply(pod)
+    mesh.kubectl("-n", NAMESPACE, "wait", "--for=condition=Ready", "pod/plain", "--timeout=90s")
+    failed, result = task(mesh, service="nginx-service", client={"pod": "plain"})
+    mesh.kubectl("-n", NAMESPACE, "delete", "pod", "plain", "--wait=false")
+    assert (failed, result["verdict"]) == (True, "failed")
+    assert f"Pod {NAMESPACE}/plain has no sidecar" in result["msg"]
     assert result["clients"][0]["sidecar"] is False
 
 
-def test_one_replica_is_inconclusive(broken: Mesh) -> None:
-    broken.scale(1)
-    played, result = broken.check()
-    assert (played.rc, result["verdict"]) == (2, "inconclusive")
+def test_one_replica_is_inconclusive(mesh: Mesh) -> None:
+    failed, result = task(mesh, service="one-replica")
+    assert (failed, result["verdict"]) == (True, "inconclusive")
     assert "fewer than two" in result["msg"]
-    allowed, _result = broken.check(fail_on=["failed"])
-    assert allowed.rc == 0
+    failed, _result = task(mesh, service="one-replica", fail_on=["failed"])
+    assert not failed
 
 
-@pytest.mark.parametrize(
-    ("options", "code", "words"),
-    [
-        ({"service": "no-such"}, "no_service", f"There is no Service {NAMESPACE}/no-such"),
-        ({"client": {"pod": "no-such"}}, "no_client", f"There is no Pod {NAMESPACE}/no-such"),
-    ],
-    ids=["service", "pod"],
-)
-def test_what_is_not_there_fails_the_play_as_an_error(mesh: Mesh, options: dict[str, Any], code: str, words: str) -> None:
-    played, result = mesh.check(**options)
-    assert (played.rc, result["verdict"], result["error"]["code"]) == (2, "error", code)
-    assert words in result["msg"]
-    assert "Traceback" not in played.ran.output
+def test_what_is_not_there_fails_the_play_as_an_error(played_in_vain: Played) -> None:
+    task = played_in_vain.named("Check what is not there")
+    assert (task.status, task.result["verdict"], task.result["error"]["code"]) == ("ignored", "error", "no_service")
+    assert f"There is no Service {NAMESPACE}/no-such" in task.result["msg"]
+    assert "Traceback" not in played_in_vain.ran.output
 
 
 @pytest.mark.parametrize(
     ("options", "code", "words"),
     [
         ({"namespace": "no-such"}, "no_service", "There is no Service no-such/nginx-service"),
+        ({"client": {"pod": "no-such"}}, "no_client", f"There is no Pod {NAMESPACE}/no-such"),
         ({"client": {"selector": "a=b"}}, "no_client", "has the label a=b"),
         ({"client": {"pod": "test-pod", "container": "istio-proxy"}}, "no_container", "bypass the mesh"),
         ({"client": {"pod": "test-pod", "container": "no-such"}}, "no_container", "has no container no-such"),
@@ -146,16 +190,6 @@ def test_what_keeps_it_from_running_is_an_error_with_words(mesh: Mesh, options: 
     assert (result["verdict"], result["error"]["code"]) == ("error", code)
     assert words in result["msg"]
     assert mesh.requests_seen() == before
-
-
-def test_a_pod_without_curl_is_an_error(mesh: Mesh, namespace: Any) -> None:
-    where = namespace()
-    pod = curl_pod("no-curl", image="docker.io/library/debian:bookworm-slim")
-    mesh.kubectl("-n", where, "apply", "-f", "-", stdin=yaml.safe_dump(pod))
-    mesh.kubectl("-n", where, "wait", "--for=condition=Ready", "pod/no-curl", "--timeout=90s")
-    result = mesh.look(client={"namespace": where, "pod": "no-curl"})
-    assert result["error"]["code"] == "no_curl"
-    assert f"There is no curl in container curl of pod {where}/no-curl" in result["msg"]
 
 
 @pytest.mark.parametrize(
@@ -198,38 +232,26 @@ def test_a_missing_permission_is_named(mesh: Mesh, lab: Path, tmp_path: Path, ru
 
 
 def test_a_rollout_during_the_check_is_neither_passed_nor_failed(broken: Mesh) -> None:
-    """The check is slowed down by its rate so that it outlasts the rollout, and the rollout begins after it has."""
-    start = {
-        "name": "Restart while the check runs",
-        "ansible.builtin.shell": (
-            "sleep 4; kubectl=$ISTIO_LAB_CACHE/lab/bin/kubectl; export KUBECONFIG=$ISTIO_LAB_CACHE/lab/kubeconfig; "
-            f"$kubectl -n {NAMESPACE} rollout restart deployment/nginx-deployment && "
-            f"$kubectl -n {NAMESPACE} rollout status deployment/nginx-deployment --timeout=60s && date +%s.%N"
-        ),
-        "async": 120,
-        "poll": 0,
-        "register": "rollout",
-    }
+    """The rollout begins with the first requests; the check is slowed down by its rate so that it outlasts it."""
     before = {pod["metadata"]["uid"] for pod in broken.pods()}
-    tasks = [
-        start,
-        {"name": "Check", CHECK: {"namespace": NAMESPACE, "service": "nginx-service", "key": KEY, "rate": 20}, "register": "check", "ignore_errors": True},
-        {"name": "When the check ended", "ansible.builtin.command": "date +%s.%N", "register": "ended"},
-        {
-            "name": "When the rollout ended",
-            "ansible.builtin.async_status": {"jid": "{{ rollout.ansible_job_id }}"},
-            "register": "job",
-            "until": "job.finished",
-            "retries": 60,
-            "delay": 1,
-        },
-    ]
-    played = broken.ansible(tasks).expect()
-    result = played.of(CHECK).result
-    rollout_ended = float(played.named("When the rollout ended").result["stdout_lines"][-1])
-    assert float(played.named("When the check ended").result["stdout"]) > rollout_ended, "the check must outlast the rollout"
+    sent = broken.requests_seen()
+    ended: list[float] = []
+
+    def rollout() -> None:
+        broken.wait_until("the first requests", lambda: broken.requests_seen() > sent)
+        broken.kubectl("-n", NAMESPACE, "rollout", "restart", "deployment/nginx-deployment")
+        broken.kubectl("-n", NAMESPACE, "rollout", "status", "deployment/nginx-deployment", "--timeout=60s")
+        ended.append(time.monotonic())
+
+    thread = threading.Thread(target=rollout)
+    thread.start()
+    failed, result = task(broken, service="nginx-service", rate=25)
+    checked = time.monotonic()
+    thread.join()
+    assert ended, "the rollout did not end"
+    assert checked > ended[0], "the check must outlast the rollout"
     assert not before & {pod["metadata"]["uid"] for pod in broken.pods() if not pod["metadata"].get("deletionTimestamp")}
-    assert result["verdict"] == "inconclusive", result["msg"]
+    assert (failed, result["verdict"]) == (True, "inconclusive"), result["msg"]
     assert result["membership"]["changed"]
     assert any("came" in event for event in result["membership"]["events"])
     assert all(session["explained"] for session in result["sessions"] if session["moved"])
@@ -237,30 +259,28 @@ def test_a_rollout_during_the_check_is_neither_passed_nor_failed(broken: Mesh) -
 
 def test_check_mode_sends_nothing(mesh: Mesh) -> None:
     before = mesh.requests_seen()
-    played, result = mesh.check(check=True)
-    assert (played.rc, result["verdict"]) == (0, None)
-    assert result["requests"]["planned"] == 740
-    assert "740 requests would go to" in result["msg"]
+    options = {"namespace": NAMESPACE, "service": "nginx-service", "key": KEY}
+    played = mesh.ansible([{"name": "Here", CHECK: options}, {"name": "Not yet", CHECK: options | {"namespace": "not-yet"}}], check=True).expect()
+    here, not_yet = (played.named(name).result for name in ("Here", "Not yet"))
+    assert here["verdict"] is None
+    assert here["requests"]["planned"] == 740
+    assert "740 requests would go to" in here["msg"]
     assert mesh.requests_seen() == before
-
-
-def test_check_mode_before_anything_exists(mesh: Mesh) -> None:
-    played, result = mesh.check(check=True, namespace="not-yet")
-    assert (played.rc, result["verdict"]) == (0, None)
-    assert "nothing to check yet" in result["msg"]
+    # Before anything exists.
+    assert not_yet["verdict"] is None
+    assert "nothing to check yet" in not_yet["msg"]
 
 
 def test_nothing_of_the_users_reaches_the_arguments_in_the_pod(mesh: Mesh, lab: Path) -> None:
     """The API server's audit log keeps an exec's arguments; a session ID may be somebody's token."""
     token, secret = (f"{kind}{uuid.uuid4().hex}" for kind in ("token", "secret"))
-    mesh.check(session_ids=[token], headers={"X-Secret": secret})
-    lines = [line for log in (lab.parent / "nodes").rglob("audit*.log") for line in log.read_text().splitlines()]
-    assert any("pods/test-pod/exec" in line for line in lines), "the lab keeps an audit log, and an exec is in it"
+    mesh.look(session_ids=[token], headers={"X-Secret": secret}, profile="quick")
+    lines = audit_lines(lab)
+    assert any(f"namespaces/{NAMESPACE}/pods/test-pod/exec" in line for line in lines), "the lab keeps an audit log, and an exec is in it"
     assert not [line for line in lines if token in line or secret in line]
 
 
-def test_info_shows_both_halves_and_the_hosts(mesh: Mesh) -> None:
-    played = mesh.ansible([{"name": "Info", INFO: {"namespace": NAMESPACE, "service": "nginx-service", "key": KEY}}]).expect()
+def test_info_shows_both_halves_and_the_hosts(played: Played) -> None:
     (service,) = played.of(INFO).result["services"]
     assert (service["algorithm"], service["rule"]) == ("RING_HASH", f"{NAMESPACE}/nginx-destinationrule")
     (proxy,) = service["proxies"]

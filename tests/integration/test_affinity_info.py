@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
-from affinity_support import INFO, KEY, Mesh, curl_pod, probe_pod
+from affinity_support import INFO, KEY, Mesh, curl_pod, parts_of, probe_pod
 from inprocess import ask_info, run_info
 
 from ansible_collections.meshops.istio.plugins.module_utils._envoy.ring import maglev_chooser, request_hash
@@ -34,7 +34,7 @@ def policy(**fields: Any) -> dict[str, Any]:
 
 
 def subsets(*names: str, **more: Any) -> list[dict[str, Any]]:
-    """Subsets of all pods; C(more) is the traffic policy of each."""
+    """Subsets of all pods; `more` is the traffic policy of each."""
     return [{"name": name, "labels": {"app": "nginx"}, **more} for name in names]
 
 
@@ -153,16 +153,9 @@ CONTRADICTION = {("sticks", "failed"), ("does_not", "passed")}
 def objects_of(name: str) -> list[dict[str, Any]]:
     """Service, DestinationRule and VirtualService of a scenario."""
     rule, routes, port, _verdict, _words = SCENARIOS[name]
-    meta = {"name": name, "labels": {SCENARIO: name}}
     spec = {key: value for key, value in port.items() if key == "trafficDistribution"}
-    ports = [{"name": "http", "port": 80, "targetPort": 8080, **{key: value for key, value in port.items() if key == "name"}}]
-    objects: list[dict[str, Any]] = [{"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": {"selector": {"app": "nginx"}, "ports": ports, **spec}}]
-    istio = "networking.istio.io/v1"
-    if rule is not None:
-        objects.append({"apiVersion": istio, "kind": "DestinationRule", "metadata": meta, "spec": {"host": name, **rule}})
-    if routes is not None:
-        objects.append({"apiVersion": istio, "kind": "VirtualService", "metadata": meta, "spec": {"hosts": [name], "http": routes}})
-    return objects
+    named = {key: value for key, value in port.items() if key == "name"}
+    return parts_of(name, rule, routes, labels={SCENARIO: name}, port=named, **spec)
 
 
 def expected(name: str, zones: int) -> tuple[str, str]:
@@ -216,7 +209,7 @@ def test_the_static_verdict_is_decided_and_never_contradicts_the_live_one(
     entry = shown(name)
     verdict, words = expected(name, two_clients)
     assert (entry["static_verdict"], words in entry["why"]) == (verdict, True), entry["why"]
-    live = mesh.look(service=name, client={"max": 2}, requests=5, max_flip_rate=0.05)
+    live = mesh.look(service=name, client={"max": 2}, profile="quick")
     assert (verdict, live["verdict"]) not in CONTRADICTION, (entry["why"], live["msg"])
     assert (verdict == "sticks") == (live["verdict"] == "passed"), live["msg"]
     assert entry["prediction"]["available"] == live["prediction"]["available"], (entry["prediction"], live["prediction"])
@@ -261,7 +254,7 @@ def test_on_a_tcp_port_each_client_is_a_session_by_its_own_address(mesh: Mesh, s
         "tcp-port",
         {"spec": policy(loadBalancer={"consistentHash": {"httpHeaderName": None, "useSourceIp": True, "maglev": {"tableSize": size}}})},
     )
-    mesh.wait_until("the listener hashes", lambda: predicted() == placed(size), 20)
+    mesh.wait_until("the listener hashes", lambda: predicted() == placed(size))
     static = look()
     assert (static["static_verdict"], static["proxies"][0]["hash_policy"], static["findings"]) == ("sticks", [{"type": "source_ip", "name": None}], [])
 
@@ -278,7 +271,7 @@ def test_on_a_tcp_port_each_client_is_a_session_by_its_own_address(mesh: Mesh, s
     assert "hashes only the client pod's own address" in refused["msg"]
 
     mesh.patch("destinationrule", "tcp-port", {"spec": policy(loadBalancer={"consistentHash": None, "simple": "RANDOM"})})
-    mesh.wait_until("the listener does not hash", lambda: look()["static_verdict"] == "does_not", 20)
+    mesh.wait_until("the listener does not hash", lambda: look()["static_verdict"] == "does_not")
     moving = mesh.look(**options)
     assert (moving["verdict"], [session["moved"] for session in moving["sessions"]]) == ("failed", [True, True]), moving["msg"]
 
@@ -293,13 +286,15 @@ def test_without_a_client_only_the_objects_speak(mesh: Mesh, namespace: Callable
     assert "there is no ready client pod" in entry["why"]
 
 
-def test_a_client_without_sidecar_does_not_stick(mesh: Mesh, namespace: Callable[..., str]) -> None:
-    outside = namespace(injection=False)
-    mesh.kubectl("-n", outside, "apply", "-f", "-", stdin=yaml.safe_dump(curl_pod("plain")))
-    mesh.kubectl("-n", outside, "wait", "--for=condition=Ready", "pod/plain", "--timeout=90s")
-    (entry,) = run_info(mesh.kubeconfig, namespace=mesh.namespace, service="nginx-service", client={"namespace": outside, "pod": "plain"})
+def test_a_client_without_sidecar_does_not_stick(mesh: Mesh) -> None:
+    pod = curl_pod("bare")
+    pod["metadata"]["labels"] = {"sidecar.istio.io/inject": "false"}
+    mesh.apply(pod)
+    mesh.kubectl("-n", mesh.namespace, "wait", "--for=condition=Ready", "pod/bare", "--timeout=90s")
+    (entry,) = run_info(mesh.kubeconfig, namespace=mesh.namespace, service="nginx-service", client={"pod": "bare"})
+    mesh.delete("pod", "bare")
     assert (entry["static_verdict"], entry["prediction"]["available"]) == ("does_not", False)
-    assert f"pod {outside}/plain has no sidecar" in entry["why"]
+    assert f"pod {mesh.namespace}/bare has no sidecar" in entry["why"]
 
 
 def test_a_hundred_services_in_one_look(mesh: Mesh, namespace: Callable[..., str]) -> None:
@@ -330,7 +325,7 @@ def test_a_hundred_services_in_one_look(mesh: Mesh, namespace: Callable[..., str
         found[:] = run_info(mesh.kubeconfig, namespace=where)
         return len(found) == 100 and all(entry["static_verdict"] == "sticks" for entry in found)
 
-    mesh.wait_until("all hundred are found and in order", look, 30)
+    mesh.wait_until("all hundred are found and in order", look)
     assert {entry["service"] for entry in found} == set(names)
     assert {(len(entry["backends"]), entry["proxies"][0]["in_sync"]) for entry in found} == {(2, True)}
 

@@ -3,20 +3,21 @@
 """Where sessions were said to land is where they land, and what a maintenance was said to move is what moves.
 
 Each table size and each kind of key is a service of its own over the same pods, so that scaling them once serves all.
-With ISTIO_PREDICTION_SESSIONS=10000 twenty times as many sessions are compared, each kind of key at every number of pods;
+With ISTIO_PREDICTION_SESSIONS=10000 twenty times as many sessions are compared, each kind of key at every number of pods, of which there are more;
 with ISTIO_LAB_NODES=2 a node is drained besides (`make prediction` does both). The way through a gateway is in
 test_affinity_gateway.py.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from affinity_support import HASHED_SERVICES, KEY, Mesh, curl_pod, probe_pod
+from affinity_support import HASHED_SERVICES, KEY, Mesh, curl_pod, hashing, parts_of, probe_pod
 from inprocess import run_info
 
 from harness import WORKER
@@ -25,7 +26,8 @@ FEW = 500
 SESSIONS = int(os.environ.get("ISTIO_PREDICTION_SESSIONS", str(FEW)))
 SIZES = ("ring-64", "nginx-service", "ring-8192", "maglev")
 BY_KEY = ("by-cookie", "by-query", "by-source")
-MOST_PODS = 10
+MOST_PODS = 10 if SESSIONS > FEW else 5
+VICTIMS = MOST_PODS * 2 // 5
 PART = "prediction"
 # The pods go to nodes with this label only: without it their replacements stay Pending, and no node is cordoned under other tests.
 TAKES_PODS = f"meshops.istio/prediction{WORKER and '-'}{WORKER}"
@@ -36,13 +38,7 @@ def services(mesh: Mesh) -> Iterator[Mesh]:
     """The services, and a second client on another node if there is one; afterwards three pods as before."""
     nodes = nodes_of(mesh)
     here = mesh.node_of_client()
-    objects = []
-    for name, (consistent, _key) in HASHED_SERVICES.items():
-        meta = {"name": name, "labels": {PART: name}}
-        ports = [{"name": "http", "port": 80, "targetPort": 8080}]
-        objects.append({"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": {"selector": {"app": "nginx"}, "ports": ports}})
-        rule = {"host": name, "trafficPolicy": {"loadBalancer": {"consistentHash": consistent}}}
-        objects.append({"apiVersion": "networking.istio.io/v1", "kind": "DestinationRule", "metadata": meta, "spec": rule})
+    objects = [part for name, (consistent, _key) in HASHED_SERVICES.items() for part in parts_of(name, hashing(**consistent), labels={PART: name})]
     take_pods(mesh, yes=True)
     mesh.patch("deployment", "nginx-deployment", {"spec": {"template": {"spec": {"nodeSelector": {TAKES_PODS: "true"}}}}})
     mesh.apply(probe_pod("far-client", next((node for node in nodes if node != here), here)), *objects)
@@ -134,7 +130,7 @@ def landed(mesh: Mesh, service: str, pods: int) -> dict[str, str]:
     return {session["id"]: next(iter(session["pods"])) for session in result["sessions"]}
 
 
-@pytest.mark.parametrize("pods", [2, 3, 5, MOST_PODS])
+@pytest.mark.parametrize("pods", [2, 3, 5, 10] if SESSIONS > FEW else [2, MOST_PODS])
 def test_each_session_lands_where_the_info_module_says(services: Mesh, pods: int) -> None:
     """For every size of ring and table, and, where the most are compared and at the most pods, by every kind of key."""
     scale(services, pods)
@@ -149,7 +145,7 @@ def test_what_a_scale_down_moves_is_known_by_name(services: Mesh) -> None:
     """The victims are fixed by their deletion cost, and nothing takes their place. Afterwards all land where they must again."""
     scale(services, MOST_PODS)
     before = {service: landed(services, service, MOST_PODS) for service in ("nginx-service", "maglev")}
-    victims = sorted({pod["metadata"]["name"] for pod in services.pods()})[:4]
+    victims = sorted({pod["metadata"]["name"] for pod in services.pods()})[:VICTIMS]
     plan = {"remove_pods": victims, "replicas": MOST_PODS - len(victims)}
     told = {service: info(services, service, session_ids=list(met), what_if=plan)["what_if"] for service, met in before.items()}
     services.kubectl("-n", services.namespace, "annotate", "pod", *victims, "controller.kubernetes.io/pod-deletion-cost=-100")
@@ -171,29 +167,44 @@ def evict(mesh: Mesh, pod: str) -> None:
     mesh.kubectl("create", "--raw", f"/api/v1/namespaces/{mesh.namespace}/pods/{pod}/eviction", "-f", "-", stdin=json.dumps(eviction))
 
 
+def within_range(one_more: Callable[[], bool]) -> bool:
+    """Whether shares lie within what was said of them, of which one in a hundred may miss by chance: as often as it takes until
+    two more are within than miss, which ends a sound module at four more that miss once in a hundred million runs."""
+    lead = 0
+    while -4 < lead < 2:
+        lead += 1 if one_more() else -1
+    return lead == 2
+
+
+def is_within(told: dict[str, Any], before: dict[str, str], after: dict[str, str]) -> bool:
+    moved = {session for session, pod in before.items() if after[session] != pod}
+    assert set(told["must_move"]) <= moved
+    return bool(told["expected_share"]["low"] <= round(len(moved) / len(before), 4) <= told["expected_share"]["high"])
+
+
 def test_what_an_eviction_moves_is_exact_until_the_replacement_comes_and_then_within_what_was_said(services: Mesh) -> None:
-    """One range in a hundred may miss by chance, so of three times two must hold: that fails a sound module once in three thousand runs."""
     scale(services, 3)
-    within = 0
     before = landed(services, "nginx-service", 3)
-    for _time in range(3):
+
+    def eviction() -> bool:
+        nonlocal before
         victim = min(before.values())
         told = info(services, "nginx-service", session_ids=list(before), what_if={"remove_pods": [victim]})["what_if"]
         assert told["must_move"] == [session for session, pod in before.items() if pod == victim]
         take_no_pods(services)
         evict(services, victim)
-        services.wait_until("the pod is gone", lambda gone=victim: gone not in {pod["metadata"]["name"] for pod in services.pods()})
+        services.wait_until("the pod is gone", lambda: victim not in {pod["metadata"]["name"] for pod in services.pods()})
         meanwhile = landed(services, "nginx-service", 2)
         assert [pod["status"]["phase"] for pod in services.pods()].count("Pending") == 1
         assert set(meanwhile.values()) == set(before.values()) - {victim}
         assert told["if_not_replaced"] == [session for session, pod in before.items() if meanwhile[session] != pod]
         take_pods(services, yes=True)
         after = landed(services, "nginx-service", 3)
-        moved = {session for session, pod in before.items() if after[session] != pod}
-        assert set(told["must_move"]) <= moved
-        within += told["expected_share"]["low"] <= round(len(moved) / len(before), 4) <= told["expected_share"]["high"]
+        within = is_within(told, before, after)
         before = after
-    assert within >= 2
+        return within
+
+    assert within_range(eviction)
 
 
 def test_what_if_compares_ring_hash_with_maglev(services: Mesh) -> None:
@@ -213,8 +224,10 @@ if os.environ.get("ISTIO_LAB_NODES") == "2":
 
     def test_what_a_drain_moves_is_within_what_was_said(services: Mesh) -> None:
         """As above, by kubectl drain: the node is cordoned, its pods go at once, and others take their place on the other node."""
-        within = 0
-        for node in ("node-2", "node-1", "node-2"):
+        nodes = itertools.cycle(("node-2", "node-1"))
+
+        def drain() -> bool:
+            node = next(nodes)
             # From one pod anew, so that they are spread over both nodes.
             scale(services, 1)
             scale(services, 4)
@@ -229,8 +242,6 @@ if os.environ.get("ISTIO_LAB_NODES") == "2":
                 services.wait_until("four pods", lambda: len(services.pods()) == 4)
             finally:
                 services.kubectl("uncordon", node)
-            after = landed(services, "nginx-service", 4)
-            moved = {session for session, pod in before.items() if after[session] != pod}
-            assert set(told["must_move"]) <= moved
-            within += told["expected_share"]["low"] <= round(len(moved) / len(before), 4) <= told["expected_share"]["high"]
-        assert within >= 2
+            return is_within(told, before, landed(services, "nginx-service", 4))
+
+        assert within_range(drain)

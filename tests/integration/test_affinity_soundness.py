@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import random
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from affinity_support import Mesh, probe_pod
+from affinity_support import Mesh, hashing, parts_of, probe_pod
 from soundness.simulate import one_window
 
 CHECKS = int(os.environ.get("ISTIO_SOUNDNESS_CHECKS", "1"))
@@ -24,8 +25,8 @@ OF_EACH_EVENT = -(-CHECKS // 10)
 OF_OTHERS = -(-CHECKS // 4)
 WINDOWS = int(os.environ.get("ISTIO_SOUNDNESS_WINDOWS", "3000"))
 RULE = ("destinationrule", "nginx-destinationrule")
-WEIGHTED = "proxy.hash_policy | length > 0"
-
+# Without it three pods are test_affinity_check.py's, and a rollout too.
+FULL = pytest.mark.full
 
 Results = list[dict[str, Any]]
 Repeat = Callable[..., Results]
@@ -54,16 +55,27 @@ def repeat(capsys: pytest.CaptureFixture[str]) -> Repeat:
     return results
 
 
+@pytest.fixture(scope="module")
+def ruleless(mesh: Mesh) -> Iterator[str]:
+    """A service over the sample's pods without a rule."""
+    mesh.apply(*parts_of("ruleless"))
+    mesh.wait_for("proxy.lb_policy == 'LEAST_REQUEST'", "ruleless")
+    yield "ruleless"
+    mesh.delete("service", "ruleless")
+
+
+@FULL
 @pytest.mark.parametrize("pods", [2, 3, 6])
-def test_a_healthy_mesh_always_passes_and_one_without_the_rule_always_fails(broken: Mesh, pods: int, repeat: Repeat, record_property: Any) -> None:
+def test_a_healthy_mesh_always_passes_and_one_without_the_rule_always_fails(
+    broken: Mesh, ruleless: str, pods: int, repeat: Repeat, record_property: Any
+) -> None:
     broken.scale(pods)
     healthy = repeat(f"{pods} pods, healthy", CHECKS, broken.look)
-    broken.delete(*RULE)
-    broken.wait_for("proxy.lb_policy == 'LEAST_REQUEST'")
-    ruleless = repeat(f"{pods} pods, without the rule", CHECKS, broken.look)
-    record_property("verdicts", f"{pods} pods: healthy {dict(verdicts(healthy))}, without the rule {dict(verdicts(ruleless))}")
+    broken.wait_for(f"proxy.hosts | length == {pods}", ruleless)
+    failing = repeat(f"{pods} pods, without the rule", CHECKS, lambda: broken.look(service=ruleless))
+    record_property("verdicts", f"{pods} pods: healthy {dict(verdicts(healthy))}, without the rule {dict(verdicts(failing))}")
     assert verdicts(healthy) == {"passed": CHECKS}, [result["msg"] for result in healthy if result["verdict"] != "passed"]
-    assert verdicts(ruleless) == {"failed": CHECKS}, [result["msg"] for result in ruleless if result["verdict"] != "failed"]
+    assert verdicts(failing) == {"failed": CHECKS}, [result["msg"] for result in failing if result["verdict"] != "failed"]
 
 
 def rollout(mesh: Mesh) -> None:
@@ -86,7 +98,7 @@ def change_the_rule(mesh: Mesh) -> None:
     mesh.patch(*RULE, {"spec": {"trafficPolicy": {"loadBalancer": {"consistentHash": {"httpHeaderName": "other"}}}}})
 
 
-EVENTS: list[Callable[[Mesh], None]] = [rollout, scale_up, scale_down, kill_a_pod, change_the_rule]
+EVENTS = [pytest.param(rollout, marks=FULL), pytest.param(scale_up, marks=FULL), scale_down, kill_a_pod, change_the_rule]
 
 
 def quiet(mesh: Mesh) -> None:
@@ -139,39 +151,45 @@ def churn(broken: Mesh) -> Iterator[None]:
     thread.join()
 
 
-def test_no_rule_is_failed_under_constant_churn_too(broken: Mesh, churn: None, repeat: Repeat, record_property: Any) -> None:
-    broken.delete(*RULE)
-    broken.wait_for("proxy.lb_policy == 'LEAST_REQUEST'")
-    time.sleep(3)
-    results = repeat("no rule, pods come and go", OF_OTHERS, broken.look)
+def test_no_rule_is_failed_under_constant_churn_too(broken: Mesh, ruleless: str, churn: None, repeat: Repeat, record_property: Any) -> None:
+    broken.wait_until("a pod has come", lambda: len(broken.pods()) > 3)
+    results = repeat("no rule, pods come and go", OF_OTHERS, lambda: broken.look(service=ruleless))
     record_property("verdicts", f"no rule, pods come and go: {dict(verdicts(results))}")
     assert verdicts(results) == {"failed": OF_OTHERS}, [result["msg"] for result in results]
 
 
-@pytest.mark.parametrize(("weights", "profile"), [((90, 10), "default"), ((99, 1), "deep")])
-def test_a_weighted_split_is_always_caught(broken: Mesh, weights: tuple[int, int], profile: str, repeat: Repeat, record_property: Any) -> None:
+@pytest.fixture
+def canary(mesh: Mesh) -> Iterator[None]:
+    """Two more pods, of a Deployment of their own."""
+    spec = copy.deepcopy(mesh.objects["deployment/nginx-deployment"]["spec"])
+    labels = {"app": "nginx", "version": "canary"}
+    spec |= {"replicas": 2, "selector": {"matchLabels": labels}}
+    spec["template"]["metadata"]["labels"] = labels
+    mesh.apply({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "nginx-canary"}, "spec": spec})
+    mesh.kubectl("-n", mesh.namespace, "rollout", "status", "deployment/nginx-canary", "--timeout=90s")
+    yield
+    mesh.delete("deployment", "nginx-canary")
+    mesh.wait_until("its pods are gone", lambda: not mesh.pods("version=canary"))
+
+
+@pytest.mark.parametrize(("weights", "profile"), [((90, 10), "default"), pytest.param((99, 1), "deep", marks=FULL)])
+def test_a_weighted_split_is_always_caught(mesh: Mesh, canary: None, weights: tuple[int, int], profile: str, repeat: Repeat, record_property: Any) -> None:
     """Two subsets of the same pods: by the pod template's hash, one Deployment each."""
-    deployment = json.loads(broken.kubectl("-n", broken.namespace, "get", "deployment", "nginx-deployment", "-o", "json").stdout)
-    canary = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "nginx-canary"}, "spec": deployment["spec"]}
-    canary["spec"]["replicas"] = 2
-    canary["spec"]["selector"]["matchLabels"]["version"] = "canary"
-    canary["spec"]["template"]["metadata"]["labels"]["version"] = "canary"
-    broken.apply(canary)
+    name = f"weighted-{weights[1]}"
+    # The stable pods are those without the label, which a subset can't say; so the stable subset is all of them.
+    subsets = [{"name": "all", "labels": {"app": "nginx"}}, {"name": "canary", "labels": {"version": "canary"}}]
+    destinations = [{"destination": {"host": name, "subset": subset["name"]}, "weight": weight} for subset, weight in zip(subsets, weights, strict=True)]
+    mesh.apply(*parts_of(name, hashing() | {"subsets": subsets}, [{"route": destinations}], labels={"weighted": "yes"}))
     try:
-        broken.kubectl("-n", broken.namespace, "rollout", "status", "deployment/nginx-canary", "--timeout=90s")
-        # The stable pods are those without the label, which a subset can't say; so the stable subset is all of them.
-        broken.patch(*RULE, {"spec": {"subsets": [{"name": "all", "labels": {"app": "nginx"}}, {"name": "canary", "labels": {"version": "canary"}}]}})
-        route = [
-            {"destination": {"host": "nginx-service", "subset": subset}, "weight": weight} for subset, weight in zip(("all", "canary"), weights, strict=True)
-        ]
-        broken.patch("virtualservice", "nginx-virtualservice", {"spec": {"http": [{"route": route}]}})
-        broken.wait_for(WEIGHTED)
-        time.sleep(3)
-        results = repeat(f"weights {weights}", OF_OTHERS, lambda: broken.look(profile=profile))
+        mesh.wait_until(
+            "Envoy has both subsets and the weights",
+            lambda: f"canary|{name}." in mesh.envoy("clusters") and f"canary|{name}." in mesh.envoy("config_dump?resource=dynamic_route_configs"),
+        )
+        results = repeat(f"weights {weights}", OF_OTHERS, lambda: mesh.look(service=name, profile=profile))
         record_property("verdicts", f"weights {weights}, profile {profile}: {dict(verdicts(results))}")
         assert verdicts(results) == {"failed": OF_OTHERS}, [result["msg"] for result in results]
     finally:
-        broken.delete("deployment", "nginx-canary")
+        mesh.kubectl("-n", mesh.namespace, "delete", "services,destinationrules.networking.istio.io,virtualservices.networking.istio.io", "-l", "weighted")
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ def _events(job: Path, ident: str) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in (job / f"artifacts/{ident}/job_events").glob("*.json")]
 
 
-def test_a_job_is_as_red_as_its_services(job: Path, mesh: Mesh):
+def test_a_job_is_as_red_as_its_services(job: Path, mesh: Mesh, interpreter: str):
     survey = {question["variable"]: question["default"] for question in json.loads((ROOT / "docs/awx-survey.json").read_text())["spec"]}
     service = {"namespace": mesh.namespace, "service": "nginx-service", "key": {"type": "header", "name": "user-session"}}
     template = {"istio_affinity_namespaces": [mesh.namespace], "istio_affinity_services": [service]}
@@ -56,7 +56,8 @@ def test_a_job_is_as_red_as_its_services(job: Path, mesh: Mesh):
 
     # A header that no rule hashes on: the service is red, and so is the job.
     missed = [service | {"key": {"type": "header", "name": "x-mistyped"}}]
-    _launch(job, "red", mesh.kubeconfig, **template | {"istio_affinity_services": missed}, **quick).expect(2)
+    warm = {"ansible_python_interpreter": interpreter} if interpreter else {}
+    _launch(job, "red", mesh.kubeconfig, **template | {"istio_affinity_services": missed}, **quick, **warm).expect(2)
     assert (job / "artifacts/red/rc").read_text() == "2"
     assert (job / "artifacts/red/status").read_text() == "failed"
     failed = [event["event_data"] for event in _events(job, "red") if event["event"] == "runner_on_failed" and not event["event_data"].get("ignore_errors")]

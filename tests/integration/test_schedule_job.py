@@ -56,7 +56,9 @@ class Inside:
             conditions = self.get("job", job)["status"].get("conditions", [])
             return [one["type"] for one in conditions if one["type"] in ("Complete", "Failed") and one["status"] == "True"]
 
-        wait_for(f"The end of job {job}", lambda: bool(states()), 300)
+        # kubectl watches until there is a condition at all, which is for minutes; the last one comes a moment later.
+        self.kubectl("-n", PLACE, "wait", f"job/{job}", "--for=jsonpath={.status.conditions}", "--timeout=400s", timeout=420)
+        wait_for(f"The end of job {job}", lambda: bool(states()), 100)
         return states()[0]
 
     def log(self, job: str) -> str:
@@ -144,7 +146,7 @@ def _statuses(report: dict[str, Any]) -> dict[str, tuple[str, str]]:
 def test_a_broken_service_fails_its_job_and_the_mend_is_green(inside: Inside) -> None:
     """Three services ask for affinity and opted in. The schedule's own run finds the broken one; its report has the fix; the next run is green."""
     assert inside.play() > 0
-    wait_for("The first job by the schedule", lambda: bool(inside.get("jobs")["items"]), 150)
+    inside.kubectl("-n", PLACE, "wait", f"cronjob/{NAME}", "--for=jsonpath={.status.lastScheduleTime}", "--timeout=150s")
     # One is enough; the next is started by hand.
     assert inside.play(istio_schedule_suspend=True) == 1
     (first,) = [job["metadata"]["name"] for job in inside.get("jobs")["items"]]

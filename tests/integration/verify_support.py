@@ -37,6 +37,10 @@ EXCLUDED_ANNOTATIONS = {
 }
 
 
+# The content of what was deleted and is still there.
+ON_ITS_WAY_OUT = "on its way out"
+
+
 def service_objects(name: str, header: str) -> list[dict[str, Any]]:
     """A Service over the sample's pods and the rule that makes it stick by this header."""
     consistent = {"consistentHash": {"httpHeaderName": header}}
@@ -122,12 +126,15 @@ def snapshot(kubectl: Kubectl, *namespaces: str) -> dict[str, Any]:
         content = {name: value for name, value in item.items() if name not in ("metadata", "status")}
         kept = {name: meta.get(name) for name in ("labels", "finalizers", "ownerReferences")}
         annotations = {name: value for name, value in (meta.get("annotations") or {}).items() if name not in EXCLUDED_ANNOTATIONS}
-        found[f"{item['kind']} {meta.get('namespace', '')}/{meta['name']}"] = content | kept | {"annotations": annotations}
+        whole = content | kept | {"annotations": annotations}
+        found[f"{item['kind']} {meta.get('namespace', '')}/{meta['name']}"] = ON_ITS_WAY_OUT if "deletionTimestamp" in meta else whole
     return found
 
 
 def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    return sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+    """What differs, but for the end of what was on its way out before."""
+    names = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+    return [name for name in names if not (before.get(name) == ON_ITS_WAY_OUT and name not in after)]
 
 
 def token_kubeconfig(kubectl: Kubectl, admin: Path, folder: Path, namespace: str, account: str) -> Path:
