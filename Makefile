@@ -69,7 +69,7 @@ locked-test:
 	.venv/bin/pytest -n 2 $(arguments)
 
 .PHONY: quick
-quick: venv ## Lint and unit tests: under two minutes, no lab
+quick: venv ## The fast gates and the unit tests: under a minute, no lab
 	.venv/bin/pytest -n 2 -m 'not slow' tests/gates tests/unit $(arguments)
 
 .PHONY: lab
@@ -90,7 +90,7 @@ kubeconfig: ## Print the path of the lab's kubeconfig, if the lab answers (make 
 	@:$(if $(filter 0,$(.SHELLSTATUS)),$(info $(answer)),$(error $(answer)))
 
 .PHONY: fixtures
-fixtures: venv ## Record anew, on the lab with its sample, what unit tests take for real (then: make site)
+fixtures: venv ## Record the outputs that unit tests read again, on the lab with its sample (then run make site)
 	kubeconfig=$$($(MAKE) -s kubeconfig); lab/with-lock .venv/bin/python tests/report_cases.py "$$kubeconfig" && \
 	lab/with-lock .venv/bin/python tests/unit/record_fixtures.py "$$kubeconfig"
 

@@ -21,6 +21,7 @@ def _ansible_lint(tree: Path) -> Ran:
     return run(BIN / "ansible-lint", "--offline", "--profile=production", "--strict", "--nocolor", cwd=tree, env=clean_environment(**settings))
 
 
+@pytest.mark.slow
 def test_ansible_lint(staged: Path):
     seen = _ansible_lint(staged).expect().output
     counted = re.search(r"Passed: 0 failure\(s\), 0 warning\(s\) in (\d+) files processed of (\d+) encountered. Profile 'production' was required", seen)
@@ -28,6 +29,7 @@ def test_ansible_lint(staged: Path):
     assert int(counted.group(1)) > 20
 
 
+@pytest.mark.slow
 def test_ansible_lint_finds(staged: Path, tmp_path: Path):
     tree = tmp_path / "ansible_collections/meshops/istio"
     (tree / "playbooks").mkdir(parents=True)

@@ -41,6 +41,7 @@ def test_alerts_fire_and_clear(promtool: Path):
     run(promtool, "test", "rules", TESTS).expect()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("was", "now"),
     [

@@ -26,23 +26,15 @@ GATEWAY = "istio-ingressgateway"
 PART = "through-gateway"
 
 
-def gateway_parts() -> list[dict[str, Any]]:
-    """Two pods and a Service as Istio's gateway chart makes them: of the same template for injection."""
-    labels = {"istio": INGRESS}
-    template = {
-        "metadata": {
-            "labels": labels | {"sidecar.istio.io/inject": "true"},
-            "annotations": {"inject.istio.io/templates": "gateway"} | QUICK["metadata"]["annotations"],
-        },
-        "spec": {"terminationGracePeriodSeconds": 5, "containers": [{"name": "istio-proxy", "image": "auto", "ports": [{"containerPort": 8080}]}]},
-    }
-    ports = [{"name": "http", "port": 80, "targetPort": 8080}]
-    meta = {"name": GATEWAY, "namespace": INGRESS}
-    spec = {"replicas": 2, "selector": {"matchLabels": labels}, "template": template}
-    return [
-        {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": meta, "spec": spec},
-        {"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": {"selector": labels, "ports": ports}},
-    ]
+# Two pods, without what a test has no use for.
+VALUES: dict[str, Any] = {
+    "service": {"type": "ClusterIP"},
+    "autoscaling": {"enabled": False},
+    "replicaCount": 2,
+    "resources": {"requests": {"cpu": "10m", "memory": "64Mi"}},
+    "podAnnotations": QUICK["metadata"]["annotations"],
+    "terminationGracePeriodSeconds": 5,
+}
 
 
 def bound(name: str, rule: dict[str, Any] | None) -> list[dict[str, Any]]:
@@ -54,15 +46,17 @@ def bound(name: str, rule: dict[str, Any] | None) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def gateway(mesh: Mesh) -> Iterator[dict[str, Any]]:
-    """A gateway with two pods, the sample and more services over its pods bound to it, and three clients; the option via."""
+    """The role's gateway with two pods, the sample and more services over its pods bound to it, and three clients; the option via."""
     mesh.kubectl("delete", "namespace", INGRESS, OUTSIDE, "--ignore-not-found", "--wait", "--timeout=120s")
-    for name in (INGRESS, OUTSIDE):
-        mesh.kubectl("create", "namespace", name)
+    mesh.kubectl("create", "namespace", OUTSIDE)
+    role = {"ansible.builtin.include_role": {"name": "meshops.istio.istio_control_plane"}}
+    wanted = {"istio_control_plane_gateway": True, "istio_control_plane_gateway_namespace": INGRESS, "istio_control_plane_gateway_values": VALUES}
+    mesh.ansible([role], extra_vars=wanted).expect()
     nodes = [node["metadata"]["name"] for node in json.loads(mesh.kubectl("get", "nodes", "-o", "json").stdout)["items"]]
     clients = [curl_pod("outsider"), *(probe_pod(f"outsider-{number}", nodes[number % len(nodes)]) for number in range(2))]
     for pod in clients:
         pod["metadata"]["namespace"] = OUTSIDE
-    mesh.kubectl("apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": [*gateway_parts(), *clients]}))
+    mesh.kubectl("apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": clients}))
     hosts = [HOST, *(f"via-{name}.example.com" for name in (*HASHED_SERVICES, "ruleless"))]
     servers = [{"port": {"number": 80, "name": "http", "protocol": "HTTP"}, "hosts": hosts}]
     shop = parts_of("shop", None, [{"route": [{"destination": {"host": "nginx-service"}}]}], labels={PART: "shop"})[-1]
@@ -72,13 +66,12 @@ def gateway(mesh: Mesh) -> Iterator[dict[str, Any]]:
             "apiVersion": "networking.istio.io/v1",
             "kind": "Gateway",
             "metadata": {"name": PART, "labels": {PART: "all"}},
-            "spec": {"selector": {"istio": INGRESS}, "servers": servers},
+            "spec": {"selector": {"istio": "ingressgateway"}, "servers": servers},
         },
         *(part for name, (consistent, _key) in HASHED_SERVICES.items() for part in bound(f"via-{name}", hashing(**consistent))),
         *bound("via-ruleless", None),
         shop,
     )
-    mesh.kubectl("-n", INGRESS, "rollout", "status", f"deployment/{GATEWAY}", "--timeout=120s")
     mesh.kubectl("-n", OUTSIDE, "wait", "--for=condition=Ready", *(f"pod/{pod['metadata']['name']}" for pod in clients), "--timeout=90s")
     # Istio pushes its whole configuration: a gateway that has one of these has all.
     many = f"for n in $(seq 20); do curl -s -o /dev/null -w '%{{http_code}} ' -H 'Host: {HOST}' http://{GATEWAY}.{INGRESS}/; done"
@@ -148,7 +141,7 @@ def test_a_gateway_does_not_believe_what_a_client_says_of_its_address(mesh: Mesh
 
 def test_the_gateway_agrees_with_the_service_and_every_ready_pod_of_it_is_read(mesh: Mesh, lab: Path, gateway: dict[str, Any]) -> None:
     """The Envoys of its pods may differ, so the API server's log must know an exec into each for every look."""
-    pods = mesh.kubectl("-n", INGRESS, "get", "pods", "-l", f"istio={INGRESS}", "-o", "name").stdout.split()
+    pods = mesh.kubectl("-n", INGRESS, "get", "pods", "-l", "istio=ingressgateway", "-o", "name").stdout.split()
     assert len(pods) == 2
 
     def reads() -> list[int]:
@@ -211,7 +204,7 @@ if SESSIONS > FEW:
 
 # The last one, as the check waits for a gateway whose pods are new.
 def test_a_pod_of_the_gateway_that_goes_meanwhile_is_seen(mesh: Mesh, gateway: dict[str, Any]) -> None:
-    gone = mesh.kubectl("-n", INGRESS, "get", "pods", "-l", f"istio={INGRESS}", "-o", "jsonpath={.items[0].metadata.name}").stdout
+    gone = mesh.kubectl("-n", INGRESS, "get", "pods", "-l", "istio=ingressgateway", "-o", "jsonpath={.items[0].metadata.name}").stdout
 
     def arrived() -> bool:
         return "/meanwhile" in mesh.kubectl("-n", mesh.namespace, "logs", "-l", "app=nginx", "-c", "nginx", "--tail=20").stdout
