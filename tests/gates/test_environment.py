@@ -40,7 +40,7 @@ def test_each_python_gets_one_pinned_version_of_every_package(version: str):
     for one in REQUIREMENTS:
         assert [item.operator for item in one.specifier] == ["=="], f"{one} is not pinned"
         assert "*" not in str(one.specifier), f"{one} is not pinned"
-    names = [name for name, _ in _pins(version)]
+    names = [name for name, _version in _pins(version)]
     assert len(names) == len(set(names))
     assert set(names) == {canonicalize_name(one.name) for one in REQUIREMENTS}
     assert dict(_pins(version))["ansible-core"] == CORES[version]

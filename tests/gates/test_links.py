@@ -37,7 +37,7 @@ def anchors(page: Path) -> frozenset[str]:
 def broken_links(tree: Path, page: Path) -> Iterator[str]:
     """The links of a page of a tree that lead nowhere in this tree."""
     for match in LINK.finditer(CODE.sub("", (tree / page).read_text())):
-        link = next(filter(None, match.groups()))
+        link = "".join(group or "" for group in match.groups())
         own = OWN.match(link)
         if re.match(r"[a-z]+:", link) and not own:
             continue

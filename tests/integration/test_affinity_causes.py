@@ -83,9 +83,9 @@ def its_sidecar_starts(causes: Broken) -> None:
     """The second client's, by the fix; nobody has to wait for it any longer."""
     pod = ("-n", NAMESPACE, "client-c07", "-c", "istio-proxy")
     first = uid(causes, "client-c07")
-    causes.wait_until("another client", lambda: uid(causes, "client-c07") not in ("", first))
+    causes.wait_until("another client", lambda: uid(causes, "client-c07") not in ("", first), timeout=240)
     go_on = ("exec", *pod, "--", "sh", "-c", "touch /tmp/go && echo gone on")
-    causes.wait_until("its sidecar goes on", lambda: "gone on" in causes.kubectl(*go_on, codes=(0, 1)).stdout)
+    causes.wait_until("its sidecar goes on", lambda: "gone on" in causes.kubectl(*go_on, codes=(0, 1)).stdout, timeout=240)
 
 
 def uid(causes: Broken, pod: str) -> str:

@@ -31,7 +31,8 @@ def services(mesh: Mesh) -> Iterator[None]:
     """A service for each key and one without a rule, so that no test alters the sample. On one are Istio's labels for
     persistent sessions, which mean nothing as long as istiod is not told to heed them."""
     objects = [part for name, (consistent, _key) in KEYS.items() for part in parts_of(name, hashing(**consistent), labels={PART: name})]
-    next(part for part in objects if part["metadata"]["name"] == "persistent" and part["kind"] == "Service")["metadata"]["labels"] |= LABELS
+    (persistent,) = [part for part in objects if part["metadata"]["name"] == "persistent" and part["kind"] == "Service"]
+    persistent["metadata"]["labels"] |= LABELS
     mesh.apply(*parts_of("ruleless", labels={PART: "ruleless"}), *objects)
     mesh.wait_for("proxy.lb_policy == 'LEAST_REQUEST'", "ruleless")
     for name, (_consistent, key) in KEYS.items():

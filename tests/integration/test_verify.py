@@ -121,7 +121,7 @@ def test_an_estate(services: Mesh, estate: Estate, lab: Path, tmp_path: Path, re
         "cart": ("passed", "green"),
         "search": ("passed", "green"),
         "nginx-service": ("sticks", "green"),
-    }
+    }, found["red"]["services"]
     assert judged(found["waived"])[BROKEN] == ("failed", "waived")
     assert judged(found["expired"])[BROKEN] == ("failed", "red")
     assert "API server https://127.0.0.1:9 " in found["dead"]["problems"][0]
