@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 meshops.istio contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-# Every target is a line or two over the real tool, which can as well be called by hand.
+# Every target is a line or two over the real tool, which you can also call directly.
 
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -59,7 +59,7 @@ else
 endif
 
 .PHONY: test
-test: ## Every check there is, as one pytest call on the embedded lab
+test: ## All gates, unit tests and lab tests, as one pytest call on the embedded lab
 	@export ISTIO_STEP_TIMES=$$(mktemp); trap 'rm -f "$$ISTIO_STEP_TIMES"' EXIT; \
 	.ci/timed 'set-up: .venv' $(MAKE) venv && lab/with-lock $(MAKE) locked-test
 
@@ -116,7 +116,7 @@ prediction: venv ## Compare predictions with what 10,000 sessions do, and drain 
 	  tests/integration/test_affinity_info.py tests/integration/test_affinity_prediction.py tests/integration/test_affinity_gateway.py $(arguments)
 
 .PHONY: bench
-bench: venv ## Ratios of our probe to the seed's way, a shell loop and hey, on the lab (with a million requests: ARGS=--million)
+bench: venv ## Compare the speed of the probe with kubectl exec, a shell loop and hey, on the lab (with a million requests: ARGS=--million)
 	cd benchmarks/tools && GOBIN=$(ISTIO_LAB_CACHE)/bench go install tool
 	kubeconfig=$$($(MAKE) -s kubeconfig); \
 	ANSIBLE_COLLECTIONS_PATH=collections lab/with-lock $(playbook) -i inventory/lab.yml benchmarks/mesh.yml && \
@@ -135,5 +135,5 @@ test-full: ## All tests at full size, on ansible-core 2.19 too, others in part, 
 	$(MAKE) bench ARGS=--million
 
 .PHONY: venv
-venv: ## Make .venv hold requirements.txt
+venv: ## Install requirements.txt into .venv
 	@.ci/venv
