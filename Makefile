@@ -69,7 +69,7 @@ locked-test:
 	.venv/bin/pytest -n 2 $(arguments)
 
 .PHONY: quick
-quick: venv ## The fast gates and the unit tests: under a minute, no lab
+quick: venv ## The fast gates and the unit tests, without the lab
 	.venv/bin/pytest -n 2 -m 'not slow' tests/gates tests/unit $(arguments)
 
 .PHONY: lab
