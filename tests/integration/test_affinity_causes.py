@@ -81,7 +81,7 @@ def the_client_starts(causes: Broken) -> None:
 
 def its_sidecar_starts(causes: Broken) -> None:
     """While the fix waits for it."""
-    causes.kubectl("-n", NAMESPACE, "exec", "client-c07", "-c", "istio-proxy", "--", "sh", "-c", "touch /tmp/go")
+    causes.kubectl("-n", NAMESPACE, "exec", "client-c07", "-c", "istio-proxy", "--", "sh", "-c", "touch /etc/istio/proxy/go")
 
 
 def no_more_news(causes: Broken, client: str) -> None:
