@@ -95,7 +95,7 @@ def test_a_shim_that_fails_and_an_incomplete_python_are_passed_over(checkout: Pa
     run(checkout / ".venv/bin/pip", "--version").expect()
     assert _venv(checkout, ".venv", "3.99", "3.98", THIS).expect().output == ""
 
-    # An environment that is activated is made anew by the Python below it, and only for another set of packages.
+    # An activated environment is rebuilt with its base Python, and only if the set of packages differs.
     assert _venv(checkout, ".venv", THIS, activated=True).expect().output == ""
     (checkout / "requirements.txt").write_text("# another\n")
     assert f"Making .venv from requirements.txt with {base}" in _venv(checkout, ".venv", THIS, activated=True).expect().stdout

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 meshops.istio contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which gateway is meant, which of its pods are read, and how a page that was cut short is told."""
+"""Which gateway is selected, which of its pods are read, and how a truncated page is reported."""
 
 from __future__ import annotations
 
