@@ -112,8 +112,11 @@ def annotated_key(text: str) -> Options:
 
 
 def merged_target(entry: Mapping[str, Any], annotated: Mapping[str, Any]) -> Options:
-    """The inventory entry over the annotations. Booleans are converted: a quoted "false" must neither send a request nor hide a verdict."""
-    kept = {name: value for name, value in annotated.items() if name != "refused"}
+    """The inventory entry over the annotations. Booleans are converted: a quoted "false" must neither send a request nor hide a verdict.
+
+    Annotations add nothing to an entry with headers, because their author must not choose where these are sent.
+    """
+    kept = {} if entry.get("headers") else {name: value for name, value in annotated.items() if name != "refused"}
     target = kept | {name: value for name, value in entry.items() if value is not None}
     return target | {name: is_yes(target[name]) for name in ("probe", "single") if name in target}
 

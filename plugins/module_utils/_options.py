@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ansible_collections.meshops.istio.plugins.module_utils._model import PROBE_LABEL, CheckError, ClientChoice, JsonDict, Key, Scope
@@ -18,6 +19,7 @@ from ansible_collections.meshops.istio.plugins.module_utils._requests.brake impo
 from ansible_collections.meshops.istio.plugins.module_utils._requests.curl import Sending
 from ansible_collections.meshops.istio.plugins.module_utils._requests.identity import Method
 from ansible_collections.meshops.istio.plugins.module_utils._requests.plan import PROFILES
+from ansible_collections.meshops.istio.plugins.module_utils._secrets import is_secret_name
 from ansible_collections.meshops.istio.plugins.module_utils._verdict.what_if import Scenario, read_scenario
 
 # option: the smallest and the largest valid value
@@ -123,10 +125,18 @@ def read_settings(params: JsonDict) -> Settings:
     )
     seed = params["seed"] if params["seed"] is not None else random.SystemRandom().randrange(2**31)
     bound = params["max_flip_rate"] if params["max_flip_rate"] is not None else PROFILES[params["profile"]].max_flip_rate
-    key, method = given_key(params), read_method(params)
+    key, method, choice = given_key(params), read_method(params), client_choice(params)
+    refuse_to_hand_out(sending.headers, choice)
     if key and key.issued and method.name in ("body", "upstream"):
         raise CheckError("bad_option", f"Options key.cookie={key.cookie} and identify={method.name} exclude each other; use header or access_log.")
-    return Settings(client_choice(params), key, sending, method, bound, seed, read_stop_on(params))
+    return Settings(choice, key, sending, method, bound, seed, read_stop_on(params))
+
+
+def refuse_to_hand_out(headers: Iterable[tuple[str, str]], choice: ClientChoice) -> None:
+    """Whoever may create a pod can label it as a client. Raises CheckError with `bad_option` if such a pod would get a secret."""
+    secret = next((name for name, _value in headers if is_secret_name(name)), None)
+    if secret is not None and choice.pod is None:
+        raise CheckError("bad_option", f"Option headers: {secret} is a secret, and any pod with a label would get it. Next: name a client pod in client.pod.")
 
 
 def read_stop_on(params: JsonDict) -> StopOn | None:

@@ -78,6 +78,12 @@ def test_the_inventory_counts_before_annotations():
     assert affinity_targets([listed], [marked]) == [CART | {"path": "/ready", "key": HEADER}]
 
 
+def test_annotations_add_nothing_to_an_entry_with_headers():
+    """The author of a Service chose the path and the port to which the operator's credentials were sent."""
+    listed = CART | {"headers": {"Authorization": "Bearer x"}}
+    assert affinity_targets([listed], [_service("cart", probe="/steal", probe_port="9999", single_replica="true")]) == [listed]
+
+
 def test_targets_are_sorted_and_what_names_no_service_is_left_out():
     listed = [{"namespace": "b", "service": "z"}, {"namespace": "b"}, {"namespace": "b", "service": "a"}]
     assert [target["service"] for target in affinity_targets(listed, [_service("cart", probe="/")])] == ["a", "z", "cart"]
