@@ -37,6 +37,34 @@ LIMITS = {
     "max_sessions_returned": (0, 100_000),
 }
 
+# Options that name an object of Kubernetes, and other options with text. An empty one is a mistake, such as a variable that is not set.
+NAMES = (
+    "namespace",
+    "service",
+    "client.pod",
+    "client.container",
+    "client.namespace",
+    "via.namespace",
+    "via.service",
+    "what_if.remove_pods",
+    "what_if.drain_node",
+)
+TEXTS = ("client.selector", "key.name", "path", "session_ids", "identify_pattern", "identify_header", "via.address", "via.host")
+NAME = re.compile(r"[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?")
+
+
+def check_texts(params: JsonDict) -> None:
+    """Refuse empty texts, and names that no object can have. Raises CheckError with `bad_option`."""
+    for option in (*NAMES, *TEXTS):
+        outer, _dot, inner = option.partition(".")
+        value = (params.get(outer) or {}).get(inner) if inner else params.get(outer)
+        for text in value if isinstance(value, list) else [value]:
+            if text is not None and not text.strip():
+                place = "contains an empty text" if isinstance(value, list) else "is empty"
+                raise CheckError("bad_option", f"Option {option} {place}. Next: give a value, or leave the option out.")
+            if text is not None and option in NAMES and not NAME.fullmatch(text):
+                raise CheckError("bad_option", f"Option {option} is {text!r}, which no object in Kubernetes can be named. Next: correct it.")
+
 
 def client_spec() -> JsonDict:
     return {
@@ -109,6 +137,7 @@ class Settings:
 
 def read_settings(params: JsonDict) -> Settings:
     """Refuse invalid values before the first access. Raises CheckError with `bad_option`."""
+    check_texts(params)
     for option, (least, most) in LIMITS.items():
         value = params[option]
         if value is not None and not least <= value <= most:
@@ -180,9 +209,8 @@ class Wanted:
 
 def read_wanted(params: JsonDict) -> Wanted:
     """Refuse invalid options. Raises `CheckError` with `bad_option`."""
+    check_texts(params)
     namespaces = tuple(dict.fromkeys(params.get("namespace") or ())) or None
-    if namespaces is not None and not all(namespaces):
-        raise CheckError("bad_option", "Option namespace contains an empty name. Next: correct it, or leave the option out for all namespaces.")
     alone = namespaces[0] if namespaces is not None and len(namespaces) == 1 else ""
     choice = client_choice({**params, "namespace": alone})
     if choice.pod is not None and not choice.namespace:

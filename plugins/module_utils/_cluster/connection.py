@@ -12,7 +12,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import NoneType
 from typing import Any, NoReturn
 
 from ansible.module_utils.basic import AnsibleModule
@@ -40,6 +41,15 @@ def connection_spec() -> JsonDict:
 
 class MaskedModule(AnsibleModule):
     """A module that hides its secrets in results, and nothing else."""
+
+    def _load_params(self) -> None:
+        """Refuse a number or an empty text for a dictionary: ansible-core does not name the option, or ends with a traceback."""
+        super()._load_params()  # type: ignore[no-untyped-call]  # ansible-core has no types for it
+        for name, option in self.argument_spec.items():
+            value = self.params.get(name)
+            text = isinstance(value, str) and value.strip()
+            if "options" in option and option["type"] == "dict" and not text and not isinstance(value, (Mapping, NoneType)):
+                self.fail_json(msg=f"Option {name} is {value!r}; it must be a dictionary. Next: correct it, or leave it out.")
 
     def exit_json(self, **result: Any) -> NoReturn:
         self.no_log_values = secrets_of(self.params, os.environ)
