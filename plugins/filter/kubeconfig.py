@@ -21,7 +21,7 @@ PATHS = ("certificate-authority", "client-certificate", "client-key", "tokenFile
 
 
 def kubeconfig_path(kubeconfig: Any) -> Any:
-    """The path of a file with this kubeconfig, readable by its owner only, which Ansible removes when the run ends. Anything but a dictionary stays unchanged."""
+    """The path of a file with this kubeconfig, readable by its owner only, which Ansible removes when the run ends. Other values stay as they are."""
     if not isinstance(kubeconfig, Mapping) or not kubeconfig:
         return kubeconfig
     content = to_json(with_whole_paths(kubeconfig)).encode()  # type: ignore[no-untyped-call]  # ansible-core has no types for it
