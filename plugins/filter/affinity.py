@@ -44,9 +44,8 @@ def affinity_plan(targets: Any, found: Any, looked: bool = True, namespaces: Seq
     """The probe plan: for each service the `entry`, as reported if the run ended here, and the `target`, which is empty if it did not opt in."""
     static = dicts(found, "affinity_plan")
     opted_in = dicts(targets, "affinity_plan")
-    names = {name_of(target) for target in opted_in}
     planned = [planned_target(target, static, looked and target["namespace"] in (namespaces or [target["namespace"]])) for target in opted_in]
-    return planned + [static_only(service, static) for service in static if name_of(service) not in names]
+    return planned + [static_only(service, static) for service in static if not any(covers(target, service) for target in opted_in)]
 
 
 def affinity_entries(plan: Any, checked: Any, reason: str = "the run ended before") -> list[Options]:
@@ -113,8 +112,11 @@ def annotated_key(text: str) -> Options:
 
 
 def merged_target(entry: Mapping[str, Any], annotated: Mapping[str, Any]) -> Options:
-    """The inventory entry over the annotations. Booleans are converted: a quoted "false" must neither send a request nor hide a verdict."""
-    kept = {name: value for name, value in annotated.items() if name != "refused"}
+    """The inventory entry over the annotations. Booleans are converted: a quoted "false" must neither send a request nor hide a verdict.
+
+    Annotations add nothing to an entry with headers, because their author must not choose where these are sent.
+    """
+    kept = {} if entry.get("headers") else {name: value for name, value in annotated.items() if name != "refused"}
     target = kept | {name: value for name, value in entry.items() if value is not None}
     return target | {name: is_yes(target[name]) for name in ("probe", "single") if name in target}
 
@@ -124,22 +126,35 @@ def merged_target(entry: Mapping[str, Any], annotated: Mapping[str, Any]) -> Opt
 
 def planned_target(target: Options, services: Sequence[Mapping[str, Any]], rules_read: bool) -> Options:
     """The plan of one service that opted in. `rules_read`: the rules in its namespace were read, so a missing rule is a fact."""
-    same = [service for service in services if name_of(service) == name_of(target)]
-    port = port_of(target)
-    exact = next((service for service in same if port in (None, service.get("port"))), None)
+    own = [service for service in services if covers(target, service)]
+    judged = [judged_by_expectation(target, service, rules_read) for service in own] or [judged_by_expectation(target, None, rules_read)]
     single = target.get("single", False)
     entry = {
         "namespace": target["namespace"],
         "service": target["service"],
-        "port": port,
+        "port": port_of(target),
         # A service with one replica by intent is probed only if there are more.
-        "live": target.get("probe", True) and not (single and exact is not None and ready_pods(exact) < 2),
+        "live": target.get("probe", True) and not (single and own and ready_pods(own[0]) < 2),
         "single": single,
-        "static": judged_by_expectation(target, exact or next(iter(same), None), rules_read),
+        "static": agreed(judged),
         "result": None,
         "error": target.get("refused"),
     }
     return {"target": target, "entry": entry}
+
+
+def covers(target: Mapping[str, Any], service: Mapping[str, Any]) -> bool:
+    """Whether the target is this port of the service. A target without a port is every port; one with a port is never another one."""
+    return name_of(target) == name_of(service) and port_of(target) in (None, service.get("port"))
+
+
+def agreed(verdicts: Sequence[Mapping[str, Any] | None]) -> Mapping[str, Any] | None:
+    """The static verdict on which the ports agree; `unknown` if they do not, because nothing says which port is meant."""
+    known = [verdict for verdict in verdicts if verdict is not None]
+    if len({verdict["static_verdict"] for verdict in known}) < 2:
+        return next(iter(known), None)
+    ports = ", ".join(f"port {verdict.get('port')} {verdict['static_verdict']}" for verdict in known)
+    return {**known[0], "static_verdict": "unknown", "why": f"the ports of the service differ ({ports}). Next: name the port to verify"}
 
 
 def static_only(service: Mapping[str, Any], services: Sequence[Mapping[str, Any]]) -> Options:
@@ -160,7 +175,8 @@ def judged_by_expectation(target: Options, service: Mapping[str, Any] | None, ru
     if fits or learned or not rules_read:
         return service
     if service is None:
-        return {"static_verdict": "does_not", "why": "no rule asks for affinity"}
+        port = port_of(target)
+        return {"static_verdict": "does_not", "why": "no rule asks for affinity" + (f" on port {port}" if port is not None else "")}
     why = f"the rule hashes on {key_words(as_dict(service.get('key')))}, and {key_words(expected, 'header')} is expected"
     return {**service, "static_verdict": "does_not", "why": why}
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ansible_collections.meshops.istio.plugins.module_utils._model import PROBE_LABEL, CheckError, ClientChoice, JsonDict, Key, Scope
@@ -18,6 +19,7 @@ from ansible_collections.meshops.istio.plugins.module_utils._requests.brake impo
 from ansible_collections.meshops.istio.plugins.module_utils._requests.curl import Sending
 from ansible_collections.meshops.istio.plugins.module_utils._requests.identity import Method
 from ansible_collections.meshops.istio.plugins.module_utils._requests.plan import PROFILES
+from ansible_collections.meshops.istio.plugins.module_utils._secrets import is_secret_name
 from ansible_collections.meshops.istio.plugins.module_utils._verdict.what_if import Scenario, read_scenario
 
 # option: the smallest and the largest valid value
@@ -34,6 +36,34 @@ LIMITS = {
     "settle": (0, 3_600),
     "max_sessions_returned": (0, 100_000),
 }
+
+# Options that name an object of Kubernetes, and other options with text. An empty one is a mistake, such as a variable that is not set.
+NAMES = (
+    "namespace",
+    "service",
+    "client.pod",
+    "client.container",
+    "client.namespace",
+    "via.namespace",
+    "via.service",
+    "what_if.remove_pods",
+    "what_if.drain_node",
+)
+TEXTS = ("client.selector", "key.name", "path", "session_ids", "identify_pattern", "identify_header", "via.address", "via.host")
+NAME = re.compile(r"[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?")
+
+
+def check_texts(params: JsonDict) -> None:
+    """Refuse empty texts, and names that no object can have. Raises CheckError with `bad_option`."""
+    for option in (*NAMES, *TEXTS):
+        outer, _dot, inner = option.partition(".")
+        value = (params.get(outer) or {}).get(inner) if inner else params.get(outer)
+        for text in value if isinstance(value, list) else [value]:
+            if text is not None and not text.strip():
+                place = "contains an empty text" if isinstance(value, list) else "is empty"
+                raise CheckError("bad_option", f"Option {option} {place}. Next: give a value, or leave the option out.")
+            if text is not None and option in NAMES and not NAME.fullmatch(text):
+                raise CheckError("bad_option", f"Option {option} is {text!r}, which no object in Kubernetes can be named. Next: correct it.")
 
 
 def client_spec() -> JsonDict:
@@ -107,6 +137,7 @@ class Settings:
 
 def read_settings(params: JsonDict) -> Settings:
     """Refuse invalid values before the first access. Raises CheckError with `bad_option`."""
+    check_texts(params)
     for option, (least, most) in LIMITS.items():
         value = params[option]
         if value is not None and not least <= value <= most:
@@ -123,10 +154,18 @@ def read_settings(params: JsonDict) -> Settings:
     )
     seed = params["seed"] if params["seed"] is not None else random.SystemRandom().randrange(2**31)
     bound = params["max_flip_rate"] if params["max_flip_rate"] is not None else PROFILES[params["profile"]].max_flip_rate
-    key, method = given_key(params), read_method(params)
+    key, method, choice = given_key(params), read_method(params), client_choice(params)
+    refuse_to_hand_out(sending.headers, choice)
     if key and key.issued and method.name in ("body", "upstream"):
         raise CheckError("bad_option", f"Options key.cookie={key.cookie} and identify={method.name} exclude each other; use header or access_log.")
-    return Settings(client_choice(params), key, sending, method, bound, seed, read_stop_on(params))
+    return Settings(choice, key, sending, method, bound, seed, read_stop_on(params))
+
+
+def refuse_to_hand_out(headers: Iterable[tuple[str, str]], choice: ClientChoice) -> None:
+    """Whoever may create a pod can label it as a client. Raises CheckError with `bad_option` if such a pod would get a secret."""
+    secret = next((name for name, _value in headers if is_secret_name(name)), None)
+    if secret is not None and choice.pod is None:
+        raise CheckError("bad_option", f"Option headers: {secret} is a secret, and any pod with a label would get it. Next: name a client pod in client.pod.")
 
 
 def read_stop_on(params: JsonDict) -> StopOn | None:
@@ -170,9 +209,8 @@ class Wanted:
 
 def read_wanted(params: JsonDict) -> Wanted:
     """Refuse invalid options. Raises `CheckError` with `bad_option`."""
+    check_texts(params)
     namespaces = tuple(dict.fromkeys(params.get("namespace") or ())) or None
-    if namespaces is not None and not all(namespaces):
-        raise CheckError("bad_option", "Option namespace contains an empty name. Next: correct it, or leave the option out for all namespaces.")
     alone = namespaces[0] if namespaces is not None and len(namespaces) == 1 else ""
     choice = client_choice({**params, "namespace": alone})
     if choice.pod is not None and not choice.namespace:

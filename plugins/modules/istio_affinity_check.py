@@ -47,7 +47,11 @@ options:
     choices: [GET, HEAD, OPTIONS]
     default: GET
   headers:
-    description: Additional headers to send with each request, for example C(Authorization).
+    description:
+      - Additional headers to send with each request, for example C(Authorization).
+      - Headers that are secrets by name (C(Authorization), C(Cookie), and names that contain C(token), C(secret), C(password) or end with C(key)) need
+        O(client.pod), because any pod with the label of a client would receive them.
+      - Values of these headers are hidden in results. Other values are not.
     type: dict
   profile:
     description:
@@ -424,10 +428,10 @@ elapsed:
   type: float
 """
 
-from ansible_collections.kubernetes.core.plugins.module_utils.k8s.core import AnsibleK8SModule
+from typing import Any
 
 from ansible_collections.meshops.istio.plugins.module_utils._check import check, fails_task
-from ansible_collections.meshops.istio.plugins.module_utils._cluster.connection import connect, connection_spec
+from ansible_collections.meshops.istio.plugins.module_utils._cluster.connection import connect, connection_spec, failing_in_words, make_module
 from ansible_collections.meshops.istio.plugins.module_utils._model import CheckError, JsonDict
 from ansible_collections.meshops.istio.plugins.module_utils._options import client_spec, key_spec, read_settings
 from ansible_collections.meshops.istio.plugins.module_utils._probe.watch import end_with_the_play
@@ -446,6 +450,7 @@ def argument_spec() -> JsonDict:
         "key": key_spec(),
         "path": {"type": "str", "default": "/"},
         "method": {"type": "str", "default": "GET", "choices": ["GET", "HEAD", "OPTIONS"]},
+        # Not in the system log. What results hide is decided by name.
         "headers": {"type": "dict", "no_log": True},
         "profile": {"type": "str", "default": "default", "choices": ["quick", "default", "deep"]},
         "sessions": {"type": "int"},
@@ -493,12 +498,13 @@ def argument_spec() -> JsonDict:
 
 
 def main() -> None:
-    module = AnsibleK8SModule(
-        argument_spec=argument_spec(),
-        mutually_exclusive=[("sessions", "session_ids")],
-        supports_check_mode=True,
-    )
+    module = make_module(argument_spec(), mutually_exclusive=[("sessions", "session_ids")])
     end_with_the_play()
+    with failing_in_words(module):
+        run(module)
+
+
+def run(module: Any) -> None:
     seed = None
     moved = False
     try:

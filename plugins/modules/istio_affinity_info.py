@@ -49,8 +49,9 @@ options:
   client:
     description:
       - The pods inside the mesh whose Envoys are read.
-      - The default is one pod with the label for each zone, from the service's own namespace, or if it has none, from
-        the other inspected namespaces. Without such a pod, only the objects of the API server are read.
+      - The default is one pod with the label for each zone, from the service's own namespace. Without such a pod, only the
+        objects of the API server are read, because a pod of one tenant must not vouch for the services of another.
+      - Pods whose namespace is named here are read for all services, unless the service's own namespace has some.
       - The module only runs commands in pods that are named here or carry the label.
     type: dict
     suboptions:
@@ -294,9 +295,9 @@ unread:
   elements: str
 """
 
-from ansible_collections.kubernetes.core.plugins.module_utils.k8s.core import AnsibleK8SModule
+from typing import Any
 
-from ansible_collections.meshops.istio.plugins.module_utils._cluster.connection import connect, connection_spec
+from ansible_collections.meshops.istio.plugins.module_utils._cluster.connection import connect, connection_spec, failing_in_words, make_module
 from ansible_collections.meshops.istio.plugins.module_utils._inspection import inspect
 from ansible_collections.meshops.istio.plugins.module_utils._model import CheckError, JsonDict
 from ansible_collections.meshops.istio.plugins.module_utils._options import client_spec, key_spec, read_wanted
@@ -323,7 +324,12 @@ def argument_spec() -> JsonDict:
 
 
 def main() -> None:
-    module = AnsibleK8SModule(argument_spec=argument_spec(), supports_check_mode=True)
+    module = make_module(argument_spec())
+    with failing_in_words(module):
+        run(module)
+
+
+def run(module: Any) -> None:
     try:
         services, unread = inspect(read_wanted(module.params), connect(module))
     except CheckError as error:

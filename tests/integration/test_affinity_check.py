@@ -274,7 +274,7 @@ def test_check_mode_sends_nothing(mesh: Mesh) -> None:
 def test_nothing_of_the_users_reaches_the_arguments_in_the_pod(mesh: Mesh, lab: Path) -> None:
     """The API server's audit log keeps an exec's arguments; a session ID may be somebody's token."""
     token, secret = (f"{kind}{uuid.uuid4().hex}" for kind in ("token", "secret"))
-    mesh.look(session_ids=[token], headers={"X-Secret": secret}, profile="quick")
+    mesh.look(session_ids=[token], headers={"X-Secret": secret}, client={"pod": "test-pod"}, profile="quick")
     lines = audit_lines(lab)
     assert any(f"namespaces/{NAMESPACE}/pods/test-pod/exec" in line for line in lines), "the lab keeps an audit log, and an exec is in it"
     assert not [line for line in lines if token in line or secret in line]

@@ -23,13 +23,14 @@ if TYPE_CHECKING:
     from integration.conftest import Ansible, Kubectl
 
 NAMESPACE = ACCOUNT = "meshops-istio-verify"
+PROBES = f"{NAMESPACE}-probes"
 POD = "meshops-istio-probe"
 
 
 @pytest.fixture(scope="module")
 def account(mesh: Mesh, kubectl: Kubectl, lab: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The kubeconfig of the shipped account, with all that was shipped for it applied."""
-    kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found", "--timeout=120s")
+    kubectl("delete", "namespace", NAMESPACE, PROBES, "--ignore-not-found", "--timeout=120s")
     folders = [FILES / name for name in ("rbac", "rbac-probe-pod", "rbac-configmap")]
     for folder in folders:
         kubectl("apply", "-f", str(folder))
@@ -48,7 +49,7 @@ class PodWatch:
 
     def look(self) -> None:
         while not self.over.is_set() and not self.seen:
-            found: Ran = self.kubectl("-n", NAMESPACE, "get", "pod", POD, "--ignore-not-found", "-o", "json")
+            found: Ran = self.kubectl("-n", PROBES, "get", "pod", POD, "--ignore-not-found", "-o", "json")
             self.seen = json.loads(found.stdout) if found.stdout.strip() else {}
             time.sleep(0.5)
 
@@ -66,7 +67,7 @@ def test_the_shipped_account_is_enough_and_leaves_the_cluster_as_it_was(mesh: Me
         "istio_affinity_probe_pod_wait_timeout": 5,
         "istio_affinity_services": [entry(mesh, "nginx-service")],
     }
-    looked_at = (mesh.namespace, NAMESPACE, "default", "istio-system", "kube-system", "sample")
+    looked_at = (mesh.namespace, NAMESPACE, PROBES, "default", "istio-system", "kube-system", "sample")
     watch = PodWatch(kubectl)
     thread = threading.Thread(target=watch.look)
     before = snapshot(kubectl, *looked_at)
@@ -92,7 +93,8 @@ def _is_restrained(pod: dict[str, Any], kubectl: Kubectl) -> None:
     """Labelled, owned, with a deadline, without a token, and, without what the sidecar brings, fit for a restricted namespace."""
     meta, spec = pod["metadata"], pod["spec"]
     assert meta["labels"].items() >= {"meshops.istio/probe": "true", "app.kubernetes.io/managed-by": "meshops.istio"}.items()
-    assert [(owner["kind"], owner["name"]) for owner in meta["ownerReferences"]] == [("Namespace", NAMESPACE)]
+    assert [(owner["kind"], owner["name"]) for owner in meta["ownerReferences"]] == [("Namespace", PROBES)]
+    assert meta["ownerReferences"][0]["controller"], "kubectl drain evicts it"
     assert spec["activeDeadlineSeconds"] == 3600
     assert spec["automountServiceAccountToken"] is False
     (container,) = (entry for entry in spec["containers"] if entry["name"] == "curl")
@@ -123,7 +125,7 @@ def test_a_probe_pod_that_is_there_already(mesh: Mesh, account: Path, ansible: A
     pods = {"theirs": {}, "other-run": labels}
     for name, own in pods.items():
         made = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": own | {"sidecar.istio.io/inject": "false"}}, "spec": spec}
-        kubectl("-n", NAMESPACE, "create", "-f", "-", stdin=json.dumps(made))
+        kubectl("-n", PROBES, "create", "-f", "-", stdin=json.dumps(made))
     services = [entry(mesh, "nginx-service", path="/already")]
     hosts = {
         name: {
@@ -139,8 +141,66 @@ def test_a_probe_pod_that_is_there_already(mesh: Mesh, account: Path, ansible: A
     assert "already exists, without the labels of a probe pod" in said["theirs"]
     assert "is in use by another run, or was left by one that was killed" in said["other-run"]
     assert seconds(mesh, "/already") == []
-    kubectl("-n", NAMESPACE, "get", "pods", *pods)
-    kubectl("-n", NAMESPACE, "delete", "pods", *pods, "--wait=false")
+    kubectl("-n", PROBES, "get", "pods", *pods)
+    kubectl("-n", PROBES, "delete", "pods", *pods, "--wait=false")
+
+
+SAFE = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+CURL = {"name": "curl", "image": "docker.io/curlimages/curl:8.16.0", "command": ["sleep", "60"], "securityContext": SAFE}
+SECRET = {"secretKeyRef": {"name": "any", "key": "any"}}
+# What an account with the right to create pods could try, as changes to a spec that is accepted, and a word of the refusal.
+WAYS_UP: dict[str, tuple[dict[str, Any], str]] = {
+    "privileged": ({"containers": [CURL | {"securityContext": {"privileged": True}}]}, "has privileges"),
+    "capability": ({"containers": [CURL | {"securityContext": SAFE | {"capabilities": {"add": ["SYS_ADMIN"]}}}]}, "has privileges"),
+    "hostPath": ({"volumes": [{"name": "host", "hostPath": {"path": "/"}}]}, "a volume is none"),
+    "Secret": ({"volumes": [{"name": "stolen", "secret": {"secretName": "any"}}]}, "a volume is none"),
+    "token": ({"volumes": [{"name": "t", "projected": {"sources": [{"serviceAccountToken": {"path": "t"}}]}}]}, "a volume is none"),
+    "variable": ({"containers": [CURL | {"env": [{"name": "STOLEN", "valueFrom": SECRET}]}]}, "a variable is read"),
+    "account": ({"automountServiceAccountToken": True}, "uses a service account"),
+    "hostNetwork": ({"hostNetwork": True}, "namespace of its node"),
+    "hostPID": ({"hostPID": True}, "namespace of its node"),
+    "node": ({"nodeName": "node-1"}, "namespace of its node"),
+    "image": ({"containers": [CURL | {"image": "docker.io/library/busybox"}]}, "the containers are not curl"),
+    "container": ({"containers": [CURL, CURL | {"name": "other"}]}, "the containers are not curl"),
+    "init container": ({"initContainers": [CURL | {"name": "other"}]}, "the containers are not curl"),
+}
+
+
+def test_the_ways_up_are_closed(account: Path, kubectl: Kubectl) -> None:
+    """The shipped account may create the probe pod and no other, may exec into no other, and reads no Secret."""
+    kubectl("-n", NAMESPACE, "get", "serviceaccount", ACCOUNT)
+
+    def create(name: str = POD, namespace: str = PROBES, **more: Any) -> Ran:
+        spec = {"containers": [CURL], "automountServiceAccountToken": False} | more
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec}
+        words = ("--kubeconfig", str(account), "-n", namespace, "create", "--dry-run=server", "-f", "-")
+        return kubectl(*words, stdin=json.dumps(pod), codes=(0, 1))
+
+    # A policy takes a moment to be in force.
+    for _second in range(30):
+        if create(hostNetwork=True).rc:
+            break
+        time.sleep(1)
+    assert create().rc == 0
+    for way, (spec, word) in WAYS_UP.items():
+        refused = create(**spec)
+        assert refused.rc == 1, way
+        assert word in refused.stderr, (way, refused.stderr)
+    assert "is not that of the probe pod" in create(name="other").stderr
+    for namespace in (NAMESPACE, "default", "kube-system"):
+        assert "forbidden" in create(namespace=namespace).stderr
+    can = ("--kubeconfig", str(account), "auth", "can-i")
+    for words in (
+        ("get", "secrets", "-n", NAMESPACE),
+        ("get", "secrets", "-n", "kube-system"),
+        ("create", "pods/exec", "-n", PROBES),
+        ("create", "pods/exec", "-n", "kube-system"),
+        ("get", "pods/log", "-n", PROBES),
+        ("patch", "pods", "-n", PROBES),
+        ("create", "serviceaccounts/token", "-n", NAMESPACE),
+        ("create", "rolebindings", "-n", PROBES),
+    ):
+        assert kubectl(*can, *words, codes=(1,)).stdout.strip() == "no", words
 
 
 def _less(kubectl: Kubectl, name: str, rules: list[dict[str, Any]]) -> None:
@@ -213,7 +273,7 @@ def test_the_latest_outcome_in_a_configmap(mesh: Mesh, account: Path, ansible: A
         for name in (ACCOUNT, "theirs")
     }
     hosts[ACCOUNT]["istio_cluster_kubeconfig"] = str(account)
-    hosts[ACCOUNT]["istio_affinity_client"] = {"namespace": NAMESPACE, "pod": POD}
+    hosts[ACCOUNT]["istio_affinity_client"] = {"namespace": PROBES, "pod": POD}
     ran = Estate(ansible, tmp_path).verify(hosts).expect(2)
     kept = json.loads(kubectl("-n", NAMESPACE, "get", "configmap", ACCOUNT, "-o", "json").stdout)["data"]
     assert json.loads(kept["outcome.json"])["status"] == outcome(ran, ACCOUNT)["status"]

@@ -26,6 +26,7 @@ SCHEDULE = "meshops.istio.schedule"
 SHIPPED = "meshops-istio-verify"
 # Each worker has a namespace and cluster roles of its own, which are the shipped ones but for the name.
 PLACE = f"{SHIPPED}{WORKER and '-'}{WORKER}"
+PROBES = f"{PLACE}-probes"
 NAME = "istio-affinity-verify"
 BROKEN = "checkout"
 SERVICES = {"basket": "user-session", "catalogue": "user-session", BROKEN: "user-sesion"}
@@ -76,11 +77,9 @@ def place(kubectl: Kubectl) -> Iterator[None]:
     manifests = "---\n".join(
         path.read_text().replace(SHIPPED, PLACE) for folder in ("rbac", "rbac-configmap", "probe") for path in sorted((FILES / folder).iterdir())
     )
-    kubectl("delete", "namespace", PLACE, "--ignore-not-found", "--timeout=120s")
+    kubectl("delete", "namespace", PLACE, PROBES, "--ignore-not-found", "--timeout=120s")
     kubectl("apply", "-f", "-", stdin=manifests)
-    kubectl("-n", PLACE, "rollout", "status", "statefulset/meshops-istio-probe", "--timeout=120s")
-    # Only now, as the lab has no CNI plugin of Istio's and the sidecar's init container needs privileges.
-    kubectl("label", "namespace", PLACE, "pod-security.kubernetes.io/enforce=restricted")
+    kubectl("-n", PROBES, "rollout", "status", "statefulset/meshops-istio-probe", "--timeout=120s")
     yield
     kubectl("delete", "--ignore-not-found", "--wait=false", "-f", "-", stdin=manifests)
 
@@ -129,7 +128,7 @@ def inside(artifact: Path, mesh: Mesh, ansible: Ansible, kubectl: Kubectl, place
         "istio_schedule_claim_size": "16Mi",
         "istio_schedule_variables": {
             "istio_affinity_namespaces": [mesh.namespace],
-            "istio_affinity_client": {"namespace": PLACE, "pod": "meshops-istio-probe-0"},
+            "istio_affinity_client": {"namespace": PROBES, "pod": "meshops-istio-probe-0"},
             "istio_affinity_sink_configmap": {"namespace": PLACE, "name": PLACE},
             "istio_affinity_profile": "quick",
             "istio_affinity_rate": 200,
@@ -198,8 +197,8 @@ def _kept(inside: Inside) -> dict[str, Any]:
 
 
 def _left(inside: Inside) -> set[str]:
-    """What is in the namespace besides what the role has no part in: the probe pod, verify's own ConfigMap, and what Kubernetes and Istio put everywhere."""
-    others = {"pod/meshops-istio-probe-0", f"configmap/{PLACE}", "configmap/kube-root-ca.crt"}
+    """What is in the namespace besides what the role has no part in: verify's own ConfigMap, and what Kubernetes and Istio put everywhere."""
+    others = {f"configmap/{PLACE}", "configmap/kube-root-ca.crt"}
 
     def names() -> set[str]:
         found = inside.kubectl("-n", PLACE, "get", KINDS, "-o", "name").stdout.split()

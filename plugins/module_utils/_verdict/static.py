@@ -69,13 +69,16 @@ def static_verdict(key: Key, target: Target, declared: Declared, membership: Mem
     return doubt or _sticks(key, membership, client_views)
 
 
+_NO_CLIENT = "there is no ready client pod whose Envoy could be read; label one in this namespace, or name one with its namespace in the option client"
+
+
 def _without_client(target: Target, declared: Declared) -> Static:
     rules = ", ".join(declared.rules)
     if declared.headless:
         return Static(DOES_NOT, f"service {target} is headless, so Envoy forwards requests to the address that the client selected")
     if rules:
-        return Static(UNKNOWN, f"DestinationRule {rules} asks for affinity, but there is no ready client pod whose Envoy could be read")
-    return Static(UNKNOWN, "there is no ready client pod whose Envoy could be read")
+        return Static(UNKNOWN, f"DestinationRule {rules} asks for affinity, but {_NO_CLIENT}")
+    return Static(UNKNOWN, _NO_CLIENT)
 
 
 def _of_client(key: Key, target: Target, membership: Membership | None, client_view: ClientView) -> Static:

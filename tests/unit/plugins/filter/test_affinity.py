@@ -33,7 +33,7 @@ def _found(name: str = "cart", port: int = 80, ready: int = 3, **more: Any) -> d
 
 
 def _entry(target: dict[str, Any], *found: dict[str, Any], **more: Any) -> dict[str, Any]:
-    [item] = affinity_plan(affinity_targets([target]), found, **more)
+    item, *_others = affinity_plan(affinity_targets([target]), found, **more)
     return item["entry"]
 
 
@@ -78,6 +78,12 @@ def test_the_inventory_counts_before_annotations():
     assert affinity_targets([listed], [marked]) == [CART | {"path": "/ready", "key": HEADER}]
 
 
+def test_annotations_add_nothing_to_an_entry_with_headers():
+    """The author of a Service chose the path and the port to which the operator's credentials were sent."""
+    listed = CART | {"headers": {"Authorization": "Bearer x"}}
+    assert affinity_targets([listed], [_service("cart", probe="/steal", probe_port="9999", single_replica="true")]) == [listed]
+
+
 def test_targets_are_sorted_and_what_names_no_service_is_left_out():
     listed = [{"namespace": "b", "service": "z"}, {"namespace": "b"}, {"namespace": "b", "service": "a"}]
     assert [target["service"] for target in affinity_targets(listed, [_service("cart", probe="/")])] == ["a", "z", "cart"]
@@ -117,6 +123,36 @@ def test_each_port_has_its_own_rule():
     first, second = _found(port=80, rule="shop/a"), _found(port=8080, rule="shop/b")
     assert _entry(CART | {"port": "8080"}, first, second)["static"] == second
     assert _entry(CART, first, second)["static"] == first
+
+
+def test_a_port_is_never_judged_by_the_rule_of_another_port():
+    other = _found(port=80, rule="shop/a")
+    static = _entry(CART | {"port": 8080, "probe": False, "key": HEADER}, other)["static"]
+    assert static == {"static_verdict": "does_not", "why": "no rule asks for affinity on port 8080"}
+    assert _entry(CART | {"port": 8080, "probe": False}, other, looked=False)["static"] is None
+
+
+def test_a_port_that_is_not_named_takes_no_other_ports_verdict():
+    """The ports agree, or there is no statement."""
+    sticks, broken = _found(port=80), _found(port=8080, static_verdict="does_not", why="no hash policy")
+    assert _entry(CART, broken, _found(port=81, static_verdict="does_not"))["static"]["static_verdict"] == "does_not"
+    for found in ((sticks, broken), (broken, sticks)):
+        static = _entry(CART, *found)["static"]
+        assert static["static_verdict"] == "unknown"
+        assert "port 80 sticks" in static["why"]
+        assert "port 8080 does_not" in static["why"]
+        assert "Next: name the port" in static["why"]
+
+
+def test_a_port_that_did_not_opt_in_keeps_its_static_verdict():
+    """An entry for one port must not hide that sessions do not stick on another one."""
+    broken = _found(port=8080, static_verdict="does_not")
+    plan = affinity_plan(affinity_targets([CART | {"port": 80}]), [_found(port=80), broken])
+    assert [(item["entry"]["port"], item["entry"]["live"], item["entry"]["static"]["static_verdict"]) for item in plan] == [
+        (80, True, "sticks"),
+        (8080, False, "does_not"),
+    ]
+    assert len(affinity_plan(affinity_targets([CART]), [_found(port=80), broken])) == 1
 
 
 # -- what is expected of a rule --

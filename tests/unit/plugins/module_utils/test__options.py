@@ -138,7 +138,7 @@ def test_an_inspection_of_all_namespaces_has_no_namespace_for_clients() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"namespace": ["a", ""]}, "Option namespace contains an empty name. Next: correct it, or leave the option out for all namespaces."),
+        ({"namespace": ["a", ""]}, "Option namespace contains an empty text. Next: give a value, or leave the option out."),
         ({"namespace": ["a", "b"], "client": {"pod": "probe-0"}}, "Option client.pod needs client.namespace"),
         ({"what_if": {}}, "Option what_if is empty"),
     ],
@@ -148,3 +148,14 @@ def test_an_inspection_of_nothing_is_refused(options: dict[str, Any], message: s
         read_wanted(options)
     assert message in caught.value.msg
     assert caught.value.code == "bad_option"
+
+
+@pytest.mark.parametrize("name", ["Authorization", "Cookie", "X-Api-Key", "X-Auth-Token", "X-Client-Secret"])
+def test_a_secret_header_goes_to_a_named_pod_only(name: str) -> None:
+    """A tenant's pod with the label of a client received the operator's credentials."""
+    client = {"pod": None, "selector": "meshops.istio/probe=true", "container": None, "namespace": None, "max": None}
+    with pytest.raises(CheckError, match=f"Option headers: {name} is a secret.*name a client pod in client.pod") as caught:
+        read_settings({**PARAMS, "headers": {name: "x"}, "client": client})
+    assert caught.value.code == "bad_option"
+    assert read_settings({**PARAMS, "headers": {name: "x"}, "client": client | {"pod": "probe-0"}}).sending.headers == ((name, "x"),)
+    assert read_settings({**PARAMS, "headers": {"X-Env": "prod"}, "client": client}).choice.pod is None
