@@ -194,7 +194,7 @@ def test_the_current_context_of_several_is_no_choice(tmp_path: Path):
 
 @pytest.mark.slow
 def test_removal_is_confirmed_by_name(tmp_path: Path):
-    hosts = {name: OWN["token"] for name in ("one", "two")}
+    hosts = dict.fromkeys(("one", "two"), OWN["token"])
     uninstall = PLAYBOOKS / "uninstall.yml"
     for words in ((), ("-e", "confirm=two,ones")):
         ran = _run(uninstall, hosts, tmp_path, *words).expect(2)
