@@ -51,11 +51,11 @@ else
 endif
 
 .PHONY: uninstall
-uninstall: venv ## Run uninstall.yml, on the lab or with INVENTORY=inventory/<yours>
+uninstall: venv ## Run uninstall.yml, on the lab or with INVENTORY=inventory/<yours> ARGS='-e confirm=<its host>'
 ifdef own_cluster
 	$(playbook) -i '$(own_cluster)' uninstall.yml $(arguments)
 else
-	lab/with-lock $(playbook) -i inventory/lab.yml uninstall.yml $(arguments)
+	lab/with-lock $(playbook) -i inventory/lab.yml uninstall.yml -e confirm=lab $(arguments)
 endif
 
 .PHONY: test

@@ -243,6 +243,8 @@ def ansible(lab: Path, installed_collection: Path, interpreter: str, tmp_path_fa
         words: list[str | Path] = ["--inventory", inventory, *arguments]
         if interpreter and not plain and all(name.startswith("ANSIBLE_") for name in env or {}):
             words += ["--extra-vars", f"ansible_python_interpreter={interpreter}"]
+        if what == "meshops.istio.uninstall":
+            extra_vars = {"confirm": "lab"} | (extra_vars or {})
         if extra_vars:
             (here / "vars.yml").write_text(yaml.safe_dump(extra_vars))
             words += ["--extra-vars", f"@{here / 'vars.yml'}"]

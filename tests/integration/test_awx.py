@@ -28,7 +28,7 @@ def job(tmp_path: Path) -> Path:
 
 def _launch(job: Path, ident: str, kubeconfig: Path, **variables: Any) -> Ran:
     """As AWX launches: the kubeconfig by a credential that sets the environment, extra variables of template and survey."""
-    (job / "inventory/hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": {"staging": {}}}}))
+    (job / "inventory/hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": {"staging": {"istio_cluster_from_environment": True}}}}))
     (job / "env/extravars").write_text(json.dumps(variables))
     environment = clean_environment(K8S_AUTH_KUBECONFIG=str(kubeconfig), HOME=str(job), ANSIBLE_HOME=str(job / "home"))
     return run(BIN / "ansible-runner", "run", job, "--playbook=verify.yml", f"--ident={ident}", env=environment, cwd=job)

@@ -211,7 +211,9 @@ def cases(ansible: Ansible, tmp_path: Path) -> Cases:
     def play(what: Any, hosts: dict[str, dict[str, Any]], *codes: int) -> tuple[Played, dict[str, str]]:
         inventory = tmp_path / "inventory.yml"
         inventory.write_text(yaml.safe_dump({"all": {"hosts": {name: lab_variables | variables for name, variables in hosts.items()}}}))
-        played = ansible(what, inventory=inventory).expect(*codes)
+        # All of them, though the first one fails.
+        together = {"istio_serial": "100%", "istio_max_fail_percentage": 100}
+        played = ansible(what, inventory=inventory, extra_vars=together).expect(*codes)
         return played, {task.host: task.result["msg"] for task in played.tasks if task.status == "failed"}
 
     return play
@@ -273,11 +275,12 @@ def test_sample_leaves_other_objects(cases: Cases, kubectl: Kubectl, namespace: 
 def test_namespaces(cases: Cases, kubectl: Kubectl, namespace: Callable[..., str]):
     """Its own, one that is somebody else's, and one that somebody else labelled."""
     bare, theirs = namespace(injection=False), namespace(injection=False)
-    kubectl("delete", "namespace", "test-own", "--ignore-not-found")
+    kubectl("delete", "namespace", "test-own", "test-held", "--ignore-not-found")
     kubectl("--namespace", bare, "run", "bare", "--image=docker.io/curlimages/curl:8.16.0", "--", "sleep", "600")
     kubectl("label", "namespace", theirs, "istio.io/rev=theirs")
     hosts = {
         "own": {"istio_namespace_name": "test-own"},
+        "held": {"istio_namespace_name": "test-held"},
         "bare": {"istio_namespace_name": bare},
         "theirs": {"istio_namespace_name": theirs},
         "both": {"istio_namespace_name": "test-both", "istio_namespace_revision": "canary"},
@@ -291,11 +294,45 @@ def test_namespaces(cases: Cases, kubectl: Kubectl, namespace: Callable[..., str
     revision = {"istio_namespace_injection": False, "istio_namespace_revision": "canary"}
     cases([_role("istio_namespace")], {"own": hosts["own"] | revision})
     assert _injection(kubectl, "test-own") == {"istio.io/rev": "canary"}
-    removed, said = cases([_role("istio_namespace", istio_namespace_state="absent")], {name: hosts[name] for name in ("own", "bare", "theirs")})
+    # Whatever somebody put into it keeps it, of any kind; what comes by itself does not.
+    kubectl("apply", "--filename=-", stdin=json.dumps(HELD))
+    removed, said = cases([_role("istio_namespace", istio_namespace_state="absent")], {name: hosts[name] for name in ("own", "held", "bare", "theirs")})
     assert not said
-    assert {name for name, counts in removed.stats.items() if counts["changed"]} == {"own", "bare"}
+    assert {name for name, counts in removed.stats.items() if counts["changed"]} == {"own", "held", "bare"}
+    assert "objects are in it that this collection did not make: ServiceEntry held, StatefulSet held." in _said(removed)
     kubectl("get", "namespace", "test-own", codes=(1,))
-    assert [_injection(kubectl, name) for name in (bare, theirs)] == [{}, {"istio.io/rev": "theirs"}]
+    assert [_injection(kubectl, name) for name in ("test-held", bare, theirs)] == [{}, {}, {"istio.io/rev": "theirs"}]
+    kubectl("--namespace=test-held", "delete", "serviceentry,statefulset", "held")
+    cases([_role("istio_namespace", istio_namespace_state="absent")], {"held": hosts["held"]})
+    kubectl("get", "namespace", "test-held", codes=(1,))
+
+
+HELD = {
+    "apiVersion": "v1",
+    "kind": "List",
+    "items": [
+        {
+            "apiVersion": "networking.istio.io/v1",
+            "kind": "ServiceEntry",
+            "metadata": {"name": "held", "namespace": "test-held"},
+            "spec": {"hosts": ["held.example.com"], "ports": [{"number": 80, "name": "http", "protocol": "HTTP"}]},
+        },
+        {
+            "apiVersion": "apps/v1",
+            "kind": "StatefulSet",
+            "metadata": {"name": "held", "namespace": "test-held"},
+            "spec": {
+                "replicas": 1,
+                "serviceName": "held",
+                "selector": {"matchLabels": {"app": "held"}},
+                "template": {
+                    "metadata": {"labels": {"app": "held", "sidecar.istio.io/inject": "false"}},
+                    "spec": {"containers": [{"name": "held", "image": "docker.io/curlimages/curl:8.16.0", "command": ["sleep", "600"]}]},
+                },
+            },
+        },
+    ],
+}
 
 
 def _injection(kubectl: Kubectl, namespace: str) -> dict[str, str]:

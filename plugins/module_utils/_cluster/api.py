@@ -26,6 +26,8 @@ with contextlib.suppress(ImportError):
 SIDECAR = "istio-proxy"
 ISTIO_NAMESPACE = "istio-system"
 TIMEOUT = (5, 30)
+# An API server behind an aggregated API may know whole objects only.
+METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json"
 # The kinds that decide how a request is routed and balanced: plural -> kind, all in networking.istio.io/v1
 # but for EnvoyFilter, which Istio still serves as v1alpha3.
 RULES = {
@@ -95,6 +97,32 @@ class Cluster:
         path, permission = _core(client.namespace, "pods", client.pod, "log"), f"get pods/log in namespace {client.namespace}"
         answer = self._answer(path, permission, query_params=query, header_params={"Accept": "*/*"})
         return "" if answer is None else bytes(answer.data).decode("utf-8", "replace")
+
+    def api_groups(self) -> list[tuple[str, tuple[str, ...]]]:
+        """Every API group with its versions, the preferred one first; the core group has no name."""
+        out: list[tuple[str, tuple[str, ...]]] = [("", ("v1",))]
+        for group in (self._read("/apis", "get /apis") or {}).get("groups") or ():
+            preferred = (group.get("preferredVersion") or {}).get("version")
+            versions = [entry["version"] for entry in group["versions"]]
+            out.append((group["name"], tuple(sorted(versions, key=lambda version: version != preferred))))
+        return out
+
+    def api_resources(self, group: str, version: str) -> list[JsonDict]:
+        path = _path("apis", group, version) if group else _path("api", version)
+        return list((self._read(path, f"get {path}") or {}).get("resources") or [])
+
+    def metadata(self, group: str, version: str, plural: str, namespace: str) -> list[JsonDict]:
+        """All objects of a kind in a namespace, of which only the metadata is read, in pages."""
+        path = _path(*(("apis", group, version) if group else ("api", version)), "namespaces", namespace, plural)
+        permission = f"list {plural}{'.' if group else ''}{group} in namespace {namespace}"
+        query, out = {"limit": "500"}, list[JsonDict]()
+        while True:
+            page = self._read(path, permission, query_params=list(query.items()), header_params={"Accept": METADATA_ONLY}) or {}
+            out += page.get("items") or []
+            more = (page.get("metadata") or {}).get("continue")
+            if not more:
+                return out
+            query["continue"] = more
 
     def _read(self, path: str, permission: str, **words: Any) -> JsonDict | None:
         """The response as a dictionary, or None if the object or its kind does not exist."""
