@@ -392,7 +392,10 @@ def test_a_lock_that_is_held_is_told(report: Report, home: Path, monkeypatch: py
     with (home.parent / ".lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         found = report(of("passed"), now=at(13))
-    assert (found["rc"], found["msg"].partition(".lock")[2]) == (1, f" for 0.2 s, so the report cannot be written. Next: find it with fuser {home.parent}/.lock.")
+    assert (found["rc"], found["msg"].partition(".lock")[2]) == (
+        1,
+        f" for 0.2 s, so the report cannot be written. Next: find it with fuser {home.parent}/.lock.",
+    )
     assert runs(home) == ["20261124T120000Z"]
 
 
