@@ -102,6 +102,9 @@ class Earlier:
 
     last_look = last
 
+    def ahead_of(self, identity: tuple[str, str, int | None]) -> ServiceReport | None:
+        return None
+
     def of(self, identity: tuple[str, str, int | None]) -> ServiceReport | None:
         return next((service for service in self.report.services if service.identity == identity), None) if self.report else None
 

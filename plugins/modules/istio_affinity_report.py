@@ -236,6 +236,14 @@ deleted:
   returned: success
   type: list
   elements: str
+set_aside:
+  description:
+    - The names of the runs that are dated later than this one, because the clock was wrong in one of the runs.
+    - They are not taken for the last run. They are renamed, with C(.ahead) at the end of their names, and kept as long as other runs.
+    - A service that was broken in one of them stays red until a conclusive verdict shows that it is not.
+  returned: success
+  type: list
+  elements: str
 table:
   description: The report for a terminal, in lines of at most 100 columns.
   returned: success
@@ -402,9 +410,11 @@ def report_on(module: AnsibleModule) -> dict[str, Any]:
     with store.locked():
         result, report = judge(store, params["cluster"], error, entries, settings, now, keep_salt=True)
         run = Path(result["paths"]["json"]).parent
-        store.publish(run, {name: render(report) for name, render in FORMATS.values()}, brief_of(report, run.name))
+        files = {name: render(report) for name, render in FORMATS.values()} | {METRICS: to_prometheus(report, len(result["set_aside"]))}
+        store.publish(run, files, brief_of(report, run.name))
+        store.set_aside([store.home / name for name in result["set_aside"]])
         result["deleted"] = store.tidy(run, params["keep"], params["keep_days"], now)
-        store.publish_index(to_index(store.briefs(), now))
+        store.publish_index(to_index(store.briefs(), now, settings.max_age))
     return result
 
 
@@ -415,7 +425,7 @@ def judge(
     if settings.hash_session_ids:
         hashed = hasher(store.salt(keep_salt))
         entries = [hide(entry, hashed) for entry in entries]
-    past = Past(store.home)
+    past = Past(store.home, now)
     last = past.last()
     report = make_report(cluster, error, entries, settings, now, past)
     run = store.run_for(now)
@@ -428,6 +438,7 @@ def judge(
         "gone": [dataclasses.asdict(service) for service in report.gone],
         "paths": {**paths, "index": str((store.folder / INDEX).absolute())},
         "deleted": [],
+        "set_aside": [run.name for run in past.ahead],
         "table": table,
         "diff": {
             "before_header": "the last run",
@@ -451,6 +462,11 @@ def main() -> None:
         result = report_on(module)
     except (BadOptionError, StoreError) as error:
         module.fail_json(msg=str(error))
+    if result["set_aside"]:
+        module.warn(  # type: ignore[no-untyped-call]  # ansible-core has no types for it
+            f"Reports of {module.params['cluster']} are dated later than now, so the clock was wrong in one of the runs. They were set aside: "
+            f"{', '.join(result['set_aside'])}. Next: check the clock of the hosts that run verify."
+        )
     module.exit_json(**result)
 
 

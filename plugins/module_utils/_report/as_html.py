@@ -11,14 +11,24 @@ This module util is private to the collection: it may change at any time.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import datetime
+from collections.abc import Collection, Sequence
+from datetime import datetime, timedelta
 from urllib.parse import quote
 
 from ansible_collections.meshops.istio.plugins.module_utils._report.drawing import GLYPHS, WORDS, badge, strip
 from ansible_collections.meshops.istio.plugins.module_utils._report.html_service import anchor, moved_of, section
 from ansible_collections.meshops.istio.plugins.module_utils._report.markup import Html, join, table, tag
-from ansible_collections.meshops.istio.plugins.module_utils._report.model import GREEN, RED, WAIVED, Report, ServiceReport, Summary, time_text
+from ansible_collections.meshops.istio.plugins.module_utils._report.model import (
+    CLOCK_SKEW,
+    GREEN,
+    RED,
+    WAIVED,
+    Report,
+    ServiceReport,
+    Summary,
+    time_of,
+    time_text,
+)
 from ansible_collections.meshops.istio.plugins.module_utils._report.numbers import NONE, milliseconds, moment, percent
 from ansible_collections.meshops.istio.plugins.module_utils._report.store import Brief
 from ansible_collections.meshops.istio.plugins.module_utils._report.style import STYLE
@@ -136,41 +146,57 @@ def each_service(report: Report) -> Html:
 # -- all clusters --
 
 
-def to_index(briefs: Sequence[Brief], now: datetime) -> str:
-    ordered = sorted(briefs, key=lambda brief: (brief.status != RED, brief.cluster))
+def is_stale(brief: Brief, now: datetime, max_age: float) -> bool:
+    """Whether the last run is too old to say anything, or dated later than now."""
+    time = time_of(brief.time)
+    return time is not None and not -CLOCK_SKEW <= now - time <= timedelta(hours=max_age + 1)
+
+
+def to_index(briefs: Sequence[Brief], now: datetime, max_age: float) -> str:
+    """All clusters. One that has not reported for `max_age` hours, and one more, is stale, whatever its last report said."""
+    stale = {brief.cluster for brief in briefs if is_stale(brief, now, max_age)}
+    ordered = sorted(briefs, key=lambda brief: (brief.status != RED, brief.cluster not in stale, brief.cluster))
     red = sum(1 for brief in briefs if brief.status == RED)
+    old = sum(1 for brief in briefs if brief.status != RED and brief.cluster in stale)
     total = sum(brief.summary.services for brief in briefs)
     numbers: list[tuple[str, str | int, str]] = [
         (RED, red, "clusters red"),
-        (GREEN, len(briefs) - red, "clusters green"),
+        *([(WAIVED, old, "clusters without a recent run")] if old else []),
+        (GREEN, len(briefs) - red - old, "clusters green"),
         ("", total, "services"),
         (RED if any(brief.summary.red for brief in briefs) else "", sum(brief.summary.red for brief in briefs), "services red"),
     ]
+    trouble = f"{red + old} of {len(briefs)} clusters need attention."
     header = tag(
         "header",
         tag("p", "Session affinity", class_="soft"),
-        tag("div", tag("h1", "All clusters"), badge(RED if red else GREEN), class_="headline"),
-        tag("p", f"{red} of {len(briefs)} clusters need attention." if red else f"All {len(briefs)} clusters are green.", class_="lead"),
+        tag("div", tag("h1", "All clusters"), badge(RED if red + old else GREEN), class_="headline"),
+        tag("p", trouble if red + old else f"All {len(briefs)} clusters are green.", class_="lead"),
         tag("p", "Generated at ", moment(time_text(now)), ".", class_="soft"),
         figures(numbers),
         class_="top",
     )
     head = ("Cluster", "Status", "Red", "Waived", "Services", "Runs", "Last run")
-    listed = table("Red clusters first. The name links to the last report.", head, [cluster_row(brief) for brief in ordered], "overview")
+    rows = [cluster_row(brief, brief.cluster in stale) for brief in ordered]
+    listed = table("Red clusters first. The name links to the last report.", head, rows, "overview")
     overview = tag("section", tag("h2", "Clusters"), tag("div", listed, class_="panel"))
-    return page("Session affinity of all clusters", header, join(overview, red_services(ordered)))
+    return page("Session affinity of all clusters", header, join(overview, red_services(ordered, stale)))
 
 
-def cluster_row(brief: Brief) -> tuple[Html | str, ...]:
+def cluster_row(brief: Brief, stale: bool) -> tuple[Html | str, ...]:
     summary = brief.summary
-    link = tag("a", brief.cluster, href=f"{quote(brief.cluster)}/{quote(brief.run)}/index.html")
+    link = tag("a", brief.cluster, href=f"{quote(brief.cluster)}/{quote(brief.run)}/index.html") if brief.run else join(brief.cluster)
+    shown = badge(WAIVED, "no recent run") if stale and brief.status != RED else badge(brief.status)
     numbers = (str(summary.red), str(summary.waived), str(summary.services))
-    return (link, badge(brief.status), *numbers, strip(brief.history), tag("span", moment(brief.time), class_="nowrap"))
+    return (link, shown, *numbers, strip(brief.history), tag("span", moment(brief.time), class_="nowrap"))
 
 
-def red_services(briefs: Sequence[Brief]) -> Html:
+def red_services(briefs: Sequence[Brief], stale: Collection[str]) -> Html:
     parts = []
     for brief in briefs:
+        if brief.cluster in stale:
+            words = ("The last run is of ", moment(brief.time), ": whether sessions stick is unknown since. Check the schedule and the clocks.")
+            parts.append(tag("article", tag("h3", brief.cluster), tag("p", *words, class_="why"), class_="panel waived"))
         if brief.error is not None:
             parts.append(
                 tag("article", tag("h3", brief.cluster), tag("p", "Not everything could be inspected: ", brief.error, class_="why"), class_="panel red")

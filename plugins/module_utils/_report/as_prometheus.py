@@ -14,9 +14,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from ansible_collections.meshops.istio.plugins.module_utils._report.assess import BAD, GOOD
 from ansible_collections.meshops.istio.plugins.module_utils._report.model import (
+    NOT_APPLICABLE,
     STATUSES,
     VERDICTS,
+    Gone,
     LatencySeen,
     LiveResult,
     Report,
@@ -48,16 +51,29 @@ class Family:
             yield f"{self.name}{{{inside}}} {value:.10g}"
 
 
-def to_prometheus(report: Report) -> str:
+def to_prometheus(report: Report, set_aside: int = 0) -> str:
+    """The metrics of a run. `set_aside` is the number of earlier reports that are dated later than this one."""
+    return to_text(families(report, set_aside))
+
+
+def to_text(shown: Iterable[Family]) -> str:
+    return "".join(f"{line}\n" for family in shown for line in family.lines())
+
+
+def families(report: Report, set_aside: int) -> tuple[Family, ...]:
     cluster = {"cluster": report.cluster}
     every = [({**cluster, **_labels(service)}, service) for service in report.services]
     probed = [(labels, service.live) for labels, service in every if service.live]
     moved = "Session IDs that landed on more than one pod."
     flips = "Maximum share of requests on which sessions move, with 95 % confidence."
     conclusive = "Time of the last verdict that states whether sessions stick."
-    families = (
+    aside = "Earlier reports that are dated later than this run, because the clock was wrong in one of the runs."
+    return (
         _gauge("verdict", "Whether this is the verdict of the service.", (_is(here, "verdict", word, s.verdict) for here, s in every for word in VERDICTS)),
         _gauge("status", "Whether this is the status of the service.", (_is(here, "status", word, s.status) for here, s in every for word in STATUSES)),
+        _gauge("broken", "Whether the last conclusive verdict says that sessions do not stick.", ((here, _broken(s)) for here, s in every)),
+        _gauge("undecided", "Whether the last run could not tell whether sessions stick.", ((here, _undecided(s)) for here, s in every)),
+        _gauge("gone", "Services of the previous run that are missing in the last one.", ((cluster | _labels(s), 1) for s in report.gone)),
         _gauge("sessions", "Session IDs that were sent.", ((here, len(live.sessions)) for here, live in probed)),
         _gauge("sessions_moved", moved, ((here, sum(1 for session in live.sessions if session.moved)) for here, live in probed)),
         _gauge("requests", "Requests of the last run.", _within(probed, lambda live: _outcomes(live.requests))),
@@ -73,15 +89,29 @@ def to_prometheus(report: Report) -> str:
         _gauge("services", "Services of the last run.", ((cluster | {"status": status}, getattr(report.summary, status)) for status in STATUSES)),
         _gauge("cluster_up", "0 if the cluster or a part of it could not be inspected.", [(cluster, report.error is None)]),
         _gauge("last_run_timestamp_seconds", "Time of the last run.", [(cluster, moment.timestamp()) for moment in [time_of(report.time)] if moment]),
+        _gauge("reports_set_aside", aside, [(cluster, set_aside)]),
     )
-    return "".join(f"{line}\n" for family in families for line in family.lines())
+
+
+def sink_metrics(cluster: str, sinks: Iterable[tuple[str, bool]]) -> str:
+    """Whether each sink has the report. Written after the sinks were tried."""
+    samples = (({"cluster": cluster, "sink": name}, sent) for name, sent in sinks)
+    return to_text([_gauge("sink_up", "0 if the last report could not be sent to this sink.", samples)])
+
+
+def _broken(service: ServiceReport) -> bool:
+    return service.status != NOT_APPLICABLE and service.conclusive is not None and service.conclusive.verdict in BAD
+
+
+def _undecided(service: ServiceReport) -> bool:
+    return service.status != NOT_APPLICABLE and service.verdict not in (*GOOD, *BAD)
 
 
 def _gauge(name: str, about: str, samples: Iterable[Sample]) -> Family:
     return Family(f"istio_affinity_{name}", "gauge", about, tuple(samples))
 
 
-def _labels(service: ServiceReport) -> Labels:
+def _labels(service: ServiceReport | Gone) -> Labels:
     port = {"port": str(service.port)} if service.port is not None else {}
     return {"namespace": service.namespace, "service": service.service, **port}
 

@@ -22,6 +22,7 @@ from typing import Protocol
 
 from ansible_collections.meshops.istio.plugins.module_utils._report.continuity import continuity
 from ansible_collections.meshops.istio.plugins.module_utils._report.model import (
+    CLOCK_SKEW,
     DOES_NOT,
     ERROR,
     FAILED,
@@ -68,6 +69,9 @@ class Earlier(Protocol):
 
     def of(self, identity: tuple[str, str, int | None]) -> ServiceReport | None:
         """The entry of a service in the newest report that has one."""
+
+    def ahead_of(self, identity: tuple[str, str, int | None]) -> ServiceReport | None:
+        """The same of the reports that are dated later than this run."""
 
 
 @dataclass(frozen=True)
@@ -117,11 +121,12 @@ class Settings:
 
 def make_report(cluster: str, error: str | None, entries: Sequence[Entry], settings: Settings, now: datetime, earlier: Earlier) -> Report:
     """The complete report of one run. Services are sorted by status, red ones first, then by name."""
-    services = [assess(entry, earlier.of(entry.identity), settings, now) for entry in entries]
+    services = [assess(entry, earlier.of(entry.identity), settings, now, earlier.ahead_of(entry.identity)) for entry in entries]
     services.sort(key=lambda service: ((RED, WAIVED, GREEN, NOT_APPLICABLE).index(service.status), service.identity[:2], service.port or 0))
     counts = {status: sum(1 for service in services if service.status == status) for status in (GREEN, RED, WAIVED, NOT_APPLICABLE)}
     status = RED if error is not None or counts[RED] else GREEN
     last = earlier.last()
+    runs = [run for run in (last.history if last else ()) if not is_ahead(run.time, now)]
     return Report(
         schema_version=SCHEMA_VERSION,
         cluster=cluster,
@@ -132,7 +137,7 @@ def make_report(cluster: str, error: str | None, entries: Sequence[Entry], setti
         summary=Summary(len(services), **counts, live=sum(1 for service in services if service.mode == "live")),
         services=tuple(services),
         gone=gone(entries, earlier.last_look()) if error is None else (),
-        history=(*(last.history if last else ()), RunPast(time_text(now), status, counts[RED], len(services)))[-MOST_HISTORY:],
+        history=(*runs, RunPast(time_text(now), status, counts[RED], len(services)))[-MOST_HISTORY:],
     )
 
 
@@ -143,12 +148,44 @@ def gone(entries: Sequence[Entry], last: Report | None) -> tuple[Gone, ...]:
     return tuple(Gone(service.namespace, service.service, service.port, service.status, service.verdict, last.time if last else "") for service in missing)
 
 
-def assess(entry: Entry, past: ServiceReport | None, settings: Settings, now: datetime) -> ServiceReport:
-    """The report of one service. `past` is its entry in the newest earlier report."""
+def is_ahead(time: str, now: datetime) -> bool:
+    """Whether a time of an earlier report is later than now: one of the two clocks was wrong."""
+    moment = time_of(time)
+    return moment is not None and moment > now + CLOCK_SKEW
+
+
+def dated(past: ServiceReport, now: datetime) -> ServiceReport:
+    """An earlier entry without times later than now, which would hide the age of a verdict for as long as the clock was ahead."""
+    history = tuple(run for run in past.history if not is_ahead(run.time, now))
+    proven = [Conclusion(run.time, run.verdict) for run in history if run.verdict in (*GOOD, *BAD)]
+    known = history[0].time if history else time_text(now)
+    conclusive = past.conclusive
+    if conclusive and is_ahead(conclusive.time, now):
+        # A broken service stays broken until a verdict shows otherwise; that it was well needs a time.
+        conclusive = Conclusion(time_text(now), conclusive.verdict) if conclusive.verdict in BAD else proven[-1] if proven else None
+    since = past.since if past.since is None or not is_ahead(past.since, now) else time_text(now)
+    counting = past.counting_since
+    if is_ahead(counting, now):
+        counting = proven[-1].time if proven else known
+    first = known if is_ahead(past.first_seen, now) else past.first_seen
+    return replace(past, history=history, conclusive=conclusive, since=since, counting_since=counting, first_seen=first)
+
+
+def carried(past: ServiceReport | None, ahead: ServiceReport | None, now: datetime) -> tuple[Conclusion | None, str]:
+    """The last conclusive verdict, and where it is from. One from a report dated later than now counts only if it is bad: it is unknown which came last."""
+    if ahead and ahead.conclusive and ahead.conclusive.verdict in BAD:
+        source = f". A report dated later than this run ({ahead.conclusive.time}) says {ahead.conclusive.verdict}; one of the two clocks was wrong"
+        return Conclusion(time_text(now), ahead.conclusive.verdict), source
+    return past.conclusive if past else None, ""
+
+
+def assess(entry: Entry, past: ServiceReport | None, settings: Settings, now: datetime, ahead: ServiceReport | None = None) -> ServiceReport:
+    """The report of one service. `past` is its entry in the newest earlier report, `ahead` the one in a report dated later than now."""
     mode, verdict, why = verdict_of(entry)
     moment = time_text(now)
-    conclusive = Conclusion(moment, verdict) if verdict in (*GOOD, *BAD) else past.conclusive if past else None
-    counting_since = moment if past is None or verdict in (*GOOD, *BAD) else past.counting_since
+    past = dated(past, now) if past else None
+    proven = verdict in (*GOOD, *BAD)
+    conclusive, source = (Conclusion(moment, verdict), "") if proven else carried(past, ahead, now)
     service = ServiceReport(
         namespace=entry.namespace,
         service=entry.service,
@@ -156,12 +193,12 @@ def assess(entry: Entry, past: ServiceReport | None, settings: Settings, now: da
         mode=mode,
         verdict=verdict,
         status=GREEN,
-        why=why,
+        why=why.rstrip(". ") + source if source else why,
         since=None,
         waiver=None,
         single=entry.single,
         first_seen=past.first_seen if past else moment,
-        counting_since=counting_since,
+        counting_since=moment if past is None or proven else past.counting_since,
         conclusive=conclusive,
         history=past.history if past else (),
         continuity=continuity(entry.result, past),

@@ -10,7 +10,7 @@ This module util is private to the collection: it may change at any time.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Annotated
 
 from ansible_collections.meshops.istio.plugins.module_utils._model import LIVE_VERDICTS, STATIC_VERDICTS
@@ -44,6 +44,8 @@ StatusWord = Annotated[str, Rule("enum", STATUSES)]
 Count = Annotated[int, Rule("minimum", 0)]
 
 TIME = "%Y-%m-%dT%H:%M:%SZ"
+# How far clocks that are right may be apart: what is dated later than this from now was written under a wrong one, or this one is wrong.
+CLOCK_SKEW = timedelta(minutes=5)
 
 
 def time_text(moment: datetime) -> str:

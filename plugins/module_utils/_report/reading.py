@@ -23,15 +23,29 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-# Characters that XML 1.0 cannot contain, that move a terminal's cursor or that change the writing direction: no report needs them.
-UNPRINTABLE = re.compile("[^\t\n\x20-\x7e\xa0-\u2027\u202f-\u2065\u206a-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+# Characters that XML 1.0 cannot contain, that move a terminal's cursor, that change the writing direction or that are invisible: no report needs them.
+UNPRINTABLE = re.compile(
+    "[^\t\n\x20-\x7e\xa0-\u061b\u061d-\u180d\u180f-\u200a\u200c\u200d\u2010-\u2027\u202f-\u205f\u2070-\ud7ff"
+    "\ue000-\ufefe\uff00-\ufff8\ufffc\ufffd\U00010000-\U000dffff\U000e0100-\U0010ffff]"
+)
+# What continuous integration takes for a command if it is in a log: of GitHub and Gitea at the start of a line, of GitHub, Azure and TeamCity anywhere.
+COMMAND = re.compile(r"(?m)^([^\S\n]*):(?=:[A-Za-z-]+(?: [^\n]*)?::)|()#(?=#(?:\[|vso\[|teamcity\[))")
+# More than any honest text has: a response may be as long as its pod likes.
+MOST_OF_A_TEXT = 16_384
 # Above this, JSON readers of other languages lose digits.
 LARGEST = 2**53
 
 
 def text(value: str) -> str:
-    """The text with a mark in place of every unprintable character."""
-    return UNPRINTABLE.sub("\ufffd", value)
+    """The text with a mark in place of every unprintable character and of what would make it a command of a log's reader, and cut if it is very long."""
+    cut = value if len(value) <= MOST_OF_A_TEXT else f"{value[:MOST_OF_A_TEXT]}… ({len(value) - MOST_OF_A_TEXT} characters left out)"
+    return COMMAND.sub(lambda match: f"{match[1] or ''}\ufffd", UNPRINTABLE.sub("\ufffd", cut))
+
+
+def log_line(value: str, most: int) -> str:
+    """The text in one printable line of at most so many characters."""
+    line = text(" ".join(text(value).split()))
+    return line if len(line) <= most else line[: most - 1] + "…"
 
 
 @cache

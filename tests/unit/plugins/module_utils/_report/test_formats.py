@@ -276,11 +276,11 @@ def test_page_without_services():
 
 def test_index():
     briefs = [brief_of(everything(), "20261124T130000Z"), brief_of(replace(run_of(error="refused"), cluster="edge 1"), "20261124T120000Z")]
-    page = check_page(to_index(briefs, NOON))
+    page = check_page(to_index(briefs, NOON, 24))
     assert "2 of 2 clusters need attention." in page.text
     assert "edge%201/20261124T120000Z/index.html" in page.links
     assert "prod: shop/failed" in page.text
-    assert "All 0 clusters are green." in check_page(to_index([], NOON)).text
+    assert "All 0 clusters are green." in check_page(to_index([], NOON, 24)).text
 
 
 # -- whatever is handed over --
@@ -340,7 +340,7 @@ def test_whatever_comes_is_reported(result: Any, static: Any, live: bool, single
     assert all(re.fullmatch(r'# .*|istio_affinity_\w+\{.*"\} -?[0-9.e+-]+', line) for line in to_prometheus(report).removesuffix("\n").split("\n"))
     assert all(len(line) <= WIDTH for line in to_table(report))
     check_page(to_html(report))
-    check_page(to_index([brief_of(report, "20261124T130000Z")], NOON))
+    check_page(to_index([brief_of(report, "20261124T130000Z")], NOON, 24))
 
 
 def test_fixtures_hold_no_path_of_a_machine():
