@@ -19,6 +19,7 @@ import argparse
 import contextlib
 import ctypes
 import fcntl
+import hashlib
 import http.client
 import json
 import os
@@ -37,6 +38,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+BAD = {"failed", "does_not"}  # verdicts
 FAILED = 2
 CRASHED = 70
 NO_FOLDER = 71
@@ -163,7 +165,7 @@ def _end_with(parent: int) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def execute(config: Config, run_id: str, lock: int) -> int:
+def execute(config: Config, lock: int) -> int:
     """Run the command until it ends or its timeout. Its processes inherit the lock: while one of them lives, no other run starts."""
 
     def stop(number: int, _frame: FrameType | None) -> None:
@@ -176,7 +178,7 @@ def execute(config: Config, run_id: str, lock: int) -> int:
         process = subprocess.Popen(
             config.command,
             cwd=config.folder,
-            env={**os.environ, **config.environment, "ISTIO_SCHEDULE_RUN": run_id},
+            env={**os.environ, **config.environment},
             stdin=subprocess.DEVNULL,
             start_new_session=True,
             pass_fds=[lock],
@@ -215,16 +217,16 @@ def run(config: Config) -> int:
     if inherited is None:
         say(f"{config.name}: {REASONS[LEFTOVERS]}. Next: end them (fuser {config.folder}/lock.run)")
         return LEFTOVERS
-    run_id, started, before = os.urandom(8).hex(), time.monotonic(), _latest(config)
-    ended = execute(config, run_id, inherited)
-    outcomes = read_outcomes(config, run_id, before)
+    started, before = time.monotonic(), _latest(config)
+    ended = execute(config, inherited)
+    outcomes = read_outcomes(config, before)
     status = judge(config, ended, outcomes)
     if status == NO_REPORT:
         say(f"{config.name}: {REASONS[NO_REPORT]}: {config.report_dir} lacks a report of this run")
     seconds = time.monotonic() - started
     if config.metrics:
         status = export(config, status, seconds, outcomes)
-    log(config, run_id, status, seconds, outcomes)
+    log(config, status, seconds, outcomes)
     if config.print_reports:
         # For environments that keep only standard output.
         for outcome in outcomes:
@@ -237,12 +239,12 @@ def run(config: Config) -> int:
 
 
 def _latest(config: Config) -> dict[str, str]:
-    """The name of the latest report of each cluster. Every run has one of its own, whatever the clock says."""
-    names = {}
-    for path in sorted(Path(config.report_dir).glob("*/latest")):
+    """What identifies the latest report of each cluster, whatever the clock says: its name and its content."""
+    latest = {}
+    for path in sorted(Path(config.report_dir).glob("*/latest/report.json")):
         with contextlib.suppress(OSError):
-            names[path.parent.name] = str(path.readlink())
-    return names
+            latest[path.parent.parent.name] = f"{path.parent.resolve()} {hashlib.sha256(path.read_bytes()).hexdigest()}"
+    return latest
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -258,20 +260,30 @@ def _entries(content: dict[str, Any], key: str, kind: type) -> Any:
     return content[key] if isinstance(content.get(key), kind) else kind()
 
 
-def read_outcomes(config: Config, run_id: str, before: dict[str, str]) -> list[Outcome]:
+def _sinks(metrics: Path) -> dict[str, str]:
+    """What became of each sink, by the metrics of a cluster."""
+    try:
+        lines = metrics.read_text(encoding="utf-8", errors="replace").split("\n")
+    except OSError:
+        return {}
+    names = ((SINK.search(line), line) for line in lines if line.startswith("istio_affinity_sink_up{"))
+    return {name[1]: "failed" if line.endswith(" 0") else "sent" for name, line in names if name}
+
+
+def read_outcomes(config: Config, before: dict[str, str]) -> list[Outcome]:
     """The outcome of each cluster of which this run wrote a report."""
     outcomes = []
-    for cluster, name in _latest(config).items():
-        if before.get(cluster) == name:
+    for cluster, report_id in _latest(config).items():
+        if before.get(cluster) == report_id:
             continue
-        home = Path(config.report_dir) / cluster
-        report, sent = _json(home / "latest/report.json"), _json(home / "outcome.json")
+        home = Path(config.report_dir) / cluster / "latest"
+        report = _json(home / "report.json")
         services = [service for service in _entries(report, "services", list) if isinstance(service, dict) and service.get("status") == "red"]
-        broken = any(service.get("verdict") in ("failed", "does_not") for service in services)
-        outcome = "broken" if broken else "passed" if report.get("status") == "green" else "unknown"
+        # A service whose last conclusive verdict is bad stays broken while later runs cannot tell.
+        verdicts = {str(of.get("verdict")) for service in services for of in (service, _entries(service, "conclusive", dict))}
+        outcome = "broken" if verdicts & BAD else "passed" if report.get("status") == "green" else "unknown"
         red = [f"{service.get('namespace')}/{service.get('service')}: {service.get('verdict')}" for service in services]
-        sinks = _entries(sent, "sinks", dict) if sent.get("run") == run_id else {}
-        outcomes.append(Outcome(cluster, outcome, red, sinks, report))
+        outcomes.append(Outcome(cluster, outcome, red, _sinks(home / "affinity.prom"), report))
     return outcomes
 
 
@@ -290,9 +302,9 @@ def judge(config: Config, status: int, outcomes: list[Outcome]) -> int:
     return NOT_DELIVERED if any("failed" in outcome.sinks.values() for outcome in outcomes) else NO_REPORT
 
 
-def log(config: Config, run_id: str, status: int, seconds: float, outcomes: list[Outcome]) -> None:
+def log(config: Config, status: int, seconds: float, outcomes: list[Outcome]) -> None:
     """Append a line for each cluster, each sink and the run, as JSON: no text of a cluster can imitate a line."""
-    head = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "schedule": config.name, "run": run_id}
+    head = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "schedule": config.name, "run": os.urandom(4).hex()}
     entries: list[dict[str, Any]] = []
     for outcome in outcomes:
         entries.append({"cluster": outcome.cluster, "outcome": outcome.outcome, "red": outcome.red})
@@ -314,6 +326,7 @@ def log(config: Config, run_id: str, status: int, seconds: float, outcomes: list
 
 # -- its metrics --
 
+SINK = re.compile(r'[{,]sink="(\w+)"')
 SAMPLE = re.compile(r'[a-zA-Z_:][a-zA-Z0-9_:]*(?:\{(?:[a-zA-Z_][a-zA-Z0-9_]*="(?:[^"\\\n]|\\.)*",?)*\})? (?:[-+.eE0-9]+|[-+]?Inf|NaN)')
 HEADER = re.compile(r"# (HELP|TYPE) ([a-zA-Z_:][a-zA-Z0-9_:]*)(?: .*)?")
 

@@ -203,23 +203,20 @@ def _report(folder: Path, cluster: str, name: str, text: str, run: str = "202611
     latest.symlink_to(path.parent.name)
 
 
-def _service(verdict: str, status: str, name: str = "cart") -> dict[str, str]:
-    return {"namespace": "shop", "service": name, "verdict": verdict, "status": status}
+def _service(verdict: str, status: str, name: str = "cart", conclusive: str = "") -> dict[str, object]:
+    return {"namespace": "shop", "service": name, "verdict": verdict, "status": status, "conclusive": {"verdict": conclusive} if conclusive else None}
 
 
-def _reporter(folder: Path, status: int, clusters: dict[str, list[dict[str, str]]], sinks: dict[str, str] | None = None) -> Path:
-    """A stand-in for ansible-playbook: it writes a report of each cluster as the report module does, and the role's outcome of its sinks."""
+def _reporter(folder: Path, status: int, clusters: dict[str, list[dict[str, object]]], sinks: dict[str, int] | None = None, run: str = "1") -> Path:
+    """A stand-in for ansible-playbook: it writes a report of each cluster as verify does, with the state of its sinks in the metrics."""
     new = folder / "new"
     for cluster, services in clusters.items():
         red = any(service["status"] == "red" for service in services)
-        _report(new, cluster, "report.json", json.dumps({"status": "red" if red else "green", "services": services}), "20261124T111742Z")
-    script = [f"cp -R --remove-destination {new}/reports/. {folder}/reports"]
-    if sinks:
-        for cluster in clusters:
-            outcome = json.dumps({"run": "RUN", "sinks": sinks}).replace("RUN", "'$ISTIO_SCHEDULE_RUN'")
-            script.append(f"echo '{outcome}' >{folder}/reports/{cluster}/outcome.json")
+        _report(new, cluster, "report.json", json.dumps({"status": "red" if red else "green", "services": services}), run)
+        samples = [f'istio_affinity_sink_up{{cluster="{cluster}",sink="{sink}"}} {up}\n' for sink, up in (sinks or {}).items()]
+        _report(new, cluster, "affinity.prom", "".join(["# TYPE istio_affinity_sink_up gauge\n", *samples]), run)
     program = folder / "ansible-playbook"
-    program.write_text("\n".join(["#!/bin/sh", *script, f"exit {status}"]))
+    program.write_text(f"#!/bin/sh\ncp -R --remove-destination {new}/reports/. {folder}/reports\nexit {status}")
     program.chmod(0o755)
     return program
 
@@ -279,14 +276,20 @@ def test_a_run_without_a_report_has_failed(folder: Path):
 
 
 @pytest.mark.parametrize("moment", [1, 4e9])
-def test_a_report_is_this_runs_whatever_the_clock_says(folder: Path, moment: float):
-    """A file server's clock, or this machine's, may be wrong by any time."""
+@pytest.mark.parametrize("copied", [False, True], ids=["link", "copy"])
+def test_a_report_is_this_runs_whatever_the_clock_says(folder: Path, moment: float, copied: bool):
+    """A file server's clock, or this machine's, may be wrong by any time. A volume without links has a copy of the latest report instead."""
+    latest = folder / "reports/lab/latest"
     _report(folder, "lab", "report.json", '{"status": "green"}')
-    os.utime(folder / "reports/lab/latest/report.json", (time.time() + 1e6,) * 2)
+    os.utime(latest / "report.json", (time.time() + 1e6,) * 2)
     program = _reporter(folder, 0, {"lab": [_service("passed", "green")]})
-    with program.open("a") as opened:
-        opened.write("\n")
-    program.write_text(program.read_text().replace("exit 0", f"touch -d @{moment:.0f} {folder}/reports/lab/latest/report.json; exit 0"))
+    if copied:
+        for place in (latest, folder / "new/reports/lab/latest"):
+            content = (place / "report.json").read_text()
+            place.unlink()
+            place.mkdir()
+            (place / "report.json").write_text(content)
+    program.write_text(program.read_text().replace("exit 0", f"touch -d @{moment:.0f} {latest}/report.json; exit 0"))
     _run(_config(folder, str(program), needs_report=True)).expect(0)
     # The next one leaves none.
     _run(_config(folder, "true", needs_report=True)).expect(73)
@@ -299,28 +302,28 @@ PASSED, BROKEN, STATIC, UNKNOWN = (_service(*words) for words in (("passed", "gr
     ("clusters", "sinks", "status"),
     [
         ({"a": [PASSED, BROKEN], "b": [UNKNOWN]}, {}, 2),
-        ({"a": [STATIC]}, {"http": "failed"}, 2),
+        ({"a": [STATIC]}, {"http": 0, "configmap": 1}, 2),
+        ({"a": [_service("inconclusive", "red", conclusive="failed")]}, {}, 2),
         ({"a": [PASSED], "b": [UNKNOWN]}, {}, 72),
-        ({"a": [PASSED, _service("failed", "waived")], "b": [UNKNOWN]}, {"http": "failed"}, 72),
-        ({"a": [PASSED]}, {"http": "failed"}, 74),
-        ({"a": [PASSED]}, {"http": "sent"}, 73),
+        ({"a": [PASSED, _service("failed", "waived")], "b": [UNKNOWN]}, {"http": 0, "configmap": 1}, 72),
+        ({"a": [PASSED]}, {"http": 0, "configmap": 1}, 74),
+        ({"a": [PASSED]}, {"http": 1}, 73),
     ],
-    ids=["broken", "broken by configuration", "could not tell", "waived", "not sent", "another cluster left no report"],
+    ids=["broken", "broken by configuration", "still broken", "could not tell", "waived", "not sent", "another cluster left no report"],
 )
-def test_broken_and_could_not_tell_differ(folder: Path, clusters: dict[str, list[dict[str, str]]], sinks: dict[str, str], status: int):
+def test_broken_and_could_not_tell_differ(folder: Path, clusters: dict[str, list[dict[str, object]]], sinks: dict[str, int], status: int):
     program = _reporter(folder, 2, clusters, sinks)
     metrics = folder / "affinity.prom"
     _run(_config(folder, str(program), needs_report=True, metrics=str(metrics), **_teller(folder))).expect(status)
     assert _told(folder).startswith(f"verify {status} ")
     states = {line.partition('outcome="')[2] for line in metrics.read_text().splitlines() if line.startswith("istio_schedule_last_run_clusters{")}
-    broken = sum(1 for services in clusters.values() if {"failed", "does_not"} & {one["verdict"] for one in services if one["status"] == "red"})
-    assert f'broken"}} {broken}' in states
+    assert f'broken"}} {1 if status == 2 else 0}' in states
     assert len(states) == 3
 
 
 def test_the_log_has_a_line_for_each_cluster_and_sink(folder: Path):
     hostile = 'x"\n{"status": 0}\u2028\x1b[2J'
-    program = _reporter(folder, 2, {"a": [PASSED, _service("failed", "red", hostile)], "b": [PASSED]}, {"configmap": "sent", "http": "failed"})
+    program = _reporter(folder, 2, {"a": [PASSED, _service("failed", "red", hostile)], "b": [PASSED]}, {"configmap": 1, "http": 0})
     seen = _run(_config(folder, str(program), needs_report=True)).expect(2)
     sinks = [{"sink": "configmap", "outcome": "sent"}, {"sink": "http", "outcome": "failed"}]
     assert _log(folder) == [
@@ -333,14 +336,6 @@ def test_the_log_has_a_line_for_each_cluster_and_sink(folder: Path):
     assert "\x1b" not in (folder / "run.log").read_text()
     assert (folder / "run.log").read_text() in seen.stderr
     assert (folder / "run.log").stat().st_mode & 0o777 == 0o640
-    # The sinks of an earlier run are not those of this one.
-    _reporter(folder, 0, {"a": [PASSED]})
-    (folder / "new/reports/a/20261124T111742Z").rename(folder / "new/reports/a/20261124T111742Z-2")
-    (folder / "new/reports/a/latest").unlink()
-    (folder / "new/reports/a/latest").symlink_to("20261124T111742Z-2")
-    (folder / "run.log").unlink()
-    _run(_config(folder, str(program), needs_report=True)).expect(0)
-    assert _log(folder) == [{"cluster": "a", "outcome": "passed", "red": []}, {"status": 0, "reason": "it passed"}]
 
 
 def test_the_log_does_not_grow_forever(folder: Path):
