@@ -494,7 +494,11 @@ def run_and_tell(config: Config, *, tell: bool) -> int:
 
 
 def check(config: Config) -> int:
-    prepare(config)
+    try:
+        prepare(config)
+    except OSError as error:
+        say(f"{config.name}: {REASONS[NO_FOLDER]}: {error}")
+        return NO_FOLDER
     command = [*config.command, "--syntax-check"]
     return subprocess.run(command, cwd=config.folder, env={**os.environ, **config.environment}, stdin=subprocess.DEVNULL, check=False).returncode
 
