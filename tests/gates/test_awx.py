@@ -15,8 +15,8 @@ from harness import BIN, ROOT, clean_environment, run
 
 
 def test_ansible_builder_accepts_the_image(staged: Path, artifact: Path, tmp_path: Path):
-    """The build context has this collection's artifact, and what its modules need."""
-    for name in ("execution-environment.yml", "meta/ee-requirements.txt", "meta/ee-bindep.txt", "collections/requirements.yml"):
+    """The build context has this collection's artifact, what its modules need, and Helm, which is checked before it is unpacked."""
+    for name in ("execution-environment.yml", "meta/ee-requirements.txt", "collections/requirements.yml"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text((ROOT / name).read_text())
     (tmp_path / artifact.name).write_bytes(artifact.read_bytes())
@@ -27,7 +27,10 @@ def test_ansible_builder_accepts_the_image(staged: Path, artifact: Path, tmp_pat
     assert "kubernetes" in (context / "_build/requirements.txt").read_text()
     steps = (context / "Containerfile").read_text()
     assert "ansible-galaxy collection install /artifact/meshops-istio-*.tar.gz" in steps
-    assert "\nUSER 1000" in steps
+    helm = next(line for line in steps.splitlines() if "get.helm.sh" in line)
+    assert 0 < helm.index("sha256sum --check") < helm.index("tar --extract")
+    assert steps.index(helm) < steps.index("\nUSER 1000")
+    run("sh", "-n", stdin=helm.removeprefix("RUN ")).expect()
     definition = yaml.safe_load((ROOT / "execution-environment.yml").read_text())
     definition["images"] = "none"
     (tmp_path / "execution-environment.yml").write_text(yaml.safe_dump(definition))

@@ -1,13 +1,12 @@
 # SPDX-FileCopyrightText: 2026 meshops.istio contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""istio_schedule for real: systemd and cron on a machine of its own, Prometheus that reads what they leave, and the CronJob on the lab."""
+"""istio_schedule on hosts for real: a timer on a machine of its own, and Prometheus that reads what its runs leave. test_schedule_job.py has the CronJob."""
 
 from __future__ import annotations
 
 import contextlib
 import http.server
 import json
-import re
 import secrets
 import socket
 import threading
@@ -25,17 +24,13 @@ from harness import BIN, PACKAGES, ROOT, clean_environment, debian_root, run
 
 if TYPE_CHECKING:
     from affinity_support import Mesh
-    from integration.conftest import Ansible, Kubectl
 
 SCHEDULE = "meshops.istio.schedule"
 CALLBACKS = Path(__file__).parent / "callback_plugins"
 COLLECTIONS = "/opt/collections"
-TIMER, CRON = "istio-affinity-timer", "istio-affinity-cron"
+TIMER = "istio-affinity-timer"
 DATA = "/var/lib/istio-schedule"
 TEXTFILES = "/var/lib/prometheus/node-exporter"
-
-
-# -- hosts --
 
 
 class Webhook(http.server.BaseHTTPRequestHandler):
@@ -53,19 +48,19 @@ class Webhook(http.server.BaseHTTPRequestHandler):
 
 @dataclass
 class Hosts:
-    """A machine with two schedules: a timer on the lab that tells a webhook, and cron on a dead cluster that tells a command."""
+    """A machine with a timer that verifies the lab and tells a webhook and a command."""
 
     box: Machine
     mesh: Mesh
     told: list[tuple[str, dict[str, Any]]]
     secret: str
     python: str
-    variables: dict[str, dict[str, Any]]
+    variables: dict[str, Any]
     said: str = ""
 
     def play(self, *words: str, codes: tuple[int, ...] = (), hosts: dict[str, dict[str, Any]] | None = None) -> list[dict[str, Any]]:
         """Run schedule.yml there; each result as the recorder wrote it."""
-        inventory = {"schedulers": {"hosts": hosts or self.variables, "vars": self.common()}}
+        inventory = {"schedulers": {"hosts": hosts or {"timer": self.variables}, "vars": self.common()}}
         self.box.write("/etc/schedulers.yml", yaml.safe_dump(inventory))
         self.box.write("/srv/record", "")
         settings = {
@@ -111,7 +106,6 @@ def _failures(results: list[dict[str, Any]]) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def hosts(tmp_path_factory: pytest.TempPathFactory, installed_collection: Path, mesh: Mesh) -> Iterator[Hosts]:
-    cron = debian_root("cron")
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Webhook)
     server.told = []  # type: ignore[attr-defined]  # the handler finds it there
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -119,9 +113,10 @@ def hosts(tmp_path_factory: pytest.TempPathFactory, installed_collection: Path, 
     service = {"namespace": mesh.namespace, "service": "nginx-service", "key": {"type": "header", "name": "user-session"}}
     timer = {
         "istio_schedule_name": TIMER,
-        "istio_schedule_calendar": "minutely",
+        "istio_schedule_calendar": "*:*:0/10",
         "istio_schedule_textfile_dir": TEXTFILES,
         "istio_schedule_on_failure_webhook": f"http://127.0.0.1:{server.server_port}/{secret}",
+        "istio_schedule_on_failure_command": ["sh", "-c", f'echo "$(id -un) $ISTIO_SCHEDULE_STATUS: $ISTIO_SCHEDULE_REASON" >>{DATA}/{TIMER}/told'],
         "istio_schedule_variables": {
             "istio_affinity_namespaces": [mesh.namespace],
             "istio_affinity_services": [service],
@@ -129,66 +124,35 @@ def hosts(tmp_path_factory: pytest.TempPathFactory, installed_collection: Path, 
             "istio_affinity_rate": 200,
         },
     }
-    dead = {
-        "istio_schedule_kind": "cron",
-        "istio_schedule_name": CRON,
-        "istio_schedule_cron": "* * * * *",
-        "istio_schedule_inventory": "/etc/dead.yml",
-        "istio_schedule_on_failure_command": [
-            "sh",
-            "-c",
-            f'echo "$ISTIO_SCHEDULE_STATUS: $ISTIO_SCHEDULE_REASON" >{DATA}/{CRON}/told; id -un >>{DATA}/{CRON}/told',
-        ],
-    }
     with machine(tmp_path_factory.mktemp("machine")) as box:
         box.add(installed_collection, COLLECTIONS)
         box("mkdir", "-p", TEXTFILES)
-        # /lib is a link there.
-        box("sh", "-c", 'tar --directory="$1" --create . | tar --directory=/ --extract --keep-directory-symlink', "sh", cron)
         box.write("/etc/kubeconfig", mesh.kubeconfig.read_text())
         box.write("/etc/clusters.yml", yaml.safe_dump({"all": {"hosts": {"lab": {"istio_cluster_kubeconfig": "/etc/kubeconfig"}}}}))
-        box.write("/etc/dead.yml", yaml.safe_dump({"all": {"hosts": {"dead": {"istio_cluster_kubeconfig": "/etc/none"}}}}))
         # The machine's own Python, warm. Of .venv it sees Ansible alone.
         box("mkdir", "-p", "/opt/ansible", "/srv/python")
         box("ln", "-s", PACKAGES / "ansible", "/opt/ansible/ansible")
         with warm_python("/srv/python", *box.enter, "/usr/bin/python3", env=clean_environment(PYTHONPATH="/opt/ansible")) as python:
-            yield Hosts(box, mesh, server.told, secret, python, {"timer": timer, "cron": dead})
+            yield Hosts(box, mesh, server.told, secret, python, timer)
     server.shutdown()
     server.server_close()
 
 
 @pytest.fixture(scope="module")
 def scheduled(hosts: Hosts) -> Hosts:
-    """With both schedules in place: what check mode foretold happened, and a second run changes nothing."""
+    """With the schedule in place: what check mode foretold happened, and no secret was shown."""
     predicted = _changed(hosts.play("--check", "--diff"))
     assert not hosts.box.has("/etc/istio-schedule")
     done = _changed(hosts.play("--diff", "-vvv"))
     assert hosts.secret not in hosts.said
     assert predicted == done
-    assert {("timer", "Start the timer"), ("cron", "Write the cron file"), ("timer", "Link the metrics for node_exporter")} <= done
-    # Debian's own, by the service of its package; it ends with the machine.
-    hosts.box("systemctl", "start", "cron")
+    assert {("timer", "Start the timer"), ("timer", "Link the metrics for node_exporter")} <= done
     return hosts
-
-
-def test_a_second_run_changes_nothing(scheduled: Hosts):
-    assert _changed(scheduled.play()) == set()
-    assert _changed(scheduled.play("--check")) == set()
 
 
 def test_systemd_accepts_the_units(scheduled: Hosts):
     seen = scheduled.box("systemd-analyze", "verify", f"{TIMER}.service", f"{TIMER}.timer")
     assert not seen.output.strip()
-
-
-def test_cron_runs_and_tells(scheduled: Hosts):
-    told = f"{DATA}/{CRON}/told"
-    wait_for("Cron's run and its end", lambda: scheduled.box.has(told) and CRON in scheduled.box.read(told), 100)
-    assert scheduled.box.read(told).splitlines() == ["2: a service did not pass, or a cluster could not be checked", CRON]
-    assert "There is no kubeconfig at /etc/none" in " ".join(scheduled.box.read(f"{DATA}/{CRON}/run.log").split())
-    assert "istio_schedule_last_run_exit_status{" in scheduled.box.read(f"{DATA}/{CRON}/metrics/affinity.prom")
-    # Every minute a run would take its part of the machine from here on.
-    scheduled.box("systemctl", "stop", "cron")
 
 
 def test_the_timer_runs_verify_as_its_own_user(scheduled: Hosts):
@@ -204,6 +168,10 @@ def test_the_timer_runs_verify_as_its_own_user(scheduled: Hosts):
     assert box("stat", "--format=%U %G %a", f"/etc/istio-schedule/{TIMER}/config.json").stdout.strip() == f"root {TIMER} 640"
     assert box("getent", "passwd", TIMER).stdout.strip().endswith("/nologin")
     assert scheduled.told == []
+    # What happened, without a word of Ansible's.
+    lines = [json.loads(line) for line in box.read(f"{DATA}/{TIMER}/run.log").splitlines()]
+    assert [(line.get("cluster"), line.get("outcome"), line.get("status")) for line in lines[:2]] == [("lab", "passed", None), (None, None, 0)]
+    assert box("stat", "--format=%U %a", f"{DATA}/{TIMER}/run.log").stdout.strip() == f"{TIMER} 640"
 
 
 def test_alerts_fire_and_clear_in_prometheus(scheduled: Hosts):
@@ -223,7 +191,8 @@ def test_alerts_fire_and_clear_in_prometheus(scheduled: Hosts):
         ((path, body),) = scheduled.told
         assert path == f"/{scheduled.secret}"
         assert (body["schedule"], body["status"]) == (TIMER, 2)
-        assert body["text"].endswith(f"a service did not pass, or a cluster could not be checked. Reports: {DATA}/{TIMER}/reports")
+        assert body["text"].endswith(f"a service is broken: its sessions do not stick. Reports: {DATA}/{TIMER}/reports")
+        assert scheduled.box.read(f"{DATA}/{TIMER}/told").splitlines() == [f"{TIMER} 2: a service is broken: its sessions do not stick"]
         scheduled.start()
         assert scheduled.verdict() == "green: passed"
         wait_for("The alert's end", lambda: not firing(), 60)
@@ -289,125 +258,92 @@ def test_a_killed_run_is_told(scheduled: Hosts):
     assert "ansible-playbook" not in box("ps", "-u", TIMER, "-o", "args", codes=(0, 1)).stdout
 
 
+def test_a_second_run_corrects_what_differs_and_follows_no_link(scheduled: Hosts):
+    """The timer was stopped. The user of the runs has put a link in place of a directory of its own, to have root give it another one."""
+    box, reports = scheduled.box, f"{DATA}/{TIMER}/reports"
+    box("install", "--directory", "--mode=755", "/etc/roots")
+    box("runuser", f"--user={TIMER}", "--", "sh", "-c", f"mv {reports} {reports}.kept && ln -s /etc/roots {reports}")
+    assert _changed(scheduled.play()) == {("timer", "Start the timer")}
+    assert box("stat", "--format=%U %G %a", "/etc/roots").stdout.strip() == "root root 755"
+    box("systemctl", "stop", f"{TIMER}.timer", TIMER)
+    box("runuser", f"--user={TIMER}", "--", "sh", "-c", f"rm {reports} && mv {reports}.kept {reports}")
+
+
+Cases = dict[str, tuple[dict[str, Any], str]]
+
+
+def _stop(scheduled: Hosts, cases: Cases) -> None:
+    """Each of these hosts is refused, and nothing was changed."""
+    base = {"istio_schedule_name": "other"}
+    results = scheduled.play(codes=(2,), hosts={name: base | variables for name, (variables, _said) in cases.items()})
+    said = _failures(results)
+    assert {name: text for name, (_variables, text) in cases.items() if text not in said[name]} == {}
+    assert {name for name in cases if "Nothing was changed." not in said[name]} <= {"private"}
+    assert {host for host, _task in _changed(results)} <= {"private"}
+    assert not scheduled.box.has("/etc/systemd/system/other.timer")
+
+
 def test_stops_before_any_change(scheduled: Hosts):
-    scheduled.box.write("/etc/cron.d/somebodys", "# theirs\n")
-    scheduled.box.write("/etc/private.yml", "{}", "0600")
+    box = scheduled.box
+    box.write("/etc/systemd/system/somebodys.service", "# theirs\n")
+    box.write("/etc/private.yml", "{}", "0600")
+    box("install", "--directory", "--owner=nobody", "/srv/nobodys")
+    cases: Cases = {
+        "noinventory": ({"istio_schedule_inventory": "/etc/nowhere.yml"}, "there is no /etc/nowhere.yml."),
+        "theirs": ({"istio_schedule_name": "somebodys"}, "/etc/systemd/system/somebodys.service: already there, and not written by this role."),
+        "replaceable": ({"istio_schedule_data_dir": "/srv/nobodys/data"}, "/srv/nobodys can be changed by others than root."),
+        # What only the user of the runs can tell: an inventory that it may not read.
+        "private": ({"istio_schedule_inventory": "/etc/private.yml"}, "as user other"),
+    }
+    _stop(scheduled, cases)
+
+
+@pytest.mark.full
+def test_stops_before_any_change_for_every_option(scheduled: Hosts):
     hidden = "/tmp/hidden.yml"  # noqa: S108 - where nothing of a schedule may be
     scheduled.box.write(hidden, "{}")
-    cases = {
+    scheduled.box("ln", "-sf", "/var/lib", "/srv/link")
+    cases: Cases = {
         "name": ({"istio_schedule_name": "Bad Name"}, "istio_schedule_name is 'Bad Name'"),
         "inventory": ({"istio_schedule_inventory": ""}, "istio_schedule_inventory is ''; it must be the absolute path"),
-        "noinventory": ({"istio_schedule_inventory": "/etc/nowhere.yml"}, "there is no /etc/nowhere.yml."),
         "hidden": ({"istio_schedule_inventory": hidden}, f"{hidden}: the service has its own temporary directory"),
         "noprogram": ({"istio_schedule_ansible_playbook": "none"}, "there is no program none."),
-        "nopython": ({"istio_schedule_python": "/usr/bin/true-not"}, "/usr/bin/true-not is not Python 3.9 or newer."),
+        "nopython": ({"istio_schedule_python": "/usr/bin/true-not"}, "there is no program /usr/bin/true-not."),
         "calendar": ({"istio_schedule_calendar": "sometimes"}, "systemd cannot parse 'sometimes'"),
-        "fields": ({"istio_schedule_kind": "cron", "istio_schedule_cron": "* * * *"}, "it must be five fields"),
         "textfiles": ({"istio_schedule_textfile_dir": "/nowhere"}, "there is no directory /nowhere; is node_exporter installed?"),
         "root": ({"istio_schedule_user": "root"}, "istio_schedule_user is 'root'"),
         "webhook": ({"istio_schedule_on_failure_webhook": "file:///etc/passwd"}, "must begin with http:// or https://"),
         "reports": ({"istio_schedule_variables": {"istio_affinity_report_dir": "/x"}}, "which this role sets itself"),
-        "theirs": ({"istio_schedule_name": "somebodys"}, "/etc/cron.d/somebodys: already there, and not written by this role."),
+        "link": ({"istio_schedule_data_dir": "/srv", "istio_schedule_name": "link"}, "/srv/link is a link."),
+        "temporary": ({"istio_schedule_config_dir": "/tmp/config"}, "/tmp can be changed by others than root."),  # noqa: S108 - it must be refused
     }
-    base = {"istio_schedule_name": "other"}
-    results = scheduled.play(codes=(2,), hosts={name: base | variables for name, (variables, _said) in cases.items()})
-    said = _failures(results)
-    assert {name: text for name, (_variables, text) in cases.items() if text not in said[name] or "Nothing was changed." not in said[name]} == {}
-    assert _changed(results) == set()
-    # What only the user of the runs can tell: an inventory that it may not read.
-    results = scheduled.play(codes=(2,), hosts={"private": base | {"istio_schedule_inventory": "/etc/private.yml"}})
-    assert "as user other" in _failures(results)["private"]
-    assert "so nothing was scheduled" in _failures(results)["private"]
-    assert not scheduled.box.has("/etc/systemd/system/other.timer")
+    _stop(scheduled, cases)
 
 
-def test_kind_is_changed_and_both_are_removed(scheduled: Hosts):
-    """From timer to cron: one schedule takes the place of the other. Then nothing is left but the reports, and with purge nothing at all."""
+def test_a_missing_directory_is_told(scheduled: Hosts):
     box = scheduled.box
-    other = {"timer": scheduled.variables["timer"] | {"istio_schedule_kind": "cron"}}
-    scheduled.play(hosts=other)
-    assert box.has(f"/etc/cron.d/{TIMER}")
-    assert not box.has(f"/etc/systemd/system/{TIMER}.timer")
-    assert "could not be found" in box("systemctl", "status", f"{TIMER}.timer", codes=(4,)).output
+    scheduled.told.clear()
+    box("mv", f"{DATA}/{TIMER}", f"{DATA}/away")
+    box("systemctl", "start", TIMER, codes=(1,))
+    box("mv", f"{DATA}/away", f"{DATA}/{TIMER}")
+    ((_path, body),) = scheduled.told
+    assert (body["status"], body["reason"]) == (71, "its directory is missing, full or not writable")
+
+
+def test_is_removed(scheduled: Hosts):
+    """Nothing is left but the reports, and with purge nothing at all."""
+    box = scheduled.box
     # As typed on a command line, where everything is a string.
     absent = "--extra-vars=istio_schedule_state=absent istio_schedule_timeout=3000"
     keep = (absent, "--extra-vars=istio_schedule_purge=false")
     predicted = _changed(scheduled.play("--check", *keep))
     assert _changed(scheduled.play(*keep)) == predicted != set()
-    for path in ("/etc/istio-schedule/" + TIMER, f"/etc/cron.d/{TIMER}", f"/etc/cron.d/{CRON}", f"{TEXTFILES}/{TIMER}.prom"):
+    for path in (f"/etc/istio-schedule/{TIMER}", f"/etc/systemd/system/{TIMER}.timer", f"/etc/systemd/system/{TIMER}.service", f"{TEXTFILES}/{TIMER}.prom"):
         assert not box.has(path), path
+    assert "could not be found" in box("systemctl", "status", f"{TIMER}.timer", codes=(4,)).output
     assert box.has(f"{DATA}/{TIMER}/reports/lab/latest/report.json")
-    wait_for("The end of cron's last run", lambda: "scheduled_run" not in box("ps", "-e", "-o", "args").stdout, 200)
-    # Once more: nothing is left to do where reports are kept, and where they are not, they go.
-    again = scheduled.play(absent, hosts=scheduled.variables | {"timer": scheduled.variables["timer"] | {"istio_schedule_purge": "true"}})
-    assert {host for host, _task in _changed(again)} == {"timer"}
+    # Once more, to delete the reports too.
+    again = _changed(scheduled.play(absent, hosts={"timer": scheduled.variables | {"istio_schedule_purge": "true"}}))
+    assert {task for _host, task in again} == {"Delete the schedule", "Delete the user that the role created"}
     assert not box.has(f"{DATA}/{TIMER}")
-    assert box.has(f"{DATA}/{CRON}")
     box("getent", "passwd", TIMER, codes=(2,))
-
-
-# -- in the cluster --
-
-
-@pytest.fixture
-def place(kubectl: Kubectl, namespace: Callable[..., str]) -> str:
-    """A namespace that refuses what does not meet the restricted standard, with the service account."""
-    name = namespace(injection=False)
-    kubectl("label", "namespace", name, "pod-security.kubernetes.io/enforce=restricted", "pod-security.kubernetes.io/warn=restricted")
-    kubectl("--namespace", name, "create", "serviceaccount", "meshops-istio-verify")
-    return name
-
-
-def test_cron_job(ansible: Ansible, kubectl: Kubectl, place: str):
-    variables = {
-        "istio_schedule_kind": "kubernetes",
-        "istio_schedule_namespace": place,
-        "istio_schedule_image": "docker.io/library/none:1",
-        "istio_schedule_claim": "reports",
-        "istio_schedule_claim_size": "16Mi",
-        "istio_schedule_on_failure_webhook": "https://hooks.example.com/not-for-anybody",
-        "istio_schedule_image_pull_secrets": ["registry"],
-    }
-    predicted = ansible(SCHEDULE, extra_vars=variables, check=True).expect()
-    kubectl("--namespace", place, "get", "cronjob", "istio-affinity-verify", codes=(1,))
-    done = ansible(SCHEDULE, extra_vars=variables, arguments=("--diff", "-vvv")).expect()
-    assert predicted.stats["lab"]["changed"] == done.stats["lab"]["changed"] > 0
-    assert "not-for-anybody" not in done.stdout
-
-    # The API server takes Job and Pod, and would not take a Pod that asks for more.
-    job = kubectl("--namespace", place, "create", "job", "by-hand", "--from=cronjob/istio-affinity-verify", "--dry-run=server", "--output=json")
-    assert "Warning" not in job.stderr
-    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "by-hand", "namespace": place}, "spec": json.loads(job.stdout)["spec"]["template"]["spec"]}
-    apply = ("apply", "--dry-run=server", "--filename=-")
-    kubectl(*apply, stdin=json.dumps(pod))
-    pod["spec"]["containers"][0]["securityContext"]["allowPrivilegeEscalation"] = True
-    assert 'violates PodSecurity "restricted' in kubectl(*apply, stdin=json.dumps(pod), codes=(1,)).stderr
-
-    live = json.loads(kubectl("--namespace", place, "get", "cronjob", "istio-affinity-verify", "--output=json").stdout)["spec"]
-    assert (live["concurrencyPolicy"], live["jobTemplate"]["spec"]["backoffLimit"], live["jobTemplate"]["spec"]["activeDeadlineSeconds"]) == ("Forbid", 0, 3180)
-
-    kubectl("--namespace", place, "patch", "cronjob", "istio-affinity-verify", "--type=merge", '--patch={"spec": {"concurrencyPolicy": "Allow"}}')
-    kubectl("--namespace", place, "patch", "secret", "istio-affinity-verify", "--type=merge", '--patch={"data": {"config.json": "e30="}}')
-    assert ansible(SCHEDULE, extra_vars=variables).expect().stats["lab"]["changed"] == 2
-    assert ansible(SCHEDULE, extra_vars=variables).expect().stats["lab"]["changed"] == 0
-
-    absent = variables | {"istio_schedule_state": "absent"}
-    ansible(SCHEDULE, extra_vars=absent).expect()
-    left = kubectl("--namespace", place, "get", "cronjobs,secrets,configmaps,persistentvolumeclaims", "--output=name").stdout.split()
-    assert "persistentvolumeclaim/reports" in left
-    assert not [name for name in left if "istio-affinity-verify" in name]
-    ansible(SCHEDULE, extra_vars=absent | {"istio_schedule_purge": True}).expect()
-    assert not kubectl("--namespace", place, "get", "persistentvolumeclaims", "--output=name").stdout.strip()
-
-
-def test_cron_job_needs_an_account_and_a_claim(ansible: Ansible, kubectl: Kubectl, place: str):
-    variables = {"istio_schedule_kind": "kubernetes", "istio_schedule_namespace": place, "istio_schedule_image": "x", "istio_schedule_claim": "none"}
-    stopped = ansible(SCHEDULE, extra_vars=variables | {"istio_schedule_service_account": "nobody"}).expect(2)
-    said = stopped.named("Stop if the CronJob's namespace, service account or claim is missing").result["msg"]
-    assert f"there is no ServiceAccount {place}/nobody and no PersistentVolumeClaim {place}/none (set istio_schedule_claim_size to create it)" in said
-    assert stopped.stats["lab"]["changed"] == 0
-    stopped = ansible(SCHEDULE, extra_vars=variables | {"istio_schedule_image": ""}).expect(2)
-    assert "istio_schedule_image is empty" in re.sub(r"\s+", " ", stopped.stdout)
-    # Nowhere else, and by nothing but that kind.
-    assert ansible(SCHEDULE).expect().stats.get("lab", {}).get("changed", 0) == 0
-    assert not kubectl("--namespace", place, "get", "cronjobs", "--output=name").stdout

@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +32,9 @@ PROBES = f"{PLACE}-probes"
 NAME = "istio-affinity-verify"
 BROKEN = "checkout"
 SERVICES = {"basket": "user-session", "catalogue": "user-session", BROKEN: "user-sesion"}
+# Nobody listens there, so every failure of a run tries it in vain.
+CANARY = "not-for-anybody"
+WEBHOOK = f"http://127.0.0.1:9/{CANARY}"
 KINDS = "cronjobs,jobs,pods,secrets,configmaps,persistentvolumeclaims"
 
 
@@ -43,9 +48,14 @@ class Inside:
     variables: dict[str, Any]
     volume: Path
 
-    def play(self, **more: Any) -> int:
-        """Run the role; how many tasks changed something."""
-        return self.ansible(SCHEDULE, extra_vars=self.variables | more).expect().stats["lab"]["changed"]
+    def play(self, *words: str, check: bool = False, **more: Any) -> int:
+        """Run the role; how many tasks changed something. No output shows the webhook, not even as the Secret has it."""
+        played = self.ansible(SCHEDULE, extra_vars=self.variables | more, arguments=("--diff", *words), check=check).expect()
+        config = json.dumps({"on_failure_webhook": WEBHOOK})[1:-1]
+        assert not [
+            text for text in (CANARY, *(base64.b64encode((" " * shift + config).encode()).decode()[4:-8] for shift in range(3))) if text in played.stdout
+        ]
+        return played.stats["lab"]["changed"]
 
     def get(self, *words: str) -> Any:
         return json.loads(self.kubectl("-n", PLACE, "get", *words, "-o", "json").stdout)
@@ -126,6 +136,8 @@ def inside(artifact: Path, mesh: Mesh, ansible: Ansible, kubectl: Kubectl, place
         "istio_schedule_cron": "* * * * *",
         "istio_schedule_claim": "reports",
         "istio_schedule_claim_size": "16Mi",
+        "istio_schedule_image_pull_secrets": ["none"],
+        "istio_schedule_on_failure_webhook": WEBHOOK,
         "istio_schedule_variables": {
             "istio_affinity_namespaces": [mesh.namespace],
             "istio_affinity_client": {"namespace": PROBES, "pod": "meshops-istio-probe-0"},
@@ -144,10 +156,14 @@ def _statuses(report: dict[str, Any]) -> dict[str, tuple[str, str]]:
 
 def test_a_broken_service_fails_its_job_and_the_mend_is_green(inside: Inside) -> None:
     """Three services ask for affinity and opted in. The schedule's own run finds the broken one; its report has the fix; the next run is green."""
-    assert inside.play() > 0
+    predicted = inside.play(check=True)
+    inside.kubectl("-n", PLACE, "get", "cronjob", NAME, codes=(1,))
+    assert inside.play("-vvv") == predicted > 0
     inside.kubectl("-n", PLACE, "wait", f"cronjob/{NAME}", "--for=jsonpath={.status.lastScheduleTime}", "--timeout=150s")
-    # One is enough; the next is started by hand.
-    assert inside.play(istio_schedule_suspend=True) == 1
+    # One is enough; the next is started by hand. What somebody changed meanwhile is put right, and nothing else is touched.
+    inside.kubectl("-n", PLACE, "patch", "secret", NAME, "--type=merge", '--patch={"data": {"more": "e30="}}')
+    inside.kubectl("-n", PLACE, "patch", "cronjob", NAME, "--type=merge", '--patch={"spec": {"concurrencyPolicy": "Allow"}}')
+    assert inside.play(istio_schedule_suspend=True) == 2
     (first,) = [job["metadata"]["name"] for job in inside.get("jobs")["items"]]
     assert inside.ended(first) == "Failed", inside.log(first)
     _is_as_promised(inside, first)
@@ -157,7 +173,13 @@ def test_a_broken_service_fails_its_job_and_the_mend_is_green(inside: Inside) ->
     others = {"basket": good, "catalogue": good, "nginx-service": ("sticks", "green")}
     assert _statuses(report) == others | {BROKEN: ("failed", "red")}
     log = inside.log(first).strip().splitlines()
-    assert json.loads(log[-1].removeprefix("report of lab: ")) == report
+    (printed,) = [line for line in log if line.startswith("report of lab: ")]
+    assert json.loads(printed.removeprefix("report of lab: ")) == report
+    # Session IDs are hashed there, because more people can read logs than volumes.
+    assert report["settings"]["hash_session_ids"]
+    outcomes = [json.loads(line) for line in (inside.volume / "run.log").read_text().splitlines()]
+    assert [(line.get("sink"), line.get("outcome")) for line in outcomes] == [(None, "broken"), ("configmap", "sent"), (None, None)]
+    assert outcomes[-1]["status"] == 2
     assert _kept(inside)["status"] == "red"
 
     (service,) = [one for one in report["services"] if one["service"] == BROKEN]
@@ -170,7 +192,7 @@ def test_a_broken_service_fails_its_job_and_the_mend_is_green(inside: Inside) ->
     assert len(list((inside.volume / "reports/lab").glob("*/report.json"))) >= 2
 
     # Gone with all that it made; the reports stay until they are told to go too.
-    inside.play(istio_schedule_state="absent")
+    inside.play("-vvv", istio_schedule_state="absent")
     assert _left(inside) == {"persistentvolumeclaim/reports"}
     assert inside.report()["services"]
     inside.play(istio_schedule_state="absent", istio_schedule_purge=True)
@@ -188,6 +210,30 @@ def _is_as_promised(inside: Inside, job: str) -> None:
     assert [container["name"] for container in pod["spec"]["containers"]] == ["verify"]
     assert pod["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"] == 2, inside.log(job)
     assert pod["spec"]["serviceAccountName"] == PLACE
+    # The API server takes this Pod, and would not take one that asks for more.
+    more = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "by-hand", "namespace": PLACE}, "spec": spec["jobTemplate"]["spec"]["template"]["spec"]}
+    more["spec"]["containers"][0]["securityContext"]["allowPrivilegeEscalation"] = True
+    refused = inside.kubectl("apply", "--dry-run=server", "--filename=-", stdin=json.dumps(more), codes=(1,))
+    assert 'violates PodSecurity "restricted' in refused.stderr
+
+
+def test_needs_an_account_and_a_claim(ansible: Ansible, kubectl: Kubectl, place: None) -> None:
+    variables = {"istio_schedule_kind": "kubernetes", "istio_schedule_namespace": PLACE, "istio_schedule_image": "x", "istio_schedule_claim": "none"}
+    stopped = ansible(SCHEDULE, extra_vars=variables | {"istio_schedule_service_account": "nobody"}).expect(2)
+    said = stopped.named("Stop if the CronJob's namespace, service account or claim is missing").result["msg"]
+    assert f"there is no ServiceAccount {PLACE}/nobody and no PersistentVolumeClaim {PLACE}/none (set istio_schedule_claim_size to create it)" in said
+    assert stopped.stats["lab"]["changed"] == 0
+    assert not kubectl("-n", PLACE, "get", "cronjobs", "--output=name").stdout
+
+
+@pytest.mark.full
+def test_needs_an_image_and_its_kind(ansible: Ansible, kubectl: Kubectl, place: None) -> None:
+    variables = {"istio_schedule_kind": "kubernetes", "istio_schedule_namespace": PLACE, "istio_schedule_image": ""}
+    stopped = ansible(SCHEDULE, extra_vars=variables).expect(2)
+    assert "istio_schedule_image is empty" in re.sub(r"\s+", " ", stopped.stdout)
+    # Nowhere else, and by nothing but that kind.
+    assert ansible(SCHEDULE).expect().stats.get("lab", {}).get("changed", 0) == 0
+    assert not kubectl("-n", PLACE, "get", "cronjobs", "--output=name").stdout
 
 
 def _kept(inside: Inside) -> dict[str, Any]:
