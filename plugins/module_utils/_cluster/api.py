@@ -28,6 +28,8 @@ ISTIO_NAMESPACE = "istio-system"
 TIMEOUT = (5, 30)
 # An API server behind an aggregated API may know whole objects only.
 METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json"
+# Of a log, in bytes. What is beyond is not identified.
+MOST_LOG = 32 * 1024 * 1024
 # The kinds that decide how a request is routed and balanced: plural -> kind, all in networking.istio.io/v1
 # but for EnvoyFilter, which Istio still serves as v1alpha3.
 RULES = {
@@ -93,7 +95,7 @@ class Cluster:
 
     def sidecar_log(self, client: ClientPod, since: float) -> str:
         """What the client's sidecar has logged from a time on (seconds since 1970)."""
-        query = [("container", SIDECAR), ("sinceSeconds", max(1, int(time.time() - since) + 2))]
+        query = [("container", SIDECAR), ("sinceSeconds", max(1, int(time.time() - since) + 2)), ("limitBytes", MOST_LOG)]
         path, permission = _core(client.namespace, "pods", client.pod, "log"), f"get pods/log in namespace {client.namespace}"
         answer = self._answer(path, permission, query_params=query, header_params={"Accept": "*/*"})
         return "" if answer is None else bytes(answer.data).decode("utf-8", "replace")
