@@ -255,7 +255,7 @@ def test_environment_that_redirects(ansible: Ansible):
     assert stopped.stats["lab"]["changed"] == 0
 
 
-def test_sample_leaves_other_objects(cases: Cases, kubectl: Kubectl, namespace: Callable[..., str]):
+def test_sample_leaves_other_objects(ansible: Ansible, cases: Cases, kubectl: Kubectl, namespace: Callable[..., str]):
     name, outside = namespace(), namespace(injection=False)
     kubectl("--namespace", name, "create", "service", "clusterip", "nginx-service", "--tcp=80")
     hosts = {
@@ -270,6 +270,9 @@ def test_sample_leaves_other_objects(cases: Cases, kubectl: Kubectl, namespace: 
     assert f"Service {name}/nginx-service: kept" in _said(played)
     assert played.changed == ()
     assert _get(kubectl, "--namespace", name, "service", "nginx-service")
+    # Check mode says what a run does: nobody would create this namespace before.
+    predicted = ansible([_role("istio_sample", istio_sample_namespace="test-none")], check=True).expect(2)
+    assert "Namespace test-none does not exist" in _said(predicted)
 
 
 def test_namespaces(cases: Cases, kubectl: Kubectl, namespace: Callable[..., str]):
