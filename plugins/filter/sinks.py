@@ -98,7 +98,8 @@ def _secrets(sink: Mapping[str, Any]) -> Iterator[str]:
         if str(name).lower() not in OPEN_HEADERS:
             yield from _forms(str(value).strip(), *str(value).split()[1:])
     url = str(sink.get("url", ""))
-    user, at, _host = re.sub(r"^\w+://", "", url).partition("?")[0].partition("/")[0].rpartition("@")
+    # Up to the last @, because a password may have a slash that should have been encoded.
+    user, at, _host = re.sub(r"^\w+://", "", url).partition("?")[0].rpartition("@")
     if at:
         yield from _forms(user, user.partition(":")[2])
     query = url.partition("?")[2]

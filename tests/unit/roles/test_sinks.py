@@ -18,7 +18,7 @@ import yaml
 
 from harness import ROOT, Ran, clean_environment, run
 
-TOKEN = "t0pSecretTokenOfTheSink"
+TOKEN = "t0pSecretTokenOfTheSink"  # noqa: S105 - made up
 FILES = ("report.json", "junit.xml", "affinity.prom", "index.html")
 
 
@@ -47,7 +47,7 @@ def serve(state: Server) -> ThreadingHTTPServer:
             self.send_header("Content-Length", "0")
             self.end_headers()
 
-        def log_message(self, format: str, *args: object) -> None:
+        def log_message(self, *args: object) -> None:
             """Nothing."""
 
     listening = ThreadingHTTPServer(("127.0.0.1", 0), Handler)

@@ -21,7 +21,7 @@ from ansible_collections.meshops.istio.plugins.filter.sinks import (
 )
 from ansible_collections.meshops.istio.plugins.module_utils._report.as_prometheus import to_prometheus
 
-SECRET = "t0pS3cret/+="
+SECRET = "t0pS3cret/+="  # noqa: S105 - made up
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_segments_stay_segments():
 def test_a_url_that_cannot_be_used_is_refused_unseen(url: str):
     with pytest.raises(AnsibleFilterError, match="Its value is not shown") as refused:
         affinity_sink_request({"url": url})
-    assert url == "" or url not in str(refused.value)
+    assert url in ("", "https://") or url not in str(refused.value)
 
 
 def test_headers_are_stripped():
@@ -75,7 +75,7 @@ def test_a_header_that_http_does_not_allow_is_refused_unseen(header: dict[str, s
         ({"headers": {"A": "a\"b'c"}}, json.dumps("a\"b'c"), '"***"'),
         # Ordinary words stay.
         ({"headers": {"Content-Type": "text/plain", "A": "of", "B": ""}, "url": "https://h/a?v=1"}, "404 of text/plain 1", "404 of text/plain 1"),
-        ({}, "one\n::error::two\x1b[31m", "one ::error::two\ufffd[31m"),
+        ({}, "one\n::error::two\x1b[31m", "one \ufffd:error::two\ufffd[31m"),
         ({}, "::error::two", "\ufffd:error::two"),
     ],
 )

@@ -333,7 +333,7 @@ def test_what_cannot_be_told_ages_from_a_time_that_is_not_ahead(report: Report, 
 
 
 def test_a_clock_that_is_behind_loses_no_failure(report: Report, home: Path):
-    """Seen from 2020 every report is from the future: none vouches for a service, but one that was broken stays red, and is red when the clock is right again."""
+    """Seen from 2020 every report is from the future: none vouches for a service, but what was broken stays red, also when the clock is right again."""
     report(of("failed"), {**CART, "service": "rates", "static": looked("sticks")}, now=at(12))
     unknown = (of("inconclusive"), {**CART, "service": "rates", "static": looked("unknown")})
     behind = report(*unknown, now=year(2020))
