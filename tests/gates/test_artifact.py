@@ -58,6 +58,7 @@ def test_artifact_leaves_out_what_git_ignores(staged: Path, tmp_path: Path):
     assert not planted & {member.name for member in _members(build(tree, tmp_path / "out"))}
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_galaxy_importer(artifact: Path, tmp_path: Path):
     settings = tmp_path / "importer.cfg"

@@ -183,6 +183,7 @@ def test_a_client_pod_that_is_deleted(broken: Mesh, meanwhile: Callable[..., Non
     assert result["requests"]["answered"] < result["requests"]["planned"]
 
 
+@pytest.mark.full
 def test_a_client_container_that_is_restarted(broken: Mesh, meanwhile: Callable[..., None]) -> None:
     meanwhile(lambda: in_pod(broken, "kill -TERM 1; kill -KILL 1; sleep 5", codes=(0, 1, 137, 143)))
     result = check(broken)
@@ -328,6 +329,7 @@ def every_pod_denies(mesh: Mesh) -> bool:
     return set(in_pod(mesh, many).split()) == {"403"} and all(mesh.envoy(draining, pod["metadata"]["name"]).split()[-1] == "0" for pod in mesh.pods())
 
 
+@pytest.mark.full
 def test_a_refusal_by_policy_is_not_sticky(mesh: Mesh) -> None:
     mesh.wait_until("the policy is in force in every pod", lambda: every_pod_denies(mesh))
     result = check(mesh, **SHORT, service=PART, path="/denied")

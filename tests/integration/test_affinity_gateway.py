@@ -116,7 +116,7 @@ def landed_through(mesh: Mesh, gateway: dict[str, Any], name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["maglev", "by-cookie", *(pytest.param(name, marks=pytest.mark.full) for name in ("ring-64", "ring-8192", "by-query"))],
+    ["by-cookie", *(pytest.param(name, marks=pytest.mark.full) for name in ("ring-64", "ring-8192", "maglev", "by-query"))],
 )
 def test_sessions_of_two_clients_land_where_they_must_by_every_size_and_key(mesh: Mesh, gateway: dict[str, Any], name: str) -> None:
     landed_through(mesh, gateway, name)

@@ -98,7 +98,7 @@ def change_the_rule(mesh: Mesh) -> None:
     mesh.patch(*RULE, {"spec": {"trafficPolicy": {"loadBalancer": {"consistentHash": {"httpHeaderName": "other"}}}}})
 
 
-EVENTS = [pytest.param(rollout, marks=FULL), pytest.param(scale_up, marks=FULL), scale_down, kill_a_pod, change_the_rule]
+EVENTS = [*(pytest.param(event, marks=FULL) for event in (rollout, scale_up, scale_down, change_the_rule)), kill_a_pod]
 
 
 def quiet(mesh: Mesh) -> None:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from integration.conftest import Ansible, Kubectl, Played
 
 CHECK = "meshops.istio.istio_affinity_check"
+# One that installs and one for each module; all others too with ISTIO_TESTS=full.
+OFTEN = {"check_service.yml", "inspect_cluster.yml", "install.yml"}
 # These predict changes; the others only read.
 CHANGES = {"install.yml", "schedule.yml"}
 
@@ -38,7 +40,11 @@ def variables_for(example: str, kubectl: Kubectl, namespace: Callable[..., str])
     return {}
 
 
-@pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("*.yml")), ids=lambda example: example.name)
+@pytest.mark.parametrize(
+    "example",
+    [example if example.name in OFTEN else pytest.param(example, marks=pytest.mark.full) for example in sorted((ROOT / "examples").glob("*.yml"))],
+    ids=lambda example: example.name,
+)
 def test_example_in_check_mode(
     ansible: Ansible, kubectl: Kubectl, namespace: Callable[..., str], sample: Played, installed_collection: Path, example: Path
 ) -> None:

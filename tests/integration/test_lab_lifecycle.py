@@ -46,6 +46,7 @@ def test_running_lab_is_left_alone():
     assert init_process() == first
 
 
+@pytest.mark.full
 def test_nothing_remains_of_a_lab_taken_down(up: Seen):
     assert up.groups
     assert up.mounts

@@ -181,6 +181,7 @@ def rollouts_all_the_time(mesh: Mesh) -> Iterator[list[int]]:
         thread.join()
 
 
+@pytest.mark.full
 def test_rollouts_make_nothing_red_and_a_rule_that_is_gone_is_red_by_the_next_run(services: Mesh, broken: Mesh, estate: Estate, record_property: Any) -> None:
     """Each cluster of the inventory is the lab, with a history of its own, so that one run of three is three runs."""
     mesh = broken

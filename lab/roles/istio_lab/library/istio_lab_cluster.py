@@ -22,6 +22,7 @@ options:
   cache: {description: The lab's folder., type: path, required: true}
   nodes: {description: Names of the nodes to join., type: list, elements: str, required: true}
   tools: {description: Path of the part with the programs., type: path, required: true}
+  helm: {description: Path of the part with Helm 4., type: path, required: true}
   content: {description: Hash of the content of the nodes., type: str, required: true}
   api_port: {description: The API's port on the loopback address., type: int, required: true}
   settle: {description: Whether to wait for the pods of all namespaces too., type: bool, required: true}
@@ -185,11 +186,11 @@ def converge(module: AnsibleModule) -> dict[str, Any]:
         cluster.inside("node-1", ["/istio-lab/kubeadm-init.sh"], "Making the cluster")
     before = layout.kubeconfig.read_text() if layout.kubeconfig.exists() else None
     cluster.write_kubeconfig(options["api_port"])
-    link = layout.lab / "bin"
-    if not link.is_symlink() or link.readlink() != Path(options["tools"], "bin"):
-        link.unlink(missing_ok=True)
-        link.symlink_to(Path(options["tools"], "bin"))
-        changed = True
+    for link, target in ((layout.lab / "bin", Path(options["tools"], "bin")), (layout.lab / "helm4", Path(options["helm"], "bin"))):
+        if not link.is_symlink() or link.readlink() != target:
+            link.unlink(missing_ok=True)
+            link.symlink_to(target)
+            changed = True
     changed = changed or layout.kubeconfig.read_text() != before
     step.say("waiting for the API server")
     if not wait_until(cluster.ready, options["timeout"], 0.2):
@@ -217,6 +218,7 @@ def main() -> None:
             "cache": {"type": "path", "required": True},
             "nodes": {"type": "list", "elements": "str", "required": True, "choices": list(NODES)},
             "tools": {"type": "path", "required": True},
+            "helm": {"type": "path", "required": True},
             "content": {"type": "str", "required": True},
             "api_port": {"type": "int", "required": True},
             "settle": {"type": "bool", "required": True},

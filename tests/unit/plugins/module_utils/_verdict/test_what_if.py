@@ -75,7 +75,8 @@ def test_with_no_pod_left_every_session_moves() -> None:
 
 
 def test_both_algorithms_are_compared_whichever_is_in_force() -> None:
-    maglev = ClusterView("any", "EDS", "MAGLEV", None, "1", table_size=65537)
+    # A small table: what is in force is drawn 199 times.
+    maglev = ClusterView("any", "EDS", "MAGLEV", None, "1", table_size=1009)
     by_ring, by_table = ask(Scenario(replicas=5)), ask(Scenario(replicas=5), maglev)
     assert by_ring["ring_hash_share"] == pytest.approx(by_table["ring_hash_share"], abs=0.06)
     assert by_ring["maglev_share"] == pytest.approx(by_table["maglev_share"], abs=0.06)
