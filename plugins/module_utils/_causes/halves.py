@@ -200,7 +200,6 @@ def another_host(situation: Situation) -> Iterator[Hit]:
     evidence="a destination of the VirtualService is another host, and its cluster in Envoy is the service's own; the cluster hashes, the route does not",
     fix="name the service itself as the destination",
     reference="https://github.com/istio/istio/issues/50912",
-    synthetic="a state that was measured on Istio 1.31: an ExternalName Service as the destination of a VirtualService",
 )
 def by_alias(situation: Situation) -> Iterator[Hit]:
     for client, view in not_hashing_for_service(situation):
