@@ -153,7 +153,9 @@ def scene(situation: Situation, client: Client, view: ProxyView, key: Key | None
     names = [view.cluster.name] if view.cluster else [name for name, _weight in view.route.clusters] if view.route else []
     parts = next((parts for name in names if (parts := cluster_parts(name))), None) or (situation.target.port, "", situation.fqdn)
     to = Destination(host or parts[2], parts[0], parts[1], _names_port(situation, client, host or parts[2]))
-    caller = Caller.of(situation.namespace_of(client), situation.labels_of(client))
+    gateway = next(iter(situation.gateway_pods()), None) if situation.target.via else None
+    labels = (gateway["metadata"].get("labels") or {}) if gateway else situation.labels_of(client)
+    caller = Caller.of(situation.namespace_of(client), labels)
     rules = situation.facts.rules.get("DestinationRule", ())
     return Scene(situation, client, caller, to, rules, tuple(in_force(rules, to.host, to.home, caller)), key or situation.key)
 

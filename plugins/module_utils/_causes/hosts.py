@@ -110,7 +110,8 @@ def _outlier_detections(situation: Situation, client: Client, view: ProxyView) -
 )
 def zone_left_out(situation: Situation) -> Iterator[Hit]:
     for client, view in situation.readable():
-        missing, entries = missing_from(situation, view), distribution_of(situation, client, view)
+        missing = missing_from(situation, view)
+        entries = distribution_of(situation, client, view) if missing else []
         localities = sorted({locality for backend in missing if (locality := _locality(situation, backend))})
         to = sorted({name for entry in entries for name in entry.get("to") or {}})
         left_out = [locality for locality in localities if not any(_within(locality, name) for name in to)]

@@ -13,7 +13,9 @@ import pytest
 from cart_mesh import FQDN, HASH, SERVICE, envoy, route, rule, situation, to
 
 from ansible_collections.meshops.istio.plugins.module_utils._causes import find_causes
-from ansible_collections.meshops.istio.plugins.module_utils._model import Finding, JsonDict, Key
+from ansible_collections.meshops.istio.plugins.module_utils._envoy.view import proxy_view
+from ansible_collections.meshops.istio.plugins.module_utils._model import Finding, JsonDict, Key, Target
+from harness import ROOT
 
 
 def ids(found: Sequence[Finding]) -> list[str]:
@@ -290,3 +292,13 @@ def test_a_host_that_hashes_is_no_cause() -> None:
     view = replace(envoy([], by=by, host="other.shop.svc.cluster.local"), cluster=None)
     assert "C24" in [finding.id for finding in find_causes(situation(view, [], [by]))]
     assert "C24" not in [finding.id for finding in find_causes(situation(view, [other], [by]))]
+
+
+def test_when_envoy_last_received_its_configuration_is_read_from_its_pages() -> None:
+    """Recorded on the lab: with incremental updates, which are Istio's default, the pages have no version, but this time."""
+    pages = {name: text.encode() for name, text in json.loads((ROOT / "tests/unit/fixtures/ring.json").read_text())["pages"].items()}
+    view = proxy_view(Target("sample", "nginx-service", 80, "http", "nginx-service"), pages)
+    assert view is not None
+    assert view.route is not None
+    assert view.cluster is not None
+    assert (view.route.updated, view.cluster.updated) == ("2026-11-27T05:30:33.242Z", "2026-11-27T05:30:33.229Z")
