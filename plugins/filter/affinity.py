@@ -19,6 +19,7 @@ from typing import Any
 from ansible.module_utils.common.validation import check_type_dict
 from ansible.module_utils.parsing.convert_bool import boolean
 
+from ansible_collections.meshops.istio.plugins.module_utils._istio.names import inventory_value, is_key_name, kubectl, printable
 from ansible_collections.meshops.istio.plugins.plugin_utils._lists import dicts
 
 Options = dict[str, Any]
@@ -60,11 +61,14 @@ def affinity_how_to_opt_in(plan: Any) -> list[str]:
     services = [item["entry"]["static"] for item in dicts(plan, "affinity_how_to_opt_in") if not item["target"]]
     if not services:
         return []
+    lines = [(service, opted_in_by(service)) for service in services]
+    printed = [pair for _service, pair in lines if pair]
+    refused = sorted({f"{service['namespace']}/{service['service']}" for service, pair in lines if not pair})
     return [
         "These services ask for affinity and got a static verdict only. To opt in to probing, annotate a service or list it in istio_affinity_services:",
-        *map(annotation_of, services),
-        "istio_affinity_services:",
-        *map(inventory_line_of, services),
+        *(pair[0] for pair in printed),
+        *(["istio_affinity_services:", *(pair[1] for pair in printed)] if printed else []),
+        *([f"# Not printed, because the name of the key is not one that can be sent: {printable(', '.join(refused))}."] if refused else []),
     ]
 
 
@@ -194,18 +198,23 @@ def not_probed(entry: Options, reason: str) -> Options:
 # -- opting in --
 
 
-def annotation_of(service: Mapping[str, Any]) -> str:
-    key = as_dict(service.get("key"))
-    words = ":".join(str(key[field]) for field in ("type", "name") if key.get(field))
-    return f"kubectl -n {service['namespace']} annotate service {service['service']} {PROBE}=/" + (f" {PROBE_KEY}={words}" if words else "")
+def opted_in_by(service: Mapping[str, Any]) -> list[str]:
+    """The annotation that opts a service in, and the entry of the inventory, as lines that do nothing else where they are pasted.
 
-
-def inventory_line_of(service: Mapping[str, Any]) -> str:
+    Empty if a part of them cannot be what it says: the key's name is text of whoever may create a DestinationRule.
+    """
     key = {field: value for field, value in as_dict(service.get("key")).items() if field in ("type", "name") and value is not None}
-    return f"  - {json.dumps({'namespace': service['namespace'], 'service': service['service'], 'key': key, 'path': '/'})}"
+    kind, name = key.get("type"), key.get("name")
+    if key and (kind not in (*KEYS, "source_ip") or not is_key_name(str(kind), name)):
+        return []
+    words = [f"{PROBE}=/", *([f"{PROBE_KEY}={':'.join(key.values())}"] if key else [])]
+    command = kubectl("annotate", "service", service["namespace"], service["service"], *words)
+    values = ", ".join(f"{json.dumps(field)}: {inventory_value(value)}" for field, value in key.items())
+    place = f'"namespace": {json.dumps(service["namespace"])}, "service": {json.dumps(service["service"])}'
+    return [command, f'  - {{{place}, "key": {{{values}}}, "path": "/"}}'] if command else []
 
 
-# -- helpers --
+# -- helpers --# -- helpers --
 
 
 def is_yes(value: Any) -> bool:

@@ -193,7 +193,7 @@ class RouteView:
     the value) or adds a value to, in small letters, all of it before Envoy hashes; `retry_predicates` are the conditions
     that keep a retry from a host. `protocol` is http or tcp; a TCP "route" is what the port's listener says.
     `unusual` names what else changes the hash, as only an EnvoyFilter can. `stateful` is whether Envoy's filter for
-    persistent sessions is on for it.
+    persistent sessions is on for it. `updated` is when Envoy last received it, by its own clock.
     """
 
     route_config: str
@@ -209,6 +209,7 @@ class RouteView:
     headers_added: tuple[str, ...] = ()
     unusual: tuple[str, ...] = ()
     stateful: bool = False
+    updated: str | None = field(default=None, compare=False)
 
     def destinations(self) -> tuple[str, ...]:
         """The clusters that receive requests: those with a weight, or all if none has one."""
@@ -219,7 +220,8 @@ class RouteView:
 class ClusterView:
     """The upstream cluster: `rule` is the DestinationRule that Envoy was given (`namespace/name`), if any. `by_locality`
     says that localities have weights; `unusual` names what else changes the hash, as only an EnvoyFilter can. `panic` is
-    the percentage of healthy hosts below which Envoy enters panic mode and selects from all hosts."""
+    the percentage of healthy hosts below which Envoy enters panic mode and selects from all hosts. `updated` is when Envoy last
+    received it, by its own clock."""
 
     name: str
     type: str
@@ -231,6 +233,7 @@ class ClusterView:
     by_locality: bool = False
     unusual: tuple[str, ...] = ()
     panic: float = 50.0
+    updated: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -323,10 +326,12 @@ class EvidenceItem:
 
 @dataclass(frozen=True)
 class Fix:
-    """A fix: `kind` is yaml (objects to apply), command (for a shell) or manual (a sentence)."""
+    """A fix: `kind` is yaml (objects to apply), command (for a shell) or manual (a sentence). `checked` says what a fix to
+    apply or run was checked against before it was printed."""
 
     kind: str
     body: str
+    checked: str | None = None
 
 
 @dataclass(frozen=True)
@@ -343,14 +348,15 @@ class Finding:
 
 @dataclass(frozen=True)
 class Facts:
-    """The objects that a cause may involve: services and pods by namespace and name, rules by kind, and the
-    versions of the control plane."""
+    """The objects that a cause may involve: services and pods by namespace and name, rules by kind, the versions of the
+    control plane, and the revisions of the istiod pods that were read."""
 
     services: dict[tuple[str, str], JsonDict]
     namespaces: dict[str, JsonDict]
     rules: dict[str, tuple[JsonDict, ...]]
     pods: dict[tuple[str, str], JsonDict]
     versions: dict[str, str | None] = field(default_factory=dict)
+    revisions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: 2026 meshops.istio contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Every cause of the catalogue that the lab can produce: it is found first, by evidence that is so, and its printed fix, run
-as printed, makes the check pass (of each way of printing some, of all with ISTIO_TESTS=full).
+"""Every cause of the catalogue that the lab can produce: it is found first, by evidence that is so, and its fix, run as printed
+or done by hand where it is a sentence, makes the check pass (of each way of printing some, of all with ISTIO_TESTS=full).
 
 The folder of a cause in causes/ has a service of its own, so all are made at once and none is in another's way. Nor are
 checks and fixes: all are checked, then all fixes are run, then all are checked again, several at a time, and each test
@@ -42,7 +42,8 @@ class Case:
     """How a folder is checked: `shown` are the evidence's fields that the test looks at, with the start of their values
     (`*` for whatever it is), `options` differ from a plain check, and `cured` from these once a manual fix is done.
     `before` is what happens right before the check; a `late` folder is for it to apply. `follows` is false where the
-    client's own Envoy does not show that the fix has arrived. `meanwhile` goes on while the fix is run."""
+    client's own Envoy does not show that the fix has arrived. `meanwhile` goes on while the fix is run. `by_hand` are the
+    commands of an operator who does what a manual fix says; `instead` is the Service that a fix makes for callers to use."""
 
     shown: dict[str, str]
     options: dict[str, Any] = field(default_factory=dict)
@@ -53,6 +54,8 @@ class Case:
     meanwhile: Callable[[Broken], None] | None = None
     late: bool = False
     follows: bool = True
+    by_hand: str | None = None
+    instead: str | None = None
 
     def client(self) -> dict[str, Any]:
         return dict(self.options.get("client", {"pod": "test-pod"}))
@@ -130,15 +133,43 @@ def the_ring_goes_stale(causes: Broken) -> None:
     causes.wait_until("all others are in", lambda: set(health().values()) == {"healthy"})
 
 
+KUBECTL = f"kubectl -n {NAMESPACE}"
+
+
+def made_again(pod: str, change: str = "cat") -> str:
+    """A pod that no controller makes, after a change of its definition."""
+    return f"{KUBECTL} get pod {pod} -o yaml | {change} | kubectl replace --force -f -\n{KUBECTL} wait --for=condition=Ready pod/{pod} --timeout=120s"
+
+
+def changed(kind: str, name: str, change: Any) -> str:
+    """A patch, of lists by operations."""
+    return f"{KUBECTL} patch {kind} {name} --type={'json' if isinstance(change, list) else 'merge'} -p '{json.dumps(change)}'"
+
+
+NOT_1337 = """kubectl patch --local -f - -o yaml -p '{"spec": {"containers": [{"name": "curl", "securityContext": {"runAsUser": 1000}}]}}'"""
+ONE_PROXY = {"spec": {"template": {"metadata": {"annotations": {"proxy.istio.io/config": json.dumps({"gatewayTopology": {"numTrustedProxies": 1}})}}}}}
+NO_EJECTION = {"spec": {"trafficPolicy": {"outlierDetection": None}}}
+BY_HEADER = {"spec": {"trafficPolicy": {"loadBalancer": {"consistentHash": {"useSourceIp": None, "httpHeaderName": "user-session"}}}}}
+WITH_TTL = {"spec": {"trafficPolicy": {"loadBalancer": {"consistentHash": {"httpCookie": {"ttl": "0s"}}}}}}
 HALVES = "hash policy of the route"
 IN_FORCE = "DestinationRule of the cluster"
 GATEWAY = {"namespace": NAMESPACE, "service": "c44-gateway", "host": "c44.example.com"}
 CASES: dict[str, Case] = {
-    "C01": Case({"metadata.labels['sidecar.istio.io/inject']": "false"}, {"client": {"pod": "client-c01"}}),
-    "C02": Case(
-        {"spec.containers[curl].securityContext.runAsUser": "1337", "requests counted, of those answered": "0 of 128"}, {"client": {"pod": "client-c02"}}
+    "C01": Case(
+        {"metadata.labels['sidecar.istio.io/inject']": "false"},
+        {"client": {"pod": "client-c01"}},
+        by_hand=made_again("client-c01", "kubectl label --local -f - -o yaml sidecar.istio.io/inject-"),
     ),
-    "C03": Case({"metadata.annotations['traffic.sidecar.istio.io/excludeOutboundPorts']": "80"}, {"client": {"pod": "client-c03"}}),
+    "C02": Case(
+        {"spec.containers[curl].securityContext.runAsUser": "1337", "requests counted, of those answered": "0 of 128"},
+        {"client": {"pod": "client-c02"}},
+        by_hand=made_again("client-c02", NOT_1337),
+    ),
+    "C03": Case(
+        {"metadata.annotations['traffic.sidecar.istio.io/excludeOutboundPorts']": "80"},
+        {"client": {"pod": "client-c03"}},
+        by_hand=made_again("client-c03", "kubectl annotate --local -f - -o yaml traffic.sidecar.istio.io/excludeOutboundPorts-"),
+    ),
     "C04": Case({"host": "c04.example.com"}, {"via": {"address": "the cluster IP", "host": "c04.example.com"}}),
     "C05": Case({"spec.egress[].hosts": "istio-system/*"}, {"client": {"pod": "client-c05"}}, ("failed", "inconclusive")),
     "C07": Case(
@@ -154,55 +185,80 @@ CASES: dict[str, Case] = {
     "C12": Case({IN_FORCE: f"{OTHER}/c12"}, {"client": {"pod": "client-c12", "namespace": OTHER}}),
     "C13": Case({IN_FORCE: f"{NAMESPACE}/c13-a"}),
     "C14": Case({"spec.workloadSelector.matchLabels": "app=somebody-else", "metadata.labels": "app=test-pod"}),
-    "C16": Case({"spec.configPatches[0]": "CLUSTER: {'lb_policy': 'RANDOM'}", "lb_policy of the cluster": "RANDOM"}),
-    "C17": Case({IN_FORCE: f"{NAMESPACE}/c17", "lb_policy of the cluster": "RANDOM"}, {"client": {"pod": "client-c17"}}, before=the_rule_comes_too_late),
+    "C16": Case(
+        {"spec.configPatches[0]": "CLUSTER: {'lb_policy': 'RANDOM'}", "lb_policy of the cluster": "RANDOM"}, by_hand=f"{KUBECTL} delete envoyfilter c16"
+    ),
+    "C17": Case(
+        {IN_FORCE: f"{NAMESPACE}/c17", "lb_policy of the cluster": "RANDOM"},
+        {"client": {"pod": "client-c17"}},
+        before=the_rule_comes_too_late,
+        by_hand=made_again("client-c17"),
+    ),
     "C18": Case({"spec.trafficPolicy.loadBalancer": "simple: ROUND_ROBIN", IN_FORCE: f"{NAMESPACE}/c18"}),
     "C20": Case({"spec.http[].route[].destination.port": "absent", HALVES: "none"}),
     "C21": Case({"spec.trafficPolicy.portLevelSettings of port 80": "connectionPool", HALVES: "header user-session"}),
     "C22": Case({"trafficPolicy.loadBalancer of subset all": "simple: RANDOM", HALVES: "header user-session"}),
     "C24": Case({"cluster of the route": "outbound|80||c24-next."}),
     "C25": Case({"spec.gateways": "edge", "VirtualService of the route": "absent"}),
-    "C26": Case({"VirtualService of the route": f"{NAMESPACE}/c26-a"}),
+    "C26": Case({"VirtualService of the route": f"{NAMESPACE}/c26-a"}, by_hand=f"{KUBECTL} delete virtualservice c26-a"),
     "C30": Case({"spec.ports[].name, appProtocol": "tcp-web, absent", "HTTP route": "absent"}),
     "C31": Case({"spec.ports[].name, appProtocol": "https-web, absent", "HTTP route": "absent"}),
-    "C32": Case({"spec.clusterIP": "None", "type of cluster": "ORIGINAL_DST"}, verdicts=("failed", "inconclusive")),
+    "C32": Case({"spec.clusterIP": "None", "type of cluster": "ORIGINAL_DST"}, verdicts=("failed", "inconclusive"), instead="c32-sticky"),
     "C34": Case({"spec.resolution": "NONE", "cluster of the route": "outbound|80||legacy.c34.example.com"}, verdicts=("failed", "inconclusive")),
     "C35": Case({"spec.trafficPolicy.loadBalancer.simple": "PASSTHROUGH", "type of cluster": "ORIGINAL_DST"}),
     # Three requests would meet one of three pods by chance each ninth time.
     "C40": Case({"cookie user": "empty"}, {"key": COOKIE, "session_ids": ["", "one", "two"], "requests": 10}, cured={"session_ids": ["zero", "one", "two"]}),
     "C41": Case({"spec.trafficPolicy.loadBalancer.consistentHash": "user_session", "header": "user-session"}),
-    "C42": Case({"spec.http[].headers.request": "removed"}),
-    "C42-set": Case({"spec.http[].headers.request": "set to fixed"}, verdicts=("not_proven",)),
-    "C43": Case({"ttl of the hash policy": "absent"}, {"key": COOKIE | {"cookie": "learned"}}),
+    "C42": Case({"spec.http[].headers.request": "removed"}, by_hand=changed("virtualservice", "c42", [{"op": "remove", "path": "/spec/http/0/headers"}])),
+    "C42-set": Case(
+        {"spec.http[].headers.request": "set to fixed"},
+        verdicts=("not_proven",),
+        by_hand=changed("virtualservice", "c42-set", [{"op": "remove", "path": "/spec/http/0/route/0/headers"}]),
+    ),
+    "C43": Case({"ttl of the hash policy": "absent"}, {"key": COOKIE | {"cookie": "learned"}}, by_hand=changed("destinationrule", "c43", WITH_TTL)),
     "C44": Case(
         {"sources (X-Forwarded-For)": "36", "pods": "nginx-", "metadata.annotations['proxy.istio.io/config']": "absent"},
         {"client": {"pod": "client-c44"}, "via": GATEWAY, "key": {"type": "source_ip"}},
         ("not_proven",),
         follows=False,
+        by_hand=changed("deployment", "c44-gateway", ONE_PROXY) + f"\n{KUBECTL} rollout status deployment/c44-gateway --timeout=180s",
     ),
     "C45": Case({HALVES: "header x-request-id"}),
     "C50": Case({"endpoints": "pod c50-"}, {"rate": 30, "sessions": 20, "requests": 3}, ("inconclusive",), before=a_pod_goes),
-    "C51": Case({"health_flags of": "/failed_outlier_check", "status 5xx": "*"}, verdicts=("failed", "inconclusive")),
+    "C51": Case(
+        {"health_flags of": "/failed_outlier_check", "status 5xx": "*"},
+        verdicts=("failed", "inconclusive"),
+        by_hand=changed("destinationrule", "c51", NO_EJECTION),
+    ),
     "C52": Case(
         {"healthy hosts": "3 of 5", "healthy_panic_threshold of the cluster": "70 %", "spec.trafficPolicy.outlierDetection.minHealthPercent": "70"},
         verdicts=("failed", "inconclusive"),
+        by_hand=changed("destinationrule", "c52", NO_EJECTION),
     ),
     "C53": Case({"priorities": "0, 1", "zones of the hosts": "zone-1, zone-2"}, {"client": {"pod": "client-c53"}}, ("inconclusive", "not_proven")),
     "C53-distribution": Case({"spec.trafficDistribution": "PreferSameZone"}, {"client": {"pod": "client-c53"}}, ("inconclusive", "not_proven")),
-    "C54": Case({"balancer": "*", "eligible hosts": "*"}, {"client": {"selector": "c54=yes", "max": 2}}),
+    "C54": Case(
+        {"balancer": "*", "eligible hosts": "*"}, {"client": {"selector": "c54=yes", "max": 2}}, by_hand=f"{KUBECTL} delete destinationrule c54-special"
+    ),
     "C55": Case(
         {"hosts that are not pods of the service": "10.89.0.155:15443", "metadata.labels['topology.istio.io/network'] of its pods": "west"},
         {"client": {"pod": "client-c55-east"}},
         cured={"client": {"pod": "client-c55-west"}},
         follows=False,
     ),
-    "C56": Case({"spec.http[].route[].weight": "70, 30"}),
-    "C57": Case({"requests counted, of those sent": "*", "retry_host_predicate of the route": "envoy.retry_host_predicates.previous_hosts"}),
+    "C56": Case(
+        {"spec.http[].route[].weight": "70, 30"}, by_hand=changed("virtualservice", "c56", {"spec": {"http": [{"route": [{"destination": {"host": "c56"}}]}]}})
+    ),
+    "C57": Case(
+        {"requests counted, of those sent": "*", "retry_host_predicate of the route": "envoy.retry_host_predicates.previous_hosts"},
+        by_hand=changed("virtualservice", "c57", [{"op": "add", "path": "/spec/http/0/retries", "value": {"attempts": 0}}]),
+    ),
     "C58": Case(
         {"healthy hosts that the ring lacks": "10.", "landed where the ring without them puts them": "all"},
         {"client": {"pod": "client-c58"}},
         ("not_proven",),
         before=the_ring_goes_stale,
+        by_hand=made_again("client-c58"),
     ),
     "C60": Case({"weight of host": "5", "lb_policy of the cluster": "RING_HASH"}, verdicts=("passed", "not_proven"), before=one_pod_weighs_more),
     "C61": Case({"minimumRingSize": "1", "points of the ring for each host": "1"}, verdicts=("passed", "not_proven", "inconclusive")),
@@ -211,15 +267,33 @@ CASES: dict[str, Case] = {
         {"client": {"pod": "client-c64"}},
         ("inconclusive", "not_proven"),
         before=a_pod_comes_too_late,
+        by_hand=made_again("client-c64"),
     ),
-    "F1": Case({"ready endpoints": "f1-"}, verdicts=("inconclusive",)),
+    "C65": Case({"consistentHash on header user-session": "subset all", "cluster of the route": "outbound|80||c65."}),
+    "C66": Case({"spec.sessionAffinity": "ClientIP", IN_FORCE: "absent"}),
+    "C68": Case(
+        {"cluster of the route": "outbound|80|stable|c68.", "hosts of that cluster": "absent", "labels of subset stable": "app=nobody"},
+        verdicts=("failed", "inconclusive"),
+        by_hand=changed("destinationrule", "c68", [{"op": "replace", "path": "/spec/subsets/0/labels", "value": {"app": "nginx"}}]),
+    ),
+    "C70": Case({"spec.http[].route[].destination.host": "c70-old.", "clusters of the route": "outbound|80||c70.", HALVES: "none"}),
+    "F1": Case(
+        {"ready endpoints": "f1-"},
+        verdicts=("inconclusive",),
+        by_hand=f"{KUBECTL} scale deployment/f1 --replicas=2\n{KUBECTL} rollout status deployment/f1 --timeout=180s",
+    ),
     "F2": Case({"value": "keepalive"}, {"connection": "keepalive"}, ("not_proven",), cured={"connection": "new"}),
-    "F3": Case({"cluster of the route": "outbound|80|one|f3.", "ready endpoints": "2"}, {"client": {"pod": "client-c53"}}, ("inconclusive", "not_proven")),
+    "F3": Case(
+        {"cluster of the route": "outbound|80|one|f3.", "ready endpoints": "2"},
+        {"client": {"pod": "client-c53"}},
+        ("inconclusive", "not_proven"),
+        by_hand=changed("virtualservice", "f3", {"spec": {"http": [{"route": [{"destination": {"host": "f3"}}]}]}}),
+    ),
     "F4": Case({"identity": "text/plain"}, {"identify": "header", "identify_header": ["Content-Type"]}, ("inconclusive",), cured={"identify": "upstream"}),
-    "F5": Case({HALVES: "source_ip", "requests without the key": "all 20"}, verdicts=("not_proven",)),
+    "F5": Case({HALVES: "source_ip", "requests without the key": "all 20"}, verdicts=("not_proven",), by_hand=changed("destinationrule", "f5", BY_HEADER)),
 }
-# Those whose fix is a sentence: what to do differently, outside of any object.
-MANUAL = {"C40", "C55", "F2", "F4"}
+# Those whose fix is a sentence.
+MANUAL = {name for name, case in CASES.items() if case.cured is not None or case.by_hand is not None}
 # One whose fix is run in every test run, of each way of mending: a patch of rule, port or subset, a rule or route that comes
 # or goes, a Sidecar, a Service, a pod made again or waited for, a sentence.
 MENDED = {"C01", "C05", "C07", "C11", "C18", "C21", "C24", "C30", "C40"}
@@ -270,8 +344,9 @@ class Broken(Mesh):
         return bool(services and services[0]["proxies"]) and all(proxy["in_sync"] for proxy in services[0]["proxies"])
 
     def measure(self, name: str, **options: Any) -> dict[str, Any]:
-        arguments = {"key": KEY, "profile": "quick", "explain": "always", "client": {"pod": "test-pod"}} | options
-        return run_check(self.kubeconfig, namespace=NAMESPACE, service=CASES[name].service or name.lower(), **arguments)
+        service = CASES[name].service or name.lower()
+        arguments = {"key": KEY, "profile": "quick", "explain": "always", "client": {"pod": "test-pod"}, "service": service}
+        return run_check(self.kubeconfig, namespace=NAMESPACE, **arguments | options)
 
 
 @pytest.fixture(scope="module")
@@ -315,13 +390,13 @@ def broken(causes: Broken, name: str) -> dict[str, Any]:
 
 
 def cure(causes: Broken, name: str, result: dict[str, Any]) -> None:
-    """What is printed, where the cause is the right one."""
-    meanwhile = CASES[name].meanwhile
+    """What is printed, where the cause is the right one, or what it says, by hand."""
+    meanwhile, by_hand = CASES[name].meanwhile, CASES[name].by_hand
     if not is_named(result, name) or CASES[name].cured is not None:
         return
     with ThreadPoolExecutor() as pool:
         going_on = pool.submit(meanwhile, causes) if meanwhile else None
-        causes.cure(result["findings"][0]["fix"])
+        causes.cure({"kind": "command", "body": by_hand} if by_hand else result["findings"][0]["fix"])
         if going_on:
             going_on.result()
 
@@ -334,8 +409,10 @@ def healed(causes: Broken, name: str, cured: Future[None], mark: dict[str, str])
         if name != "C05" and case.cured is None:
             causes.follow(case.client(), mark)
         if name != "C04":
-            causes.wait_until("the client is in sync", lambda: causes.in_sync(case.service or name.lower(), case.client(), options.get("key", KEY)))
-    return causes.measure(name, **options | (case.cured or {}))
+            causes.wait_until(
+                "the client is in sync", lambda: causes.in_sync(case.instead or case.service or name.lower(), case.client(), options.get("key", KEY))
+            )
+    return causes.measure(name, **options | (case.cured or {}) | ({"service": case.instead} if case.instead else {}))
 
 
 @dataclass(frozen=True)

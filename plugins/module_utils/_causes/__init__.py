@@ -15,10 +15,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ansible_collections.meshops.istio.plugins.module_utils._causes import advisories, choice, client, delivery, fakes, halves, hosts, key, protocol, rule
-from ansible_collections.meshops.istio.plugins.module_utils._causes._base import SEVERITIES, Cause, Client, Hit, Section, Situation
+from ansible_collections.meshops.istio.plugins.module_utils._causes._base import SEVERITIES, Cause, Client, Hit, Section, Situation, evidence
 from ansible_collections.meshops.istio.plugins.module_utils._model import (
     ClientPod,
-    EvidenceItem,
     Facts,
     Finding,
     Fix,
@@ -65,5 +64,5 @@ def _hits(cause: Cause, situation: Situation) -> list[Hit]:
     try:
         return list(cause.find(situation))
     except (ArithmeticError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        item = EvidenceItem(situation.source, "objects of the service", f"{type(error).__name__}: {error}")
-        return [Hit((item,), Fix("manual", f"Could not determine whether {cause.id} holds. Report this with the objects of the service."), "info")]
+        items = evidence((situation.source, "objects of the service", f"{type(error).__name__}: {error}"))
+        return [Hit(items, Fix("manual", f"Could not determine whether {cause.id} holds. Report this with the objects of the service."), "info")]

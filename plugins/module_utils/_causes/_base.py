@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from ansible_collections.meshops.istio.plugins.module_utils._istio.names import printable
 from ansible_collections.meshops.istio.plugins.module_utils._model import (
     ClientPod,
     EvidenceItem,
@@ -176,10 +177,12 @@ class Section:
 
 
 def evidence(*items: Item) -> tuple[EvidenceItem, ...]:
-    return tuple(EvidenceItem(source, field_name, value if isinstance(value, str) else _as_text(value)) for source, field_name, value in items)
+    return tuple(EvidenceItem(printable(source), printable(field_name), printable(_as_text(value))) for source, field_name, value in items)
 
 
 def _as_text(value: object) -> str:
+    if isinstance(value, str):
+        return value
     if value is None:
         return "absent"
     if isinstance(value, bool):

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The rules that apply in a situation, and the fixes for them. Pure.
+"""The objects of a situation: the rules that apply, ambient mode, workloads. Pure.
 
 `_istio` knows what the rules mean.
 
@@ -11,15 +11,12 @@ This module util is private to the collection: it may change at any time.
 
 from __future__ import annotations
 
-import json
 import re
-import shlex
 from collections.abc import Iterable, Iterator
-
-from ansible.module_utils.common.yaml import yaml_dump
 
 from ansible_collections.meshops.istio.plugins.module_utils._causes._base import Client, Item, Situation, policies_of, proxy_name, speaks_http
 from ansible_collections.meshops.istio.plugins.module_utils._istio.hosts import covers
+from ansible_collections.meshops.istio.plugins.module_utils._istio.names import is_dns_name
 from ansible_collections.meshops.istio.plugins.module_utils._istio.rules import (
     applies_to,
     balancer,
@@ -29,18 +26,15 @@ from ansible_collections.meshops.istio.plugins.module_utils._istio.rules import 
     destinations,
     named,
     policy_of,
-    port_entry,
     virtual_services,
 )
-from ansible_collections.meshops.istio.plugins.module_utils._model import Fix, JsonDict, Key, ProxyView
+from ansible_collections.meshops.istio.plugins.module_utils._model import JsonDict, ProxyView
 
-KEY_FIELDS = ("httpHeaderName", "httpCookie", "httpQueryParameterName", "useSourceIp")
-# The metadata that an author writes; the API server adds the rest.
-OWN_METADATA = ("name", "namespace", "labels", "annotations")
 # Labels of ambient mode, and the first Istio whose waypoints hash without a VirtualService.
 AMBIENT, WAYPOINT = "istio.io/dataplane-mode", "istio.io/use-waypoint"
 HASHING_WAYPOINTS = (1, 31, 0)
-LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
+# The owners that kubectl can restart.
+WORKLOADS = {"Deployment": "deployment", "StatefulSet": "statefulset", "DaemonSet": "daemonset"}
 
 
 # -- names --
@@ -108,21 +102,6 @@ def items_in_force(situation: Situation, client: Client, view: ProxyView) -> tup
     )
 
 
-def hash_on(key: Key, settings: JsonDict | None = None, *, nulls: bool = False) -> JsonDict:
-    """The given loadBalancer settings, changed to hash on the key; with `nulls`, as a patch that removes what contradicts it."""
-    old = settings or {}
-    chosen = {name: value for name, value in (old.get("consistentHash") or {}).items() if name not in KEY_FIELDS}
-    values: JsonDict = {"header": key.name, "cookie": {"name": key.name}, "query": key.name, "source_ip": True}
-    own = dict(zip(("header", "cookie", "query", "source_ip"), KEY_FIELDS, strict=True))[key.type]
-    chosen[own] = values[key.type]
-    result = {name: value for name, value in old.items() if name not in ("simple", "consistentHash", "warmup", "warmupDurationSecs")}
-    if nulls:
-        removed = [name for name in KEY_FIELDS if name in (old.get("consistentHash") or {}) and name != own]
-        chosen |= dict.fromkeys(removed)
-        result |= dict.fromkeys(name for name in ("simple", "warmup", "warmupDurationSecs") if name in old)
-    return result | {"consistentHash": chosen}
-
-
 # -- VirtualServices --
 
 
@@ -186,86 +165,23 @@ def version_of(text: str | None) -> tuple[int, int, int] | None:
     return (int(match.group(1)), int(match.group(2)), int(match.group(3))) if match else None
 
 
-# -- fixes --
-
-
-def as_yaml(*bodies: JsonDict) -> Fix:
-    """Objects that can be applied as printed."""
-    return Fix("yaml", "---\n".join(str(yaml_dump(clean(body), sort_keys=False, width=160)) for body in bodies))
-
-
-def clean(body: JsonDict) -> JsonDict:
-    """An object as its author would write it."""
-    meta = {name: body["metadata"][name] for name in OWN_METADATA if body["metadata"].get(name)}
-    if "annotations" in meta:
-        meta["annotations"] = {name: value for name, value in meta["annotations"].items() if name != LAST_APPLIED}
-        if not meta["annotations"]:
-            del meta["annotations"]
-    return {"apiVersion": body.get("apiVersion"), "kind": body.get("kind"), "metadata": meta, "spec": body.get("spec")}
-
-
-def new_rule(kind: str, name: str, namespace: str, spec: JsonDict) -> JsonDict:
-    return {"apiVersion": "networking.istio.io/v1", "kind": kind, "metadata": {"name": name, "namespace": namespace}, "spec": spec}
-
-
-def patch(kind: str, body: JsonDict, change: JsonDict | list[JsonDict], how: str = "merge") -> Fix:
-    """A command that changes part of an object and leaves the rest."""
-    return Fix("command", " ".join((*_on(kind, body, "patch"), f"--type={how}", "-p", shlex.quote(json.dumps(change)))))
-
-
-def set_hash(situation: Situation, rule: JsonDict) -> Fix:
-    """A patch that makes a DestinationRule hash on the key for the target's port, and changes nothing else."""
-    policy, key = policy_of(rule), situation.key
-    entry = port_entry(policy, situation.target.port)
-    if entry is None:
-        change: JsonDict = {"loadBalancer": hash_on(key, policy.get("loadBalancer"), nulls=True)}
-    else:
-        entries = policy["portLevelSettings"]
-        change = {"portLevelSettings": [{**each, "loadBalancer": hash_on(key, each.get("loadBalancer"))} if each is entry else each for each in entries]}
-    return patch("DestinationRule", rule, {"spec": {"trafficPolicy": change}})
-
-
-def command(*lines: str) -> Fix:
-    return Fix("command", "\n".join(lines))
-
-
-def _on(kind: str, body: JsonDict, verb: str) -> Iterable[str]:
-    return ("kubectl", "-n", body["metadata"]["namespace"], verb, kind.lower(), body["metadata"]["name"])
-
-
-def delete(kind: str, body: JsonDict) -> str:
-    return " ".join(_on(kind, body, "delete"))
+# -- workloads --
 
 
 def workload_of(pod: JsonDict) -> tuple[str, str] | None:
-    """Kind and name of a pod's workload, its Deployment rather than the ReplicaSet; None for a pod without a controller."""
+    """Kind and name of a pod's workload, its Deployment rather than the ReplicaSet; None for any other owner, or for an owner
+    that no workload can be: whoever creates a pod writes what he likes as its owner."""
     owner = next((entry for entry in pod["metadata"].get("ownerReferences") or [] if entry.get("controller")), None)
     if owner is None:
         return None
+    kind, name = WORKLOADS.get(owner["kind"]), owner["name"]
     if owner["kind"] == "ReplicaSet":
         digest = (pod["metadata"].get("labels") or {}).get("pod-template-hash")
-        return ("deployment", owner["name"].removesuffix(f"-{digest}")) if digest else None
-    return owner["kind"].lower(), owner["name"]
+        kind, name = ("deployment", name.removesuffix(f"-{digest}")) if digest else (None, name)
+    return (kind, name) if kind and is_dns_name(name) else None
 
 
-def recreate_client(situation: Situation, client: Client) -> Fix:
-    """Recreate the client pod unchanged: its proxy reconnects to istiod and receives its whole configuration."""
-    pod = situation.body_of(client)
-    return command(*recreate_pod(pod, None)) if pod["metadata"] else Fix("manual", f"Recreate pod {client.pod}.")
-
-
-def recreate_pod(pod: JsonDict, change: JsonDict | None) -> list[str]:
-    """Commands that change and recreate a pod: most of a pod cannot be changed while it runs."""
-    namespace, name = pod["metadata"]["namespace"], pod["metadata"]["name"]
+def workload_text(client: Client, pod: JsonDict) -> str:
+    """The object whose pod template makes a client pod."""
     workload = workload_of(pod)
-    if workload is None:
-        altered = f" | kubectl patch --local -f - --type=strategic -p {shlex.quote(json.dumps(change))} -o yaml" if change else ""
-        return [
-            f"kubectl -n {namespace} get pod {name} -o yaml{altered} | kubectl replace --force -f -",
-            f"kubectl -n {namespace} wait --for=condition=Ready pod/{name} --timeout=120s",
-        ]
-    kind, owner = workload
-    restart = f"kubectl -n {namespace} rollout restart {kind}/{owner}"
-    if change:
-        restart = f"kubectl -n {namespace} patch {kind} {owner} --type=strategic -p {shlex.quote(json.dumps({'spec': {'template': change}}))}"
-    return [restart, f"kubectl -n {namespace} rollout status {kind}/{owner} --timeout=180s"]
+    return f"{workload[0]} {client.pod.namespace}/{workload[1]}" if workload else f"pod {client.pod}"

@@ -12,12 +12,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from ansible_collections.meshops.istio.plugins.module_utils._causes._base import Client, Hit, Item, Section, Situation, balancing, evidence, proxy_name
-from ansible_collections.meshops.istio.plugins.module_utils._causes._objects import as_yaml, label, new_rule, patch, recreate_client, route_in_force, with_rule
+from ansible_collections.meshops.istio.plugins.module_utils._causes._fixes import change_balancer, manual
+from ansible_collections.meshops.istio.plugins.module_utils._causes._objects import label, route_in_force, with_rule, workload_text
 from ansible_collections.meshops.istio.plugins.module_utils._envoy.prediction import hashes_of, no_prediction
 from ansible_collections.meshops.istio.plugins.module_utils._envoy.ring import RING_SIZE, TABLE_SIZE, chooser_of
-from ansible_collections.meshops.istio.plugins.module_utils._istio.rules import policy_of, spec_of
+from ansible_collections.meshops.istio.plugins.module_utils._istio.rules import policy_of
 from ansible_collections.meshops.istio.plugins.module_utils._model import Fix, JsonDict, Key, ProxyView
 
 SECTION = Section("The selection among the same hosts differs")
@@ -34,7 +36,7 @@ FEW_POINTS = 4
     "The route has several weighted destinations, and Envoy draws one for each request",
     symptom="sessions flip between versions, in proportion to the weights",
     evidence="Envoy's route has weighted clusters",
-    fix="use one destination, or a separate route for the sessions of the other version",
+    fix="give the sessions of the other version a route of their own, or finish the rollout",
     reference="https://github.com/istio/istio/issues/9764",
 )
 def weighted(situation: Situation) -> Iterator[Hit]:
@@ -45,19 +47,25 @@ def weighted(situation: Situation) -> Iterator[Hit]:
             continue
         items: list[Item] = [(proxy_name(situation, client), f"weight of cluster {name}", weight) for name, weight in shares]
         rule = route_in_force(situation, client)
-        fix = Fix("manual", "Keep only one destination in the route.")
+        where = "the route"
         if rule is not None:
-            items.append((label("VirtualService", rule), "spec.http[].route[].weight", [weight for _name, weight in shares]))
-            fix = patch("VirtualService", rule, {"spec": {"http": [_heaviest(entry) for entry in spec_of(rule)["http"]]}})
-        yield Hit(evidence(*items), fix, situation.severity)
+            where = label("VirtualService", rule)
+            items.append((where, "spec.http[].route[].weight", [weight for _name, weight in shares]))
+        text = (
+            f"Finish or roll back the rollout that {where} carries out, or give the sessions of one version a route of their own, for example by a cookie that "
+            "the other route sets. To keep one destination ends the canary for all callers."
+        )
+        # The route hashes, so affinity is expected of it, whatever the rules of the requested host say.
+        hashing = view.route is not None and bool(view.route.hash_policies)
+        yield Hit(evidence(*items), manual(text), "error" if hashing else situation.severity)
 
 
-def _heaviest(http: JsonDict) -> JsonDict:
-    routes = http.get("route") or []
-    if len(routes) < 2:
-        return http
-    kept = max(routes, key=lambda entry: int(entry.get("weight") or 0))
-    return {**http, "route": [{name: value for name, value in kept.items() if name != "weight"}]}
+def _recreate(situation: Situation, client: Client) -> Fix:
+    """A proxy starts anew with its pod. Whether the pod comes back is for the operator to see first."""
+    return manual(
+        f"Recreate pod {client.pod} ({workload_text(client, situation.body_of(client))}): its Envoy then builds its ring anew. Requests in flight are lost; "
+        "see first that a new pod of this workload becomes ready."
+    )
 
 
 @SECTION.cause(
@@ -79,7 +87,7 @@ def stale_ring(situation: Situation) -> Iterator[Hit]:
                 (proxy_name(situation, client), "version", view.proxy_version),
                 ("sessions", "landed where the ring without them puts them", "all"),
             )
-            yield Hit(evidence(*items), recreate_client(situation, client))
+            yield Hit(evidence(*items), _recreate(situation, client))
 
 
 def _landed(situation: Situation, client: Client) -> dict[str, frozenset[str]]:
@@ -142,14 +150,16 @@ def unequal_weights(situation: Situation) -> Iterator[Hit]:
         items: list[Item] = [(proxy_name(situation, client), f"weight of host {address}", weight) for address, weight in weights.items()]
         items.append((proxy_name(situation, client), "lb_policy of the cluster", "RING_HASH"))
         value = {**dict.fromkeys(RINGS), "maglev": {"tableSize": TABLE_SIZE}}
-        yield Hit(evidence(*items), _algorithm(rule, value, "maglev instead of a ring"), "warning" if situation.expected else "info")
+        yield Hit(evidence(*items), _algorithm(situation, client, view, rule, value, "maglev instead of a ring"), "warning" if situation.expected else "info")
 
 
-def _algorithm(rule: JsonDict, value: JsonDict, words: str) -> Fix:
+def _algorithm(situation: Situation, client: Client, view: ProxyView, rule: JsonDict, value: JsonDict, words: str) -> Fix:
     """A patch of the rule's hash; a manual fix if it belongs to a port or a subset."""
+    what = f"set {words} in the consistentHash of this port or subset; each session is then assigned anew, once"
     if not (policy_of(rule).get("loadBalancer") or {}).get("consistentHash"):
-        return Fix("manual", f"In {label('DestinationRule', rule)}, set {words} in the consistentHash of this port or subset.")
-    return patch("DestinationRule", rule, {"spec": {"trafficPolicy": {"loadBalancer": {"consistentHash": value}}}})
+        return manual(f"In {label('DestinationRule', rule)}, {what}.")
+    fix = change_balancer(situation, client, view, {"consistentHash": value}, what)
+    return replace(fix, checked=f"{fix.checked} Each session is assigned anew, once.") if fix.checked else fix
 
 
 @SECTION.cause(
@@ -175,7 +185,7 @@ def some_tunnels(situation: Situation) -> Iterator[Hit]:
             for host in view.hosts
             if host.address == address
         ]
-        fix = Fix("manual", "Use the same proxy version and the same HBONE settings for all clients, then recreate their pods.")
+        fix = manual("Use the same proxy version and the same HBONE settings for all clients, then recreate their pods.")
         yield Hit(evidence(*items), fix, "error" if situation.moved() else "warning")
         return
 
@@ -207,7 +217,7 @@ def two_rings(situation: Situation) -> Iterator[Hit]:
             ("responses", "fit the ring of all hosts, or the one that lacks", without),
             *(("responses", f"hosts of session {session}", sorted(landed[session])) for session in split[:3]),
         ]
-        yield Hit(evidence(*items), recreate_client(situation, client))
+        yield Hit(evidence(*items), _recreate(situation, client))
     yield from _odd_one_out(situation)
 
 
@@ -228,7 +238,7 @@ def _odd_one_out(situation: Situation) -> Iterator[Hit]:
             (proxy_name(situation, client), "eligible hosts, the same as in the other", sorted(view.eligible())),
             ("sessions", f"follow the ring from {one.pod}, and not from {client.pod}", f"{len(differ)} of {len(landed)}"),
         ]
-        yield Hit(evidence(*items), recreate_client(situation, client))
+        yield Hit(evidence(*items), _recreate(situation, client))
 
 
 def _follows(situation: Situation, view: ProxyView, landed: dict[str, frozenset[str]]) -> bool:
@@ -256,13 +266,12 @@ def retried(situation: Situation) -> Iterator[Hit]:
             (proxy_name(situation, client), "retry_host_predicate of the route", predicates),
         )
         rule = route_in_force(situation, client)
-        if rule is not None:
-            http = [{**entry, "retries": {"attempts": 0}} for entry in spec_of(rule).get("http") or []]
-            yield Hit(evidence(*items), patch("VirtualService", rule, {"spec": {"http": http}}))
-            continue
-        destination = {"host": situation.fqdn, "port": {"number": situation.target.port}}
-        spec = {"hosts": [situation.fqdn], "http": [{"route": [{"destination": destination}], "retries": {"attempts": 0}}]}
-        yield Hit(evidence(*items), as_yaml(new_rule("VirtualService", f"{situation.target.service}-no-retries", situation.target.namespace, spec)))
+        where = f"in {label('VirtualService', rule)}" if rule else f"in a VirtualService for {situation.fqdn} with itself as the only destination"
+        text = (
+            f"Decide whether callers of {situation.fqdn} may do without retries: with retries.attempts: 0 {where}, no failed request is sent to another pod, "
+            "and its error reaches the caller."
+        )
+        yield Hit(evidence(*items), manual(text))
 
 
 @SECTION.cause(
@@ -285,4 +294,4 @@ def tiny_ring(situation: Situation) -> Iterator[Hit]:
         )
         chosen = (policy_of(rule).get("loadBalancer") or {}).get("consistentHash") or {}
         value: JsonDict = {"ringHash": {"minimumRingSize": RING_SIZE}} if "ringHash" in chosen else {"minimumRingSize": RING_SIZE}
-        yield Hit(evidence(*items), _algorithm(rule, value, f"a minimumRingSize of {RING_SIZE}"), "warning")
+        yield Hit(evidence(*items), _algorithm(situation, client, view, rule, value, f"a minimumRingSize of {RING_SIZE}"), "warning")

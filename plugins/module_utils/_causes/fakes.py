@@ -12,21 +12,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ansible_collections.meshops.istio.plugins.module_utils._causes._base import Hit, Item, Section, Situation, evidence, policies_of, proxy_name
-from ansible_collections.meshops.istio.plugins.module_utils._causes._objects import (
-    command,
-    label,
-    patch,
-    route_in_force,
-    set_hash,
-    settings_of,
-    with_rule,
-    workload_of,
-)
-from ansible_collections.meshops.istio.plugins.module_utils._istio.rules import cluster_parts, policy_in, spec_of
-from ansible_collections.meshops.istio.plugins.module_utils._model import Fix, JsonDict
+from ansible_collections.meshops.istio.plugins.module_utils._causes._fixes import manual
+from ansible_collections.meshops.istio.plugins.module_utils._causes._objects import label, route_in_force, settings_of, with_rule, workload_of
+from ansible_collections.meshops.istio.plugins.module_utils._causes.rule import replace_hash
+from ansible_collections.meshops.istio.plugins.module_utils._istio.rules import cluster_parts, policy_in
 
 SECTION = Section("It only looks like affinity")
 VERDICTS = "https://github.com/meshops/istio/blob/main/docs/verdict.md"
+# What Envoy writes where no pod responded.
+NOT_FROM_A_POD = ("502", "503", "504")
 KEYS = "https://istio.io/latest/docs/reference/config/networking/destination-rule/#LoadBalancerSettings-ConsistentHashLB"
 
 
@@ -54,7 +48,7 @@ def by_address(situation: Situation) -> Iterator[Hit]:
         ]
         if situation.verdict is not None:
             items.append(("control", "requests without the key", situation.verdict.controls["keyless"].detail))
-        yield Hit(evidence(*items), set_hash(situation, rule), situation.severity)
+        yield Hit(evidence(*items), replace_hash(situation, rule, policy), situation.severity)
 
 
 @SECTION.cause(
@@ -62,7 +56,7 @@ def by_address(situation: Situation) -> Iterator[Hit]:
     "The route leads to a subset with only one pod, and every session sticks to it",
     symptom="everything lands on one pod",
     evidence="Envoy's cluster is for a subset and has one host, while the service has more ready pods",
-    fix="use a subset with all pods, or no subset in the route",
+    fix="run more pods of the subset, or route to one with more pods",
     reference="https://istio.io/latest/docs/reference/config/networking/destination-rule/#Subset",
 )
 def one_pod_in_the_subset(situation: Situation) -> Iterator[Hit]:
@@ -70,7 +64,7 @@ def one_pod_in_the_subset(situation: Situation) -> Iterator[Hit]:
     for client, view in situation.readable():
         rule = route_in_force(situation, client)
         parts = cluster_parts(view.cluster.name) if view.cluster else None
-        if parts is None or not parts[1] or len(view.eligible()) > 1 or ready < 2:
+        if parts is None or not parts[1] or len(view.hosts) != 1 or ready < 2:
             continue
         items: list[Item] = [
             (proxy_name(situation, client), "cluster of the route", view.cluster.name if view.cluster else None),
@@ -80,21 +74,11 @@ def one_pod_in_the_subset(situation: Situation) -> Iterator[Hit]:
         if rule is None:
             continue
         items.append((label("VirtualService", rule), "spec.http[].route[].destination.subset", parts[1]))
-        http = [_whole(entry, parts[1]) for entry in spec_of(rule)["http"]]
-        # An inspection only states that sessions stick; a check cannot prove that the rule is the reason.
-        yield Hit(evidence(*items), patch("VirtualService", rule, {"spec": {"http": http}}), "warning" if situation.verdict is None else "error")
-
-
-def _whole(http: JsonDict, subset: str) -> JsonDict:
-    """The same route, to the whole service."""
-    if not http.get("route"):
-        return http
-
-    def without(entry: JsonDict) -> JsonDict:
-        destination = entry.get("destination") or {}
-        return {**entry, "destination": {name: value for name, value in destination.items() if (name, value) != ("subset", subset)}}
-
-    return {**http, "route": [without(entry) for entry in http["route"]]}
+        text = (
+            f"Run more than one pod with the labels of subset {parts[1]}, or route these requests to a larger subset, in {label('VirtualService', rule)}. "
+            "If the subset is a version in rollout, wait for its end: without the subset, requests reach the other versions too."
+        )
+        yield Hit(evidence(*items), manual(text), "warning")
 
 
 @SECTION.cause(
@@ -113,11 +97,11 @@ def one_backend(situation: Situation) -> Iterator[Hit]:
     items: list[Item] = [(situation.source, "ready endpoints", [backend.pod for backend in ready])]
     items += [(situation.source, "endpoints that are not ready", waiting)] if waiting else []
     workload = next((entry for pod in situation.backend_pods() if (entry := workload_of(pod))), None)
-    fix = Fix("manual", f"Find out why the pods of {situation.source} are not ready: kubectl -n {situation.target.namespace} describe pods.")
-    if workload is not None and not waiting:
-        kubectl = f"kubectl -n {situation.target.namespace}"
-        fix = command(f"{kubectl} scale {'/'.join(workload)} --replicas=2", f"{kubectl} rollout status {'/'.join(workload)} --timeout=180s")
-    yield Hit(evidence(*items), fix, _severity(situation))
+    name = f"{workload[0]} {situation.target.namespace}/{workload[1]}" if workload else "the workload"
+    text = f"Find out why pods of {situation.source} are not ready."
+    if not waiting:
+        text = f"If the application can run in several pods, set two replicas or more for {name}, at least during the measurement."
+    yield Hit(evidence(*items), manual(text), _severity(situation))
 
 
 @SECTION.cause(
@@ -132,26 +116,34 @@ def connections_reused(situation: Situation) -> Iterator[Hit]:
     if situation.window is not None and situation.window.keepalive:
         yield Hit(
             evidence(("option connection", "value", "keepalive")),
-            Fix("manual", "Run the check with connection: new, which opens a connection for each request."),
+            manual("Run the check with connection: new, which opens a connection for each request."),
             "warning",
         )
 
 
 @SECTION.cause(
     "F4",
-    "The responses do not identify the responding pod: they name something else",
+    "The responses do not identify the responding pod: they name something that is no pod of the service",
     symptom="the check is inconclusive, or all responses seem to come from one place",
     evidence="the identity header or body has values that are not pods of the service",
-    fix="make the application return its pod name, or use identify: upstream",
+    fix="find out who responds; make the application return its pod name, or name the header or pattern that has it",
     reference=VERDICTS,
 )
 def not_identified(situation: Situation) -> Iterator[Hit]:
     window = situation.window
-    if window is None or any(entry.identified for entry in window.client_windows) or not any(entry.tally.answered for entry in window.client_windows):
+    if window is None or any(entry.identified for entry in window.client_windows):
+        return
+    identities = [text for text in window.identification.unknown if text.strip()]
+    # Responses that Envoy wrote itself, because it reached no pod, name nobody.
+    pods_answered = any(status not in NOT_FROM_A_POD for entry in window.client_windows for status in entry.tally.by_status)
+    if not identities or not pods_answered:
         return
     items = [
-        ("responses", "identity", window.identification.unknown[:3]),
+        ("responses", "identity", identities[:3]),
         (situation.source, "pods", [backend.pod for backend in situation.membership.ready()][:3]),
     ]
-    fix = Fix("manual", "Run the check with identify: upstream, which reads the counters of the client's sidecar, or make the application return its pod name.")
+    fix = manual(
+        "Find out who responds. If these are pods behind the ones of the service, such as those of a proxy, check that service instead: no counter of this "
+        "client's Envoy sees them. Otherwise make the application return its pod name, or name the header or pattern in identify_header or identify_pattern."
+    )
     yield Hit(evidence(*items), fix, "warning")

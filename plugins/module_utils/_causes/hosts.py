@@ -23,13 +23,18 @@ from ansible_collections.meshops.istio.plugins.module_utils._causes._base import
     policies_of,
     proxy_name,
 )
-from ansible_collections.meshops.istio.plugins.module_utils._causes._objects import command, delete, label, patch, rule_in_force, workload_of
-from ansible_collections.meshops.istio.plugins.module_utils._istio.rules import named, policy_of, spec_of
-from ansible_collections.meshops.istio.plugins.module_utils._model import Fix, JsonDict, ProxyView
+from ansible_collections.meshops.istio.plugins.module_utils._causes._fixes import change_balancer, command, manual, merged_in_force
+from ansible_collections.meshops.istio.plugins.module_utils._causes._objects import label, rule_in_force, workload_of
+from ansible_collections.meshops.istio.plugins.module_utils._istio.effect import Destination, cluster_balancer
+from ansible_collections.meshops.istio.plugins.module_utils._istio.names import kubectl
+from ansible_collections.meshops.istio.plugins.module_utils._istio.rules import cluster_parts, named, port_entry, spec_of, subset_of
+from ansible_collections.meshops.istio.plugins.module_utils._model import Backend, JsonDict, ProxyView
 
 SECTION = Section("The eligible hosts differ")
 NETWORK = "topology.istio.io/network"
 EJECTED = "failed_outlier_check"
+DISTRIBUTION = "networking.istio.io/traffic-distribution"
+LOCALITY_LABEL = "istio-locality"
 LOCALITY = "https://istio.io/latest/docs/tasks/traffic-management/locality-load-balancing/"
 
 
@@ -43,8 +48,9 @@ def _lower_priority(situation: Situation, view: ProxyView) -> list[str]:
     "C53",
     "Locality load balancing limits this client to the pods of its own zone, and clients of different zones disagree",
     symptom="some ready pods get no session; the same session lands on different pods from different zones",
-    evidence="Envoy has the other pods at a lower priority; the rule has outlierDetection, which enables locality failover, or the Service trafficDistribution",
-    fix="set localityLbSetting.enabled: false in the DestinationRule, and no trafficDistribution in the Service",
+    evidence="Envoy has the other pods at a lower priority; the rule has outlierDetection, which enables locality failover, or the Service or its namespace "
+    "prefers near pods (trafficDistribution, or the annotation networking.istio.io/traffic-distribution)",
+    fix="set localityLbSetting.enabled: false in the DestinationRule",
     reference=LOCALITY,
 )
 def locality(situation: Situation) -> Iterator[Hit]:
@@ -59,15 +65,102 @@ def locality(situation: Situation) -> Iterator[Hit]:
             (proxy_name(situation, client), "priorities", priorities),
             (proxy_name(situation, client), "zones of the hosts", zones),
         ]
-        distribution = situation.service["spec"].get("trafficDistribution")
+        reasons = _reasons_for_locality(situation, client, view)
+        what = "set loadBalancer.localityLbSetting.enabled: false, which Istio prefers to outlierDetection, trafficDistribution and its annotation"
+        fix = change_balancer(situation, client, view, {"localityLbSetting": {"enabled": False}}, what)
+        if not reasons:
+            fix = manual(f"Find out what prefers the pods of one zone for {situation.fqdn}: localityLbSetting of the mesh, or an EnvoyFilter.")
+        yield Hit(evidence(*items, *reasons), fix)
+
+
+def _reasons_for_locality(situation: Situation, client: Client, view: ProxyView) -> list[Item]:
+    """What makes Istio give the pods of other zones a lower priority, where it stands."""
+    namespace = situation.facts.namespaces.get(situation.target.namespace) or {"metadata": {}}
+    places = ((situation.source, situation.service), (f"Namespace {situation.target.namespace}", namespace))
+    notes = [(source, f"metadata.annotations['{DISTRIBUTION}']", (body["metadata"].get("annotations") or {}).get(DISTRIBUTION)) for source, body in places]
+    found: list[Item] = [(situation.source, "spec.trafficDistribution", situation.service["spec"].get("trafficDistribution")), *notes]
+    rule = rule_in_force(situation, client)
+    name = label("DestinationRule", rule) if rule else "DestinationRule in force"
+    found += [(name, place, settings) for place, settings in _outlier_detections(situation, client, view)]
+    return [item for item in found if item[2]]
+
+
+def _outlier_detections(situation: Situation, client: Client, view: ProxyView) -> list[tuple[str, object]]:
+    """The outlierDetection of the cluster in use, of the level that sets it: the subset's, the port's or the service's."""
+    parts = cluster_parts(view.cluster.name) if view.cluster else None
+    if parts is None:
+        return []
+    spec = merged_in_force(situation, client, view)
+    own = ((subset_of({"spec": spec}, parts[1]) if parts[1] else None) or {}).get("trafficPolicy") or {}
+    levels = []
+    for name, policy in ((f"subset {parts[1]}: ", own), ("", spec["trafficPolicy"])):
+        levels += [(f"{name}portLevelSettings of port {parts[0]}.outlierDetection", (port_entry(policy, parts[0]) or {}).get("outlierDetection"))]
+        levels += [(f"{name}trafficPolicy.outlierDetection", policy.get("outlierDetection"))]
+    return [level for level in levels if level[1]][:1]
+
+
+@SECTION.cause(
+    "C73",
+    "The DestinationRule distributes requests to zones, and leaves out the zone of some pods",
+    symptom="the pods of one zone get no session",
+    evidence="localityLbSetting.distribute of the rule in force names no locality of the ready pods that are missing from Envoy",
+    fix="add the zone to distribute[].to, with weights that add up to 100",
+    reference=LOCALITY,
+    synthetic="a state that was measured on Istio 1.31: distribute with one of two zones; the lab has one zone for nodes",
+)
+def zone_left_out(situation: Situation) -> Iterator[Hit]:
+    for client, view in situation.readable():
+        missing = missing_from(situation, view)
+        entries = distribution_of(situation, client, view) if missing else []
+        localities = sorted({locality for backend in missing if (locality := _locality(situation, backend))})
+        to = sorted({name for entry in entries for name in entry.get("to") or {}})
+        left_out = [locality for locality in localities if not any(_within(locality, name) for name in to)]
+        if not entries or not left_out:
+            continue
         rule = rule_in_force(situation, client)
-        if distribution:
-            items.append((situation.source, "spec.trafficDistribution", distribution))
-            yield Hit(evidence(*items), patch("Service", situation.service, {"spec": {"trafficDistribution": None}}))
-        elif rule is not None:
-            items.append((label("DestinationRule", rule), "spec.trafficPolicy.outlierDetection", policy_of(rule).get("outlierDetection")))
-            change = {"spec": {"trafficPolicy": {"loadBalancer": {"localityLbSetting": {"enabled": False}}}}}
-            yield Hit(evidence(*items), patch("DestinationRule", rule, change))
+        name = label("DestinationRule", rule) if rule else "DestinationRule in force"
+        items = (
+            (name, "localityLbSetting.distribute[].to", to),
+            (situation.source, "localities of the ready pods that Envoy does not have", left_out),
+            (proxy_name(situation, client), "ready pods that are missing", sorted(backend.pod for backend in missing)),
+        )
+        text = (
+            f"In {name}, add {', '.join(left_out)} to localityLbSetting.distribute[].to, or remove distribute. All callers then send a share of requests there."
+        )
+        yield Hit(evidence(*items), manual(text), situation.severity)
+
+
+def missing_from(situation: Situation, view: ProxyView) -> list[Backend]:
+    """The ready backends of which Envoy has no address; it uses only the first address of a pod that has two."""
+    known = {host.address for host in view.hosts}
+    pods = {backend.pod for backend in situation.membership.backends if backend.address in known}
+    return [backend for backend in situation.membership.ready() if backend.pod not in pods]
+
+
+def distribution_of(situation: Situation, client: Client, view: ProxyView) -> list[JsonDict]:
+    """The entries of `distribute` in force for a client's destination."""
+    parts = cluster_parts(view.cluster.name) if view.cluster else None
+    if parts is None:
+        return []
+    settings = cluster_balancer(merged_in_force(situation, client, view), Destination(parts[2], parts[0], parts[1]))
+    return (settings.get("localityLbSetting") or {}).get("distribute") or []
+
+
+def _locality(situation: Situation, backend: Backend) -> str:
+    """`region/zone` from the pod's label, else `/zone` of its node."""
+    pod = situation.facts.pods.get((situation.target.namespace, backend.pod)) or {"metadata": {}}
+    text = (pod["metadata"].get("labels") or {}).get(LOCALITY_LABEL)
+    return str(text).replace(".", "/") if text else f"/{backend.zone}" if backend.zone else ""
+
+
+def _within(locality: str, wanted: str) -> bool:
+    """Whether a locality matches one of `distribute`, such as region/zone/*; an unknown region matches any."""
+    for have, want in zip(locality.split("/"), wanted.split("/"), strict=False):
+        if want == "*":
+            return True
+        if have and have != want:
+            return False
+    return True
 
 
 @SECTION.cause(
@@ -85,18 +178,18 @@ def panic_mode(situation: Situation) -> Iterator[Hit]:
         if view is None or view.cluster is None or rule is None:
             continue
         out = {host.address: host.health_flags for host in view.hosts if not host.healthy}
-        settings = policy_of(rule).get("outlierDetection") or {}
+        settings = next((settings for _place, settings in _outlier_detections(situation, client, view) if isinstance(settings, dict)), {})
         items: list[Item] = [
             (proxy_name(situation, client), "healthy hosts", f"{len(view.hosts) - len(out)} of {len(view.hosts)}"),
             (proxy_name(situation, client), "healthy_panic_threshold of the cluster", f"{view.cluster.panic:g} %"),
             *((proxy_name(situation, client), f"health_flags of {address}", flags) for address, flags in out.items()),
             (label("DestinationRule", rule), "spec.trafficPolicy.outlierDetection.minHealthPercent", settings.get("minHealthPercent")),
         ]
-        yield Hit(evidence(*items), _without_ejection(rule), situation.severity)
-
-
-def _without_ejection(rule: JsonDict) -> Fix:
-    return patch("DestinationRule", rule, {"spec": {"trafficPolicy": {"outlierDetection": None}}})
+        text = (
+            f"Find out why pods of {situation.source} return errors. In {label('DestinationRule', rule)}, minHealthPercent: 0 disables panic mode; without "
+            "outlierDetection no pod is ejected, and its sessions keep getting its errors."
+        )
+        yield Hit(evidence(*items), manual(text), situation.severity)
 
 
 @SECTION.cause(
@@ -114,11 +207,15 @@ def ejected(situation: Situation) -> Iterator[Hit]:
         if not hosts or rule is None:
             continue
         items: list[Item] = [(proxy_name(situation, client), f"health_flags of {address}", flags) for address, flags in hosts.items()]
-        items.append((label("DestinationRule", rule), "spec.trafficPolicy.outlierDetection", policy_of(rule).get("outlierDetection")))
+        items += [(label("DestinationRule", rule), place, settings) for place, settings in _outlier_detections(situation, client, client.views[-1])]
         statuses = [entry.tally.by_status for entry in situation.window.client_windows] if situation.window else []
         bad = sum(count for by_status in statuses for status, count in by_status.items() if status.startswith("5"))
         items += [("responses", "status 5xx", bad)] if bad else []
-        yield Hit(evidence(*items), _without_ejection(rule))
+        text = (
+            f"Find out why the ejected pods return errors. Without outlierDetection in {label('DestinationRule', rule)} their sessions stay on them, and keep "
+            "getting the errors; that holds for all callers of the service."
+        )
+        yield Hit(evidence(*items), manual(text))
 
 
 @SECTION.cause(
@@ -142,7 +239,7 @@ def another_network(situation: Situation) -> Iterator[Hit]:
             (f"Pod {client.pod}", f"metadata.labels['{NETWORK}']", own),
             (situation.source, f"metadata.labels['{NETWORK}'] of its pods", sorted(name for name in networks if name)),
         ]
-        fix = Fix("manual", f"Call a service whose pods are in network {own}, or merge the networks: set the same {NETWORK} on the pods that reach each other.")
+        fix = manual(f"Call a service whose pods are in network {own}, or merge the networks: set the same {NETWORK} on the pods that reach each other.")
         yield Hit(evidence(*items), fix, situation.severity)
 
 
@@ -172,7 +269,13 @@ def clients_differ(situation: Situation) -> Iterator[Hit]:
                 (proxy, "balancer", _balancing_text(view)),
                 (proxy, "eligible hosts", sorted(view.eligible())),
             ]
-        yield Hit(evidence(*items), _alike(situation, (one, two)))
+        text = "Give both clients the same rule and the same hosts: compare the two rules, the zones of the clients, and Sidecar resources."
+        both = [in_use for client in (one, two) if (in_use := rule_in_force(situation, client)) is not None]
+        rules = {named(entry): entry for entry in both}
+        special = next((rule for rule in rules.values() if spec_of(rule).get("workloadSelector")), None)
+        if special is not None and len(rules) > 1:
+            text = f"Decide whether {label('DestinationRule', special)} is needed: it applies only to what its workloadSelector matches, and differs."
+        yield Hit(evidence(*items), manual(text))
         return
 
 
@@ -180,15 +283,6 @@ def _balancing_text(view: ProxyView) -> str:
     cluster = view.cluster
     size = (cluster.minimum_ring_size or cluster.table_size) if cluster else None
     return f"{cluster.lb_policy if cluster else 'none'} {size or ''}".strip() + f", {policies_of(view)}"
-
-
-def _alike(situation: Situation, pair: tuple[Client, Client]) -> Fix:
-    """Remove the rule that applies to only one of the clients, if there is one."""
-    rules = [rule for client in pair if (rule := rule_in_force(situation, client)) is not None]
-    special = next((rule for rule in rules if spec_of(rule).get("workloadSelector")), None)
-    if special is not None and len({named(rule) for rule in rules}) > 1:
-        return command(delete("DestinationRule", special))
-    return Fix("manual", "Give both clients the same rule and the same hosts: compare the two rules, the zones of the clients, and Sidecar resources.")
 
 
 @SECTION.cause(
@@ -208,8 +302,9 @@ def backends_changed(situation: Situation) -> Iterator[Hit]:
     if not items:
         return
     workloads = list(dict.fromkeys(entry for pod in situation.backend_pods() if (entry := workload_of(pod))))
-    lines = [f"kubectl -n {situation.target.namespace} rollout status {kind}/{name} --timeout=300s" for kind, name in workloads]
-    fix = command(*lines) if lines else Fix("manual", "Wait until the pods no longer change, then measure again.")
+    wait = "Wait until the pods no longer change, then measure again."
+    lines = [kubectl("rollout status", kind, situation.target.namespace, name, "--timeout=300s") for kind, name in workloads]
+    fix = command(*lines, checked="The commands change nothing: they wait for the rollout.", otherwise=wait) if lines else manual(wait)
     yield Hit(evidence(*items, *restarts), fix, "warning")
 
 

@@ -9,7 +9,6 @@ This module util is private to the collection: it may change at any time.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 
 from ansible_collections.meshops.istio.plugins.module_utils._causes._base import (
@@ -22,20 +21,12 @@ from ansible_collections.meshops.istio.plugins.module_utils._causes._base import
     policies_of,
     proxy_name,
 )
-from ansible_collections.meshops.istio.plugins.module_utils._causes._objects import (
-    command,
-    label,
-    patch,
-    recreate_pod,
-    route_in_force,
-    rule_in_force,
-    set_hash,
-    settings_of,
-    with_rule,
-)
+from ansible_collections.meshops.istio.plugins.module_utils._causes._fixes import manual, merged_in_force, set_hash
+from ansible_collections.meshops.istio.plugins.module_utils._causes._objects import label, route_in_force, settings_of, with_rule
 from ansible_collections.meshops.istio.plugins.module_utils._causes.rule import is_nearly_key, is_tracing_header
-from ansible_collections.meshops.istio.plugins.module_utils._istio.rules import named, policy_in, policy_of, spec_of
-from ansible_collections.meshops.istio.plugins.module_utils._model import Fix, HashPolicy, JsonDict
+from ansible_collections.meshops.istio.plugins.module_utils._istio.effect import Destination, cluster_balancer
+from ansible_collections.meshops.istio.plugins.module_utils._istio.rules import cluster_parts, named, policy_in
+from ansible_collections.meshops.istio.plugins.module_utils._model import HashPolicy, JsonDict, ProxyView
 from ansible_collections.meshops.istio.plugins.module_utils._requests.tally import Trace
 
 SECTION = Section("The request has no key, or not the intended one")
@@ -65,30 +56,14 @@ def header_altered(situation: Situation) -> Iterator[Hit]:
         items = [(proxy_name(situation, client), f"request header {name} on the route", change)]
         rule = route_in_force(situation, client)
         if rule is None:
-            yield Hit(evidence(*items), Fix("manual", f"Find and remove what changes the header {name}, for example an EnvoyFilter."))
+            yield Hit(evidence(*items), manual(f"Find and remove what changes the header {name}, for example an EnvoyFilter."))
             continue
         items.append((label("VirtualService", rule), "spec.http[].headers.request", change))
-        yield Hit(evidence(*items), patch("VirtualService", rule, {"spec": {"http": [_untouched(entry, name) for entry in spec_of(rule)["http"]]}}))
-
-
-def _untouched(http: JsonDict, name: str) -> JsonDict:
-    """The route without operations on one header, including those of its destinations."""
-    cleaned = {**http, "headers": _without(http.get("headers") or {}, name)}
-    cleaned["route"] = [{**entry, "headers": _without(entry.get("headers") or {}, name)} for entry in http.get("route") or []]
-    for level in (cleaned, *cleaned["route"]):
-        if not level["headers"]:
-            del level["headers"]
-    return cleaned
-
-
-def _without(headers: JsonDict, name: str) -> JsonDict:
-    request = dict(headers.get("request") or {})
-    for operation in ("set", "add"):
-        request[operation] = {header: value for header, value in (request.get(operation) or {}).items() if header.lower() != name}
-    request["remove"] = [header for header in request.get("remove") or [] if header.lower() != name]
-    kept = {operation: value for operation, value in request.items() if value}
-    others = {side: value for side, value in headers.items() if side != "request"}
-    return {**others, "request": kept} if kept else others
+        text = (
+            f"In {label('VirtualService', rule)}, take {name} out of headers.request, at the route or its destination, or hash on a header that it leaves "
+            f"as it is. All requests of these routes then carry the caller's own {name}: make sure that the application may trust it."
+        )
+        yield Hit(evidence(*items), manual(text))
 
 
 @SECTION.cause(
@@ -110,9 +85,9 @@ def tracing_header(situation: Situation) -> Iterator[Hit]:
             (proxy_name(situation, client), "hash policy of the route", policies_of(view)),
         )
         if not policy.matches(situation.key):
-            yield Hit(evidence(*items), set_hash(situation, rule), situation.severity)
+            yield Hit(evidence(*items), set_hash(situation, client, view, replaced=policy), situation.severity)
         else:
-            fix = Fix("manual", f"Use a header other than {policy.name} in {label('DestinationRule', rule)}: one whose value callers keep for a session.")
+            fix = manual(f"Use a header other than {policy.name} in {label('DestinationRule', rule)}: one whose value callers keep for a session.")
             yield Hit(evidence(*items), fix, "warning" if situation.expected else "info")
 
 
@@ -134,7 +109,7 @@ def mistyped(situation: Situation) -> Iterator[Hit]:
             ("requests", situation.key.type, situation.key.name),
             (proxy_name(situation, client), "hash policy of the route", policies_of(view)),
         )
-        yield Hit(evidence(*items), set_hash(situation, rule))
+        yield Hit(evidence(*items), set_hash(situation, client, view, replaced=policy))
 
 
 @SECTION.cause(
@@ -152,7 +127,7 @@ def empty_value(situation: Situation) -> Iterator[Hit]:
         if fate.id == "" and fate.moved:
             yield Hit(
                 evidence(("session ''", "pods", fate.pods.keys()), ("requests", f"cookie {situation.key.name}", "empty")),
-                Fix("manual", f"Set a value in the cookie {situation.key.name} of every request; find out why the application sends none."),
+                manual(f"Set a value in the cookie {situation.key.name} of every request; find out why the application sends none."),
             )
 
 
@@ -177,22 +152,33 @@ def _traces(situation: Situation) -> list[Trace]:
     "C43",
     "The rule's httpCookie has no ttl: Envoy issues no cookie, and a client without a cookie has none to send",
     symptom="sessions of new clients move",
-    evidence="the rule's httpCookie has no ttl, and no response set the cookie",
-    fix="set httpCookie.ttl: 0s to let Envoy issue a session cookie",
+    evidence="the rule's httpCookie has no ttl, and neither has the hash policy of Envoy's route",
+    fix="if nobody issues the cookie, set httpCookie.ttl: 0s to let Envoy issue one; if the application does, hash on a cookie of another name with ttl: 0s",
     reference=COOKIE,
 )
 def without_ttl(situation: Situation) -> Iterator[Hit]:
     for client, policy in _issued(situation):
-        rule = rule_in_force(situation, client)
-        settings = policy_of(rule).get("loadBalancer") or {} if rule else {}
-        if rule is None or policy.ttl is not None or all(_moved_once(trace) for trace in _traces(situation)):
+        cookie = _cookie_of(situation, client, client.view) if client.view else {}
+        if not cookie or policy.ttl is not None or all(_moved_once(trace) for trace in _traces(situation)):
             continue
-        change = {"spec": {"trafficPolicy": {"loadBalancer": {"consistentHash": {"httpCookie": {"ttl": "0s"}}}}}}
         items = (
-            (label("DestinationRule", rule), "consistentHash.httpCookie", (settings.get("consistentHash") or {}).get("httpCookie")),
+            ("DestinationRule in force", "consistentHash.httpCookie", cookie),
             (proxy_name(situation, client), "ttl of the hash policy", policy.ttl),
         )
-        yield Hit(evidence(*items), patch("DestinationRule", rule, change))
+        fix = manual(
+            f"Find out who issues the cookie {situation.key.name}. If nobody does, set httpCookie.ttl: 0s in the rule, and Envoy issues it. If the application "
+            "does, hash on a cookie of another name with ttl: 0s: Envoy does not replace a cookie that the application sets."
+        )
+        yield Hit(evidence(*items), fix)
+
+
+def _cookie_of(situation: Situation, client: Client, view: ProxyView) -> JsonDict:
+    """The httpCookie in force where the client's route leads."""
+    parts = cluster_parts(view.cluster.name) if view.cluster else None
+    if parts is None:
+        return {}
+    settings = cluster_balancer(merged_in_force(situation, client, view), Destination(parts[2], parts[0], parts[1]))
+    return (settings.get("consistentHash") or {}).get("httpCookie") or {}
 
 
 @SECTION.cause(
@@ -213,7 +199,7 @@ def application_issues(situation: Situation) -> Iterator[Hit]:
             )
             yield Hit(
                 evidence(*items),
-                Fix("manual", f"Hash on a cookie with a name other than {situation.key.name}, with ttl: 0s, which Envoy issues with the first response."),
+                manual(f"Hash on a cookie with a name other than {situation.key.name}, with ttl: 0s, which Envoy issues with the first response."),
             )
 
 
@@ -240,10 +226,10 @@ def one_source(situation: Situation) -> Iterator[Hit]:
             (proxy_name(situation, client), "hash policy of the route", policies_of(view)),
         ]
         settings = [(f"Pod {named(pod)}", f"metadata.annotations['{PROXY_CONFIG}']", _proxy_config(pod)) for pod in gateways[:1]]
-        value = json.dumps({"gatewayTopology": {"numTrustedProxies": 1}})
-        fix = Fix("manual", f"Set the annotation {PROXY_CONFIG}: '{value}' on the pods of gateway {via.address}, with the number of proxies in front of it.")
-        if gateways and not _proxy_config(gateways[0]):
-            fix = command(*recreate_pod(gateways[0], {"metadata": {"annotations": {PROXY_CONFIG: value}}}))
+        fix = manual(
+            f"Set numTrustedProxies to the number of proxies in front of gateway {via.address}, in gatewayTopology of the annotation {PROXY_CONFIG} of its "
+            "pods. It applies to everything behind that gateway, and with too high a number callers can forge their address."
+        )
         yield Hit(evidence(*items, *settings), fix, "warning")
         return
 

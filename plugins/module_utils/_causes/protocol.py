@@ -10,6 +10,7 @@ This module util is private to the collection: it may change at any time.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from ansible_collections.meshops.istio.plugins.module_utils._causes._base import (
     Client,
@@ -22,19 +23,22 @@ from ansible_collections.meshops.istio.plugins.module_utils._causes._base import
     proxy_name,
     speaks_http,
 )
-from ansible_collections.meshops.istio.plugins.module_utils._causes._objects import (
+from ansible_collections.meshops.istio.plugins.module_utils._causes._fixes import (
     as_yaml,
-    command,
-    label,
-    patch,
-    route_in_force,
+    hash_on,
+    list_patch,
+    manual,
+    merge_patch,
+    new_rule,
+    only_for,
+    scene,
     set_hash,
-    settings_of,
-    with_rule,
-    workload_of,
 )
+from ansible_collections.meshops.istio.plugins.module_utils._causes._objects import label, route_in_force, settings_of, with_rule
+from ansible_collections.meshops.istio.plugins.module_utils._istio.effect import hash_in_force
+from ansible_collections.meshops.istio.plugins.module_utils._istio.names import is_key
 from ansible_collections.meshops.istio.plugins.module_utils._istio.ports import HTTP, TLS, protocol
-from ansible_collections.meshops.istio.plugins.module_utils._istio.rules import cluster_parts, spec_of
+from ansible_collections.meshops.istio.plugins.module_utils._istio.rules import cluster_parts, name_of, spec_of
 from ansible_collections.meshops.istio.plugins.module_utils._model import Fix, JsonDict, ProxyView
 
 SECTION = Section("Envoy does not treat the requests as HTTP, or does not select the host")
@@ -60,8 +64,21 @@ def _opaque(situation: Situation) -> Iterator[tuple[Client, tuple[Item, ...]]]:
 
 
 def _as_http(situation: Situation) -> Fix:
-    """A strategic merge patch, which selects the port by its number."""
-    return patch("Service", situation.service, {"spec": {"ports": [{"port": situation.target.port, "appProtocol": "http"}]}}, "strategic")
+    """Declare the port as HTTP, if it was seen to be; a strategic merge patch selects the port by its number."""
+    port = situation.target.port
+    if not _answers_http(situation):
+        return manual(
+            f"If port {port} of {situation.source} is HTTP, set appProtocol: http for it. If it is another protocol, its callers would fail then; hash on the "
+            "source address (useSourceIp) instead."
+        )
+    checked = f"Port {port} of {situation.source} responded to the check's HTTP requests; nothing but the protocol of this port changes."
+    change = {"spec": {"ports": [{"port": port, "appProtocol": "http"}]}}
+    otherwise = f"Set appProtocol: http for port {port} of {situation.source}."
+    return merge_patch("Service", situation.service, change, checked=checked, otherwise=otherwise, how="strategic")
+
+
+def _answers_http(situation: Situation) -> bool:
+    return situation.window is not None and any(entry.tally.answered for entry in situation.window.client_windows)
 
 
 @SECTION.cause(
@@ -90,12 +107,12 @@ def not_http(situation: Situation) -> Iterator[Hit]:
 def tls(situation: Situation) -> Iterator[Hit]:
     if protocol(situation.port) not in TLS:
         return
-    answered = situation.window is not None and any(entry.tally.answered for entry in situation.window.client_windows)
+    answered = _answers_http(situation)
     for _client, items in _opaque(situation):
         if answered:
             yield Hit(evidence(*items, (situation.source, "responds to plain HTTP on this port", True)), _as_http(situation))
         else:
-            yield Hit(evidence(*items), Fix("manual", f"Serve plain HTTP on port {situation.target.port} of {situation.source} and name the port http."))
+            yield Hit(evidence(*items), manual(f"Serve plain HTTP on port {situation.target.port} of {situation.source} and name the port http."))
 
 
 @SECTION.cause(
@@ -103,7 +120,7 @@ def tls(situation: Situation) -> Iterator[Hit]:
     "The Service is headless: the client selects the pod by DNS, and Envoy follows",
     symptom="sessions move, or a client stays on one pod until DNS resolves to another",
     evidence="spec.clusterIP is None, and Envoy's cluster is of type ORIGINAL_DST",
-    fix="use a Service with a cluster IP; a StatefulSet also keeps its headless Service",
+    fix="create a second Service with a cluster IP and a rule, and call that one; the headless Service stays for its other callers",
     reference="https://github.com/istio/istio/issues/50643",
 )
 def headless(situation: Situation) -> Iterator[Hit]:
@@ -119,12 +136,23 @@ def headless(situation: Situation) -> Iterator[Hit]:
 
 
 def _with_address(situation: Situation) -> Fix:
-    meta, spec = situation.service["metadata"], situation.service["spec"]
-    kept = {name: spec[name] for name in ("selector", "ports", "publishNotReadyAddresses") if name in spec}
-    body = {"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": kept}
-    if any((workload_of(pod) or ("",))[0] == "statefulset" for pod in situation.backend_pods()):
-        return as_yaml({**body, "metadata": {**meta, "name": f"{meta['name']}-sticky"}})
-    return command("kubectl replace --force -f - <<'EOF'", as_yaml(body).body + "EOF")
+    """A second Service with an address, and its rule; the headless one stays, as a StatefulSet and other callers need it."""
+    meta, spec, name = situation.service["metadata"], situation.service["spec"], f"{situation.target.service}-sticky"
+    kept = {field: spec[field] for field in ("selector", "ports", "publishNotReadyAddresses") if field in spec}
+    body = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": situation.target.namespace}, "spec": kept}
+    host = situation.fqdn.replace(situation.target.service, name, 1)
+    rule = new_rule("DestinationRule", name, situation.target.namespace, {"host": host, "trafficPolicy": {"loadBalancer": hash_on(situation.key)}})
+    text = f"Create a Service with a cluster IP for the pods of {situation.source}, and a DestinationRule for it, and call that Service"
+    taken = {name_of(each) for each in situation.facts.rules.get("DestinationRule", ())}
+    if (
+        not spec.get("selector")
+        or not is_key(situation.key)
+        or (situation.target.namespace, name) in taken
+        or (meta.get("namespace"), name) in situation.facts.services
+    ):
+        return manual(f"{text}. The headless Service stays for its other callers.")
+    checked = f"Both objects are new, as far as could be read; {situation.source} and its callers stay as they are. Callers must use the name {name}."
+    return as_yaml(body, rule, checked=checked, otherwise=f"{text}.")
 
 
 @SECTION.cause(
@@ -144,7 +172,7 @@ def passthrough(situation: Situation) -> Iterator[Hit]:
             (proxy_name(situation, client), f"type of cluster {view.cluster.name}", view.cluster.type),
             (proxy_name(situation, client), "hash policy of the route", policies_of(view)),
         )
-        yield Hit(evidence(*items), set_hash(situation, rule))
+        yield Hit(evidence(*items), set_hash(situation, client, view))
 
 
 @SECTION.cause(
@@ -167,10 +195,9 @@ def unresolved(situation: Situation) -> Iterator[Hit]:
             (proxy_name(situation, client), "cluster of the route", view.route.clusters[0][0]),
             (proxy_name(situation, client), "VirtualService of the route", view.route.rule),
         ]
-        fix = Fix("manual", f"Send requests to {situation.fqdn} instead of {view.route.clusters[0][0].rpartition('|')[2]}.")
+        fix = manual(f"Send requests to {situation.fqdn} instead of {view.route.clusters[0][0].rpartition('|')[2]}.")
         if route is not None:
-            http = [_to_the_service(situation, each, spec_of(entry)["hosts"]) for each in spec_of(route).get("http") or []]
-            fix = patch("VirtualService", route, {"spec": {"http": http}})
+            fix = _to_the_service(situation, client, view, route, spec_of(entry)["hosts"])
         yield Hit(evidence(*items), fix, situation.severity)
 
 
@@ -191,11 +218,21 @@ def _without_pods(situation: Situation, entry: JsonDict) -> bool:
     return resolution in ("NONE", "DNS_ROUND_ROBIN") or (resolution == "DNS" and own)
 
 
-def _to_the_service(situation: Situation, http: JsonDict, hosts: list[str]) -> JsonDict:
-    """The route with the Service as destination in place of these hosts."""
-
-    def to_service(entry: JsonDict) -> JsonDict:
-        own = {"host": situation.fqdn, "port": {"number": situation.target.port}}
-        return {**entry, "destination": own} if (entry.get("destination") or {}).get("host") in hosts else entry
-
-    return {**http, "route": [to_service(entry) for entry in http["route"]]} if http.get("route") else http
+def _to_the_service(situation: Situation, client: Client, view: ProxyView, route: JsonDict, hosts: list[str]) -> Fix:
+    """The Service as destination in place of a ServiceEntry's hosts, in a VirtualService that is for the Service only."""
+    own = {"host": situation.fqdn, "port": {"number": situation.target.port}}
+    http = spec_of(route).get("http") or []
+    places = [
+        f"/spec/http/{number}/route/{position}/destination"
+        for number, each in enumerate(http)
+        for position, entry in enumerate(each.get("route") or [])
+        if (entry.get("destination") or {}).get("host") in hosts
+    ]
+    otherwise = f"In {label('VirtualService', route)}, name {situation.fqdn} as the destination instead of {', '.join(hosts)}."
+    stage = scene(situation, client, replace(view, cluster=None, route=None))
+    policy = hash_in_force(stage.rules, stage.to, stage.caller)
+    whole = len(http) == 1 and len(places) == len(http[0].get("route") or []) == 1
+    if not whole or not only_for(route, situation.fqdn) or policy is None or not policy.matches(situation.key):
+        return manual(f"{otherwise} Look at its other hosts and destinations first: requests leave the ServiceEntry's endpoints.")
+    checked = f"The VirtualService is for {situation.fqdn} only and has this one route; the rules in force for pod {client.pod} hash on {situation.key} there."
+    return list_patch("VirtualService", route, [{"op": "replace", "path": places[0], "value": own}], checked=checked, otherwise=otherwise)

@@ -54,6 +54,7 @@ def read_facts(cluster: Cluster, targets: Sequence[Target], clients: Sequence[Cl
         rules={kind: tuple(_rules_to_explain(cluster, plural, namespaces)) for plural, (kind, _version) in EXPLAINING.items()},
         pods={name_of(pod): pod for pod in pods},
         versions={"istiod": image_version(istiod[0]) if istiod else None},
+        revisions=tuple(sorted({(pod["metadata"].get("labels") or {}).get("istio.io/rev", "default") for pod in istiod})),
     )
 
 

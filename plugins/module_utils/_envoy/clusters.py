@@ -38,6 +38,7 @@ def parse_clusters(dump: JsonDict) -> dict[str, ClusterView]:
             by_locality="locality_weighted_lb_config" in (cluster.get("common_lb_config") or {}),
             unusual=tuple(_unusual_balancing(cluster)),
             panic=_panic_threshold(cluster),
+            updated=config.get("last_updated"),
         )
         views[view.name] = view
     return views

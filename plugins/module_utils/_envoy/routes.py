@@ -110,6 +110,7 @@ def _route_view(config: JsonDict, host: JsonDict, route: JsonDict) -> RouteView:
         headers_added=tuple(name for name, _value in _headers_changed(levels, overwritten=False)),
         unusual=tuple(_unusual_routing(action)),
         stateful=any(STATEFUL_FILTER in (part.get("typed_per_filter_config") or {}) for part in (host, route)),
+        updated=config.get("last_updated"),
     )
 
 

@@ -77,7 +77,8 @@ def finding(cause: FindingSeen) -> Html:
     if cause.fix and cause.fix.body:
         words = {"yaml": "Fix, to apply with kubectl:", "command": "Fix, to run in a shell:"}
         body = tag("p", cause.fix.body) if cause.fix.kind == "manual" else tag("pre", cause.fix.body)
-        fix = join(tag("p", words.get(cause.fix.kind, "Fix:"), class_="soft"), body)
+        checked = tag("p", f"Checked against: {cause.fix.checked}", class_="soft") if cause.fix.checked else None
+        fix = join(tag("p", words.get(cause.fix.kind, "Fix:"), class_="soft"), body, checked)
     return tag(
         "div",
         tag("p", tag("strong", cause.title), " ", tag("span", f"{cause.id}, {cause.severity}", class_="soft")),

@@ -167,6 +167,7 @@ class EvidenceSeen:
 class FixSeen:
     kind: Annotated[str, "yaml, command or manual."]
     body: str
+    checked: Annotated[str | None, "What a fix to apply or run was checked against before it was printed; null for a manual one."]
 
 
 @dataclass(frozen=True)

@@ -120,7 +120,7 @@ def test_sessions_that_moved_come_first_where_there_are_too_many() -> None:
 def test_a_fix_in_one_line(fix: Fix, words: str) -> None:
     assert first_cause([replace(FINDING, fix=fix)]).endswith(words)
     assert first_cause([]) == ""
-    assert finding_result(replace(FINDING, fix=fix))["fix"] == {"kind": fix.kind, "body": fix.body}
+    assert finding_result(replace(FINDING, fix=fix))["fix"] == {"kind": fix.kind, "body": fix.body, "checked": None}
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ansible_collections.meshops.istio.plugins.module_utils._causes import CATALOGUE, SECTIONS, Client, Situation, find_causes
-from ansible_collections.meshops.istio.plugins.module_utils._causes._objects import hash_on, workload_of
+from ansible_collections.meshops.istio.plugins.module_utils._causes._fixes import difference, hash_on
+from ansible_collections.meshops.istio.plugins.module_utils._causes._objects import workload_of
 from ansible_collections.meshops.istio.plugins.module_utils._model import Facts, Finding, HashPolicy, JsonDict, Key, ProxyView, Target
 from ansible_collections.meshops.istio.plugins.module_utils._verdict.judge import judge
 from simulation import KEY, Balancer, Truth, address, at_random, flipping, ring, weighted, window
@@ -96,11 +97,34 @@ def test_everything_on_one_pod_is_no_stale_ring() -> None:
     assert "C58" not in ids(find_causes(situation(replace(HEALTHY, balancer=ring_of(PODS[:1])))))
 
 
-def test_a_rule_that_has_not_arrived_is_told_from_one_that_is_wrong() -> None:
-    """C17: the objects are right, and the Envoy knows nothing of them."""
-    found = find_causes(situation(HEALTHY, view=without_rule))
-    assert ids(found)[:1] == ["C17"]
-    assert "get pod test-0" in found[0].fix.body
+def received(time: str) -> Callable[[ProxyView], ProxyView]:
+    """An Envoy without the rule, and when it was last sent route and cluster."""
+
+    def view(known: ProxyView) -> ProxyView:
+        old = without_rule(known)
+        assert old.route is not None
+        assert old.cluster is not None
+        return replace(old, route=replace(old.route, updated=time), cluster=replace(old.cluster, updated=time))
+
+    return view
+
+
+@pytest.mark.parametrize(
+    ("time", "expected"),
+    [
+        ("2026-01-01T09:59:00.242Z", ["C17"]),
+        ("2026-01-01T09:59:58.242Z", []),
+        ("2026-01-01T10:00:01.242Z", []),
+        ("", []),
+        ("yesterday", []),
+    ],
+)
+def test_a_rule_that_has_not_arrived_is_told_by_what_envoy_last_received(time: str, expected: list[str]) -> None:
+    """C17: the objects are right, and what the Envoy has is older than their last change. Without that proof nothing is said."""
+    changed = {**RULE, "metadata": {**RULE["metadata"], "managedFields": [{"time": "2026-01-01T09:00:00Z"}, {"time": "2026-01-01T10:00:00Z"}]}}
+    found = find_causes(situation(HEALTHY, facts((changed,)), received(time)))
+    assert ids(found)[:1] == expected
+    assert not found or (found[0].fix.kind == "manual" and "istioctl proxy-status" in found[0].fix.body)
 
 
 def test_a_rule_made_from_a_gateways_policy_is_named() -> None:
@@ -400,7 +424,7 @@ def test_a_service_entry_without_pods_is_told_from_another_host(spec: JsonDict, 
 def test_settings_for_a_key_keep_the_algorithm(key: Key, chosen: JsonDict) -> None:
     old = {"simple": "RANDOM", "localityLbSetting": {"enabled": False}, "consistentHash": {"maglev": {"tableSize": 7}}}
     assert hash_on(key, old) == {"localityLbSetting": {"enabled": False}, "consistentHash": {"maglev": {"tableSize": 7}, **chosen}}
-    assert hash_on(key, old, nulls=True)["simple"] is None
+    assert difference(old, hash_on(key, old)) == {"simple": None, "consistentHash": chosen}
 
 
 def test_a_pods_maker_is_its_deployment() -> None:
