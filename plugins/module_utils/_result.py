@@ -205,12 +205,14 @@ def finding_result(finding: Finding) -> JsonDict:
 
 def halves(view: ProxyView, key: Key) -> str:
     """Both halves of affinity in one client's Envoy, as text."""
+    if view.doubt:
+        return f"has several routes that a request may take: {view.doubt}"
     if view.cluster is None:
         return "has no cluster for this service"
     rule = f"DestinationRule {view.cluster.rule}" if view.cluster.rule else "no DestinationRule in force"
-    policies = [" ".join(filter(None, (policy.type, policy.name))) for policy in view.route.hash_policies] if view.route else []
+    policies = [" ".join(filter(None, (policy.type, policy.name))) for policy in view.policies()]
     hashes = f"hashes on {', '.join(policies)}, not on {key}" if policies else f"has no hash policy for {key} on its route"
-    if view.route and any(policy.matches(key) for policy in view.route.hash_policies):
+    if any(policy.matches(key) for policy in view.policies()):
         hashes = f"ignores the hash policy of its route for {key}"
     return f"balances by {view.cluster.lb_policy} and {hashes} ({rule})"
 

@@ -27,7 +27,8 @@ SERVICE_LABEL = "kubernetes.io/service-name"
 @dataclass(frozen=True)
 class Objects:
     """The objects that were read. `slices` are the EndpointSlices by (namespace, service), or None without permission
-    to read them; `filters` are the EnvoyFilters that change each client's filter chains; `unread` are messages."""
+    to read them; `filters` are the EnvoyFilters that change each client's filter chains; `unread` are messages. `sidecars` are
+    those of the clients' namespaces and the root namespace, or None without permission to read them."""
 
     services: tuple[JsonDict, ...]
     slices: Mapping[Name, list[JsonDict]] | None
@@ -35,6 +36,14 @@ class Objects:
     clients: tuple[ClientPod, ...]
     filters: Mapping[ClientPod, tuple[str, ...]]
     unread: tuple[str, ...]
+    sidecars: tuple[JsonDict, ...] | None = ()
+
+    def sidecars_for(self, namespace: str) -> list[JsonDict] | None:
+        """The Sidecars that may apply to the pods of a namespace, or None if they are not known."""
+        if self.sidecars is None:
+            return None
+        own = [entry for entry in self.sidecars if entry["metadata"]["namespace"] == namespace]
+        return own or [entry for entry in self.sidecars if entry["metadata"]["namespace"] == ISTIO_NAMESPACE]
 
 
 class Lists:
@@ -94,9 +103,19 @@ def read_objects(cluster: Cluster, scope: Scope, choice: ClientChoice | None) ->
         clients = clients_read.result()
         extra = [ISTIO_NAMESPACE, *(client.namespace for client in clients)]
         rules_read = pool.submit(lists.items, "destinationrules", extra)
+        sidecars_read = pool.submit(lists.items, "sidecars", extra)
         envoy_filters = lists.items("envoyfilters", extra) or []
         filters = {client: _filters_of(cluster, client, envoy_filters) for client in clients}
-        return Objects(services, slices_read.result(), tuple(rules_read.result() or ()), clients, filters, tuple(dict.fromkeys(lists.unread)))
+        rules, sidecars = rules_read.result(), sidecars_read.result()
+        return Objects(
+            services,
+            slices_read.result(),
+            tuple(rules or ()),
+            clients,
+            filters,
+            tuple(dict.fromkeys(lists.unread)),
+            None if sidecars is None else tuple(sidecars),
+        )
 
 
 def _services(lists: Lists, scope: Scope) -> tuple[JsonDict, ...]:

@@ -12,11 +12,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from ansible_collections.meshops.istio.plugins.module_utils._envoy.values import int_of, istio_rule
-from ansible_collections.meshops.istio.plugins.module_utils._model import ClusterView, Host, JsonDict
+from ansible_collections.meshops.istio.plugins.module_utils._envoy.values import hash_policies, int_of, istio_rule
+from ansible_collections.meshops.istio.plugins.module_utils._model import ClusterView, HashPolicy, Host, JsonDict
 
 # Fields that Istio never sends in a cluster's ring_hash_lb_config, and their effect.
 RING_EXTRAS = {"hash_function": "another hash function", "maximum_ring_size": "a largest ring size"}
+PROTOCOL_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 # Envoy prints these for each host; if one is missing, the page is truncated and the host is not used.
 NEEDED = ("health_flags", "weight", "priority", "rq_total")
 
@@ -38,9 +39,16 @@ def parse_clusters(dump: JsonDict) -> dict[str, ClusterView]:
             by_locality="locality_weighted_lb_config" in (cluster.get("common_lb_config") or {}),
             unusual=tuple(_unusual_balancing(cluster)),
             panic=_panic_threshold(cluster),
+            hash_policies=tuple(_own_policies(cluster)),
         )
         views[view.name] = view
     return views
+
+
+def _own_policies(cluster: JsonDict) -> Iterator[HashPolicy]:
+    """The hash policies of the cluster itself (Envoy 1.37 and newer)."""
+    options = (cluster.get("typed_extension_protocol_options") or {}).get(PROTOCOL_OPTIONS) or {}
+    return hash_policies(options.get("hash_policy") or [])
 
 
 def _panic_threshold(cluster: JsonDict) -> float:
