@@ -85,7 +85,7 @@ def explain(when: str, cluster: Cluster, survey: Survey, window: Window, verdict
     """The facts and the causes in them, if the option `explain` asks for it."""
     if when == "never" or (when == "on_failure" and verdict.verdict == PASSED):
         return None, []
-    facts = read_facts(cluster, [survey.target], survey.clients)
+    facts = read_facts(cluster, [survey.target], survey.clients, [view for entry in window.client_windows for view in entry.last_views()])
     return facts, find_causes(situation_of(survey, facts, window, verdict))
 
 

@@ -95,7 +95,10 @@ def inspect(wanted: Wanted, access: Access) -> tuple[list[JsonDict], list[str]]:
     if wanted.scenario and inspections:
         check_scenario(access.cluster, wanted.scenario, inspections)
     unread = [*objects.unread, *(reading.error for reading in readings.values() if reading.error)]
-    facts = read_facts(access.cluster, [entry.target for entry in inspections], list(readings)) if inspections else None
+    facts = None
+    if inspections:
+        views = [each.view for entry in inspections for each in entry.client_views]
+        facts = read_facts(access.cluster, [entry.target for entry in inspections], list(readings), views)
     return [{**describe(entry, wanted), "findings": causes_of(entry, wanted, facts)} for entry in inspections], list(dict.fromkeys(unread))
 
 
@@ -173,9 +176,7 @@ def _inspection_of(
     sessions: tuple[str, ...],
 ) -> PortInspection:
     namespace, name = name_of(service)
-    target = Target(
-        namespace, name, port["port"], port.get("name"), f"{name}.{namespace}", listener=listener_of(service, port), key=key, sessions=sessions
-    )
+    target = Target(namespace, name, port["port"], port.get("name"), f"{name}.{namespace}", listener=listener_of(service, port), key=key, sessions=sessions)
     membership = membership_of(objects.slices.get((namespace, name), []), target) if objects.slices is not None else None
     inspection = PortInspection(target, declared, membership, _client_views(objects, readings, service, target))
     if key is None and (in_force := key_of(inspection)):
@@ -278,15 +279,17 @@ def missing_half(client: ClientPod, view: ProxyView | None, key: Key | None, mem
         return f"the Envoy of pod {client} {halves(view, key)}"
     if membership is None:
         return "there is no permission to read the service's endpoints"
-    expected = selected_by(membership, view)
+    return missing_hosts(client, view, selected_by(membership, view))
+
+
+def missing_hosts(client: ClientPod, view: ProxyView, expected: Membership) -> str | None:
+    """None if Envoy can select exactly the ready pods, by any address of each."""
     ready = {backend.pod for backend in expected.ready()}
     others = view.eligible() - ready_addresses(expected)
     lacking = pods_without(expected, view.eligible())
     if others or lacking:
         return f"the Envoy of pod {client} can select {len(ready - lacking)} of {len(ready)} ready pods, and {len(others)} others"
-    if not ready:
-        return "the service has no ready pod"
-    return None
+    return None if ready else "the service has no ready pod"
 
 
 def causes_of(entry: PortInspection, wanted: Wanted, facts: Facts | None) -> list[JsonDict]:
@@ -337,5 +340,5 @@ def what_if(scenario: Scenario | None, key: Key | None, prediction: Prediction, 
         return no_outcome(prediction.reason or "no Envoy was read")
     if len({host.weight for host in view.hosts if host.healthy}) > 1:
         return no_outcome("hosts have different weights, and the weight of a new pod is unknown")
-    balancing = Balancing.of(view.cluster, view.eligible())
+    balancing = Balancing.of(view.cluster, view.in_order())
     return outcome(scenario, balancing, entry.backends, sessions, hashes_of(view, key, sessions))

@@ -171,7 +171,8 @@ class ClientPod:
 @dataclass(frozen=True)
 class Host:
     """A host of an Envoy cluster. `healthy` is false for any health flag that takes it out of the balancing. Envoy reaches
-    an `hbone` host through a tunnel of its own, and prints and hashes another address for it than `address`."""
+    an `hbone` host through a tunnel of its own, and prints and hashes another address for it than `address`. `place` is its
+    place in Envoy's own order, in which a ring is filled."""
 
     address: str
     healthy: bool
@@ -181,6 +182,7 @@ class Host:
     zone: str
     rq_total: int
     hbone: bool = False
+    place: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -272,6 +274,7 @@ class ProxyView:
 
     `doubt` is why the route cannot be told, though there may be one. `keyless` is the route of requests without the key,
     where that is another one. `lanes` are routes for requests with other headers than the probe's.
+    `control_plane` is the address that the proxy has its configuration from (`istiod-canary.istio-system.svc:15012`).
     """
 
     proxy_version: str | None
@@ -284,6 +287,7 @@ class ProxyView:
     doubt: str | None = None
     keyless: RouteView | None = None
     lanes: tuple[Lane, ...] = ()
+    control_plane: str | None = field(default=None, compare=False)
 
     def policies(self) -> tuple[HashPolicy, ...]:
         """What Envoy hashes: by the cluster's own policies, else by the route's."""
@@ -302,6 +306,11 @@ class ProxyView:
         first = min(host.priority for host in healthy)
         return frozenset(host.address for host in healthy if host.priority == first)
 
+    def in_order(self) -> tuple[str, ...]:
+        """The eligible addresses in Envoy's order."""
+        hosts = sorted(self.hosts, key=lambda host: (host.place, host.address))
+        return tuple(host.address for host in hosts if host.address in self._eligible)
+
     def panics(self) -> bool:
         """Whether so many hosts are unhealthy that Envoy is in panic mode, in which it also selects unhealthy hosts."""
         healthy = sum(host.healthy for host in self.hosts)
@@ -314,10 +323,7 @@ class ProxyView:
     def balances_by(self, key: Key) -> bool:
         """Both halves are present: the route hashes on the key, and the cluster balances by consistent hash."""
         return (
-            self.route is not None
-            and self.cluster is not None
-            and self.cluster.lb_policy in HASHING
-            and any(policy.matches(key) for policy in self.policies())
+            self.route is not None and self.cluster is not None and self.cluster.lb_policy in HASHING and any(policy.matches(key) for policy in self.policies())
         )
 
 
@@ -385,13 +391,15 @@ class Finding:
 @dataclass(frozen=True)
 class Facts:
     """The objects that a cause may involve: services and pods by namespace and name, rules by kind, and the
-    versions of the control plane."""
+    versions of the control plane. `unread` are the kinds of rules that could not be read everywhere, each with the reason:
+    of these, one that is missing here may be there."""
 
     services: dict[tuple[str, str], JsonDict]
     namespaces: dict[str, JsonDict]
     rules: dict[str, tuple[JsonDict, ...]]
     pods: dict[tuple[str, str], JsonDict]
     versions: dict[str, str | None] = field(default_factory=dict)
+    unread: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

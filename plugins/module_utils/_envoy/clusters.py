@@ -77,7 +77,7 @@ def parse_hosts(text: str) -> dict[str, list[Host]]:
         if match:
             values.setdefault((cluster, match.group(1)), {})[match.group(2)] = match.group(3)
     hosts: dict[str, list[Host]] = {}
-    for (cluster, address), fields in values.items():
+    for place, ((cluster, address), fields) in enumerate(values.items()):
         if not all(fields.get(name) for name in NEEDED):
             continue
         flags = fields["health_flags"]
@@ -91,6 +91,7 @@ def parse_hosts(text: str) -> dict[str, list[Host]]:
                 zone=fields.get("zone", ""),
                 rq_total=int_of(fields.get("rq_total"), 0),
                 hbone=address.startswith("envoy://"),
+                place=place,
             )
         )
     for entries in hosts.values():

@@ -39,7 +39,7 @@ def predict(key: Key, sessions: Sequence[str], views: Sequence[ProxyView | None]
     if len({_basis(view) for view in views if view is not None}) > 1:
         return Prediction(False, "hosts or balancing changed during the window, or differ between clients")
     names = {backend.address: backend.pod for backend in backends}
-    choose = chooser_of(first.cluster, first.eligible(), weights_of(first.hosts))
+    choose = chooser_of(first.cluster, first.in_order(), weights_of(first.hosts))
     chosen = {session: choose(value) for session, value in zip(sessions, hashes_of(first, key, sessions), strict=True)}
     unknown = next((host for host in chosen.values() if host not in names), None)
     if unknown:

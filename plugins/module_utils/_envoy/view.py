@@ -147,6 +147,7 @@ def _view(dump: AdminDump, target: Target) -> ProxyView:
         doubt=found.doubt,
         keyless=found.keyless,
         lanes=found.lanes,
+        control_plane=((((dump.info.get("node") or {}).get("metadata") or {}).get("PROXY_CONFIG")) or {}).get("discoveryAddress"),
     )
 
 

@@ -75,7 +75,7 @@ def static_verdict(key: Key | None, target: Target, declared: Declared, membersh
     if split:
         return split
     doubt = next((entry for entry in verdicts if entry.verdict == UNKNOWN), None)
-    return doubt or _sticks(key, membership, client_views)
+    return doubt or _sticks(key, client_views)
 
 
 def _without_client(target: Target, declared: Declared) -> Static:
@@ -128,12 +128,8 @@ def _of_client(key: Key, target: Target, membership: Membership | None, client_v
 
 def _of_route(key: Key, target: Target, view: ProxyView, proxy: str) -> Static | None:
     route = view.route
-    if route is None and view.virtual_host:
-        return Static(UNKNOWN, f"every route of {view.virtual_host} in {proxy} requires other headers or another path than {_request(target)}{_lanes(view)}")
     if route is None:
-        if view.cluster:
-            return Static(DOES_NOT, f"{proxy} has no HTTP route for service {target}, so it balances connections, not requests")
-        return Static(DOES_NOT, f"{proxy} has neither a route nor a cluster for service {target}")
+        return _of_no_route(target, view, proxy)
     if route.answered:
         return Static(UNKNOWN, f"{proxy} answers {_request(target)} by {route.answered}, so it reaches no pod")
     if not view.alike:
@@ -142,6 +138,14 @@ def _of_route(key: Key, target: Target, view: ProxyView, proxy: str) -> Static |
     if not any(policy.matches(key) for policy in view.policies()):
         return Static(DOES_NOT, _hashing(view, route, proxy, key) + _lanes(view))
     return _of_key(key, view, proxy)
+
+
+def _of_no_route(target: Target, view: ProxyView, proxy: str) -> Static:
+    if view.virtual_host:
+        return Static(UNKNOWN, f"every route of {view.virtual_host} in {proxy} requires other headers or another path than {_request(target)}{_lanes(view)}")
+    if view.cluster:
+        return Static(DOES_NOT, f"{proxy} has no HTTP route for service {target}, so it balances connections, not requests")
+    return Static(DOES_NOT, f"{proxy} has neither a route nor a cluster for service {target}")
 
 
 def _request(target: Target) -> str:
@@ -269,7 +273,7 @@ def _hosts(addresses: Iterable[str]) -> str:
     return f"{len(ordered)} pods" if len(ordered) != 1 else f"one pod ({ordered[0]})"
 
 
-def _sticks(key: Key, membership: Membership | None, client_views: Sequence[ClientView]) -> Static:
+def _sticks(key: Key, client_views: Sequence[ClientView]) -> Static:
     first = client_views[0].view
     policy = first.cluster.lb_policy if first and first.cluster else ""
     pods = len(first.eligible()) if first else 0
@@ -277,9 +281,9 @@ def _sticks(key: Key, membership: Membership | None, client_views: Sequence[Clie
     more = _keyless(first) + _lanes(first) if first else ""
     proxy = f"the Envoy of pod {client_views[0].client}" if len(client_views) == 1 else f"the Envoys of all {len(client_views)} client pods"
     verb = "hashes" if len(client_views) == 1 else "hash"
-    return Static(
-        STICKS, f"{proxy} {verb} on {key} by {policy} over {pods} ready pods{whole}{more}" if pods != 1 else f"{proxy} {verb} on {key}, and there is only one pod"
-    )
+    if pods == 1:
+        return Static(STICKS, f"{proxy} {verb} on {key}, and there is only one pod")
+    return Static(STICKS, f"{proxy} {verb} on {key} by {policy} over {pods} ready pods{whole}{more}")
 
 
 def _short(cluster: str) -> str:

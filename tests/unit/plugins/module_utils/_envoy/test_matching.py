@@ -137,7 +137,9 @@ def test_sessions_that_take_different_routes_are_a_doubt() -> None:
     assert taken(view_for(replace(TARGET, sessions=("sid-2", "sid-3")), to("other", one), to("cart"))) == "cart"
 
 
-@pytest.mark.parametrize(("action", "words"), [({"redirect": {"path_redirect": "/x"}}, "a redirect"), ({"direct_response": {"status": 503}}, "a direct response")])
+@pytest.mark.parametrize(
+    ("action", "words"), [({"redirect": {"path_redirect": "/x"}}, "a redirect"), ({"direct_response": {"status": 503}}, "a direct response")]
+)
 def test_what_envoy_answers_itself_reaches_no_cluster(action: dict[str, Any], words: str) -> None:
     view = view_for(TARGET, {"match": ANY, **action}, to("cart"))
     assert view.route is not None
@@ -169,7 +171,14 @@ HOSTS = [
 
 @pytest.mark.parametrize(
     ("host", "name"),
-    [("shop.example.com", "exact"), ("SHOP.example.com:8080", "exact"), ("api.example.com", "suffix"), ("a.com", "short"), ("shop.local", "prefix"), ("x", "any")],
+    [
+        ("shop.example.com", "exact"),
+        ("SHOP.example.com:8080", "exact"),
+        ("api.example.com", "suffix"),
+        ("a.com", "short"),
+        ("shop.local", "prefix"),
+        ("x", "any"),
+    ],
 )
 def test_a_host_is_exact_then_the_longest_suffix_then_a_prefix_then_any(host: str, name: str) -> None:
     found = virtual_host_for({"virtual_hosts": HOSTS, "ignore_port_in_host_matching": True}, host)
@@ -191,7 +200,10 @@ def test_only_the_route_configuration_of_the_called_port_counts() -> None:
     other = {"name": "http.8081", "virtual_hosts": [{"name": "o", "domains": ["shop.example.com"], "routes": [to("other")]}]}
     called = {
         "name": "http.8080",
-        "virtual_hosts": [{"name": "any", "domains": ["*"], "routes": [to("other")]}, {"name": "shop", "domains": ["shop.example.com"], "routes": [to("cart")]}],
+        "virtual_hosts": [
+            {"name": "any", "domains": ["*"], "routes": [to("other")]},
+            {"name": "shop", "domains": ["shop.example.com"], "routes": [to("cart")]},
+        ],
     }
     pages = {"info": {"version": "x"}, "routes": {"configs": [{"route_config": other}, {"route_config": called}]}, "clusters": {"configs": []}}
     dump = parse_pages({name: json.dumps(page).encode() for name, page in pages.items()} | {"hosts": b""})

@@ -43,7 +43,9 @@ def test_the_common_syntax(expression: str, text: str, expected: bool) -> None:
     assert matches(expression, text, Budget()) is expected
 
 
-@pytest.mark.parametrize("expression", [r"\pL+", r"[[:alpha:]]+", r"\bshop", r"\Qa.b\E", "(?U)a+", r"\x{41}", "a**", "(a", "a)", "[a", "(?=a)", r"(a)\1", "*", "a{2000}"])
+@pytest.mark.parametrize(
+    "expression", [r"\pL+", r"[[:alpha:]]+", r"\bshop", r"\Qa.b\E", "(?U)a+", r"\x{41}", "a**", "(a", "a)", "[a", "(?=a)", r"(a)\1", "*", "a{2000}"]
+)
 def test_what_is_not_evaluated_is_unknown_and_not_a_mismatch(expression: str) -> None:
     assert matches(expression, "aaa", Budget()) is None
 
@@ -73,17 +75,17 @@ def test_both_libraries_agree_on_what_they_share(expression: str, text: str) -> 
 
 
 def test_googles_library_is_used_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Refused(Exception): ...
+    class RefusedError(Exception): ...
 
     class Google:
-        error = Refused
+        error = RefusedError
         Options = type("Options", (), {"log_errors": True})
 
         @staticmethod
         def compile(expression: str, options: Any) -> Any:
             assert not options.log_errors
             if "(?=" in expression:
-                raise Refused
+                raise RefusedError
             return re.compile(expression)
 
     monkeypatch.setattr(re2, "google", Google)
