@@ -64,6 +64,12 @@ class Reading:
     dump: AdminDump | None
     error: str | None = None
 
+    def reasons(self, client: ClientPod) -> list[str]:
+        """Why there are no pages, or not all of them."""
+        lost = self.dump.unread if self.dump else {}
+        pages = [f"The Envoy of pod {client} could not be read whole ({name}: {why})." for name, why in lost.items()]
+        return [self.error, *pages] if self.error else pages
+
 
 @dataclass(frozen=True)
 class PortInspection:
@@ -94,7 +100,7 @@ def inspect(wanted: Wanted, access: Access) -> tuple[list[JsonDict], list[str]]:
     inspections = inspect_ports(wanted.scope, objects, readings, wanted.key, wanted.sessions)
     if wanted.scenario and inspections:
         check_scenario(access.cluster, wanted.scenario, inspections)
-    unread = [*objects.unread, *(reading.error for reading in readings.values() if reading.error)]
+    unread = [*objects.unread, *(reason for client, reading in readings.items() for reason in reading.reasons(client))]
     facts = None
     if inspections:
         views = [each.view for entry in inspections for each in entry.client_views]
@@ -294,10 +300,10 @@ def missing_hosts(client: ClientPod, view: ProxyView, expected: Membership) -> s
 
 def causes_of(entry: PortInspection, wanted: Wanted, facts: Facts | None) -> list[JsonDict]:
     """The causes that are visible without requests; none without permission to read the endpoints."""
-    if facts is None or entry.membership is None:
+    key = wanted.key or key_of(entry)
+    if facts is None or key is None or entry.membership is None:
         return []
     expected = wanted.key is not None or bool(entry.declared.keys)
-    key = wanted.key or key_of(entry) or DEFAULT_KEY
     readable = [(each.client, each.view) for each in entry.client_views if not each.error]
     situation = situation_of_inspection(entry.target, key, facts, readable, entry.membership, expected)
     return [finding_result(finding) for finding in find_causes(situation)]
