@@ -212,7 +212,8 @@ def _string(matcher: JsonDict, value: str, budget: Budget) -> bool | None:
         return matches(wanted.get("regex", ""), value, budget)
     if matcher.get("ignore_case"):
         value, wanted = value.lower(), wanted.lower()
-    return {"exact": value == wanted, "prefix": value.startswith(wanted), "suffix": value.endswith(wanted), "contains": wanted in value}[kind]
+    fits = {"exact": value == wanted, "prefix": value.startswith(wanted), "suffix": value.endswith(wanted), "contains": wanted in value}
+    return bool(fits[kind])
 
 
 def _parameter(entry: JsonDict, request: Request) -> Condition:

@@ -15,6 +15,7 @@ This module util is private to the collection: it may change at any time.
 from __future__ import annotations
 
 import contextlib
+import importlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -22,10 +23,10 @@ from typing import Any
 
 google: Any = None
 with contextlib.suppress(ImportError):
-    import re2
-
-    # Other packages of this name fall back to Python's `re`; only Google's has options.
-    google = re2 if hasattr(re2, "Options") else None
+    google = importlib.import_module("re2")
+# Other packages of this name fall back to Python's `re`; only Google's has options.
+if not hasattr(google, "Options"):
+    google = None
 
 # Larger expressions are left unknown.
 MOST_DEPTH, MOST_STATES, MOST_REPEATS = 50, 5_000, 1_000
