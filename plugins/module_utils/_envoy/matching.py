@@ -23,6 +23,9 @@ from ansible_collections.meshops.istio.plugins.module_utils._model import JsonDi
 OWN_HEADERS = {"accept": "*/*", "user-agent": "meshops.istio/istio_affinity_check"}
 # Envoy sets or changes these before it chooses a route, so their values are not known.
 SET_BY_ENVOY = re.compile(r"x-envoy-|x-forwarded-|x-request-id$|x-b3-|traceparent$|tracestate$|forwarded$|via$|connection$|x-ot-|x-client-trace-id$")
+# What a rule compares such a header with may be a token.
+SECRET = re.compile(r"authorization|token|secret|passw|api-?key", re.IGNORECASE)
+MOST_SHOWN = 100
 PATHS = ("prefix", "path", "path_separated_prefix", "safe_regex", "connect_matcher")
 KNOWN = {*PATHS, "case_sensitive", "runtime_fraction", "headers", "query_parameters", "grpc"}
 STRING_KINDS = ("exact", "prefix", "suffix", "contains", "safe_regex")
@@ -132,6 +135,13 @@ def conditions(match: JsonDict, request: Request) -> list[Condition]:
     return found
 
 
+def _shown(words: str, value: object = None) -> str:
+    """A condition as text. Its parts are a tenant's, so they are cut short and printable."""
+    text = words if value is None else f"{words} {value}"
+    text = "".join(letter if letter.isprintable() else "?" for letter in text[: MOST_SHOWN + 1])
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"
+
+
 def _path(match: JsonDict, request: Request) -> Condition:
     kind = next((name for name in PATHS if name in match), None)
     if kind is None:
@@ -139,7 +149,7 @@ def _path(match: JsonDict, request: Request) -> Condition:
     if kind == "connect_matcher":
         return Condition("CONNECT", False)
     wanted = match[kind].get("regex", "") if kind == "safe_regex" else match[kind]
-    text = f"path {kind} {wanted}"
+    text = _shown(f"path {kind}", wanted)
     if kind == "safe_regex":
         return Condition(text, matches(wanted, request.path, request.budget))
     path = request.path
@@ -166,7 +176,7 @@ def _header(entry: JsonDict, request: Request) -> Condition:
     name = str(entry.get("name", "")).lower()
     inverted = bool(entry.get("invert_match"))
     kind, wanted = _specifier(entry)
-    text = f"header {name} {'not ' if inverted else ''}{kind}{f' {wanted}' if wanted is not None else ''}"
+    text = _shown(f"header {name} {'not ' if inverted else ''}{kind}", "(hidden)" if SECRET.search(name) else wanted)
     lane = not name.startswith(":") or name == ":authority"
     if SET_BY_ENVOY.match(name):
         return Condition(text, None, lane)
@@ -221,7 +231,7 @@ def _parameter(entry: JsonDict, request: Request) -> Condition:
     name, matcher = entry.get("name", ""), entry.get("string_match")
     value = request.query.get(name)
     kind, wanted = _specifier(entry)
-    text = f"query parameter {name} {kind}{f' {wanted}' if wanted is not None else ''}"
+    text = _shown(f"query parameter {name} {kind}", "(hidden)" if SECRET.search(name) else wanted)
     if matcher is None:
         return Condition(text, (value is not None) == (entry.get("present_match") is not False), lane=True)
     return Condition(text, False if value is None else _string(matcher, value, request.budget), lane=True)

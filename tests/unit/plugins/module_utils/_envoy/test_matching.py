@@ -130,6 +130,15 @@ def test_lanes_by_the_key_and_requests_without_it_are_named() -> None:
     assert (lane.condition, lane.clusters) == ("header cookie exact in", (cluster_of("other"),))
 
 
+def test_what_is_shown_of_a_condition_is_short_printable_and_no_token() -> None:
+    hostile = header("x-lane", string_match={"exact": "\x1b[2J" + "x" * 5_000})
+    secret = header("Authorization", string_match={"exact": "Bearer abc"})
+    long, hidden = view_for(TARGET, to("other", hostile), to("other", secret), to("cart")).lanes
+    assert long.condition.startswith("header x-lane exact ?[2Jxxx")
+    assert len(long.condition) < 110
+    assert hidden.condition == "header authorization exact (hidden)"
+
+
 def test_sessions_that_take_different_routes_are_a_doubt() -> None:
     one = header("x-cart-id", string_match={"exact": "sid-1"})
     view = view_for(replace(TARGET, sessions=("sid-1", "sid-2")), to("other", one), to("cart"))
