@@ -146,10 +146,8 @@ def another_network(situation: Situation) -> Iterator[Hit]:
             (f"Pod {client.pod}", f"metadata.labels['{NETWORK}']", own),
             (situation.source, f"metadata.labels['{NETWORK}'] of its pods", sorted(name for name in networks if name)),
         ]
-        fix = Fix(
-            "manual",
-            f"Call a service whose pods are in {f'network {own}' if own else 'the network of the client'}, or merge the networks: set the same {NETWORK} on the pods that reach each other.",
-        )
+        place = f"network {own}" if own else "the network of the client"
+        fix = Fix("manual", f"Call a service whose pods are in {place}, or merge the networks: set the same {NETWORK} on the pods that reach each other.")
         yield Hit(evidence(*items), fix, situation.severity)
 
 
