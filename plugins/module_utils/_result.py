@@ -29,6 +29,7 @@ from ansible_collections.meshops.istio.plugins.module_utils._model import (
 )
 from ansible_collections.meshops.istio.plugins.module_utils._requests.curl import url_of
 from ansible_collections.meshops.istio.plugins.module_utils._requests.tally import ClientRun, Latencies
+from ansible_collections.meshops.istio.plugins.module_utils._verdict.static import other_routes
 from ansible_collections.meshops.istio.plugins.module_utils._verdict.window import Control, SessionFate, Verdict, Window
 
 # A longer command would bury the message.
@@ -150,7 +151,13 @@ def message(survey: Survey, window: Window, runs: Sequence[ClientRun], verdict: 
         why = "; ".join(verdict.reasons)
     causes = [finding for finding in findings if finding.severity != "info"]
     advice = next_step(survey, window, causes) if verdict.verdict == FAILED else first_cause(causes) if verdict.verdict != PASSED else ""
-    return f"{verdict.verdict}: {why}. {advice}{persistence(survey.target, window)}{scope(survey, window, runs, elapsed)}"
+    return f"{verdict.verdict}: {why}. {advice}{persistence(survey.target, window)}{routes_of_others(window)}{scope(survey, window, runs, elapsed)}"
+
+
+def routes_of_others(window: Window) -> str:
+    """A note that requests with other headers, or without the key, take other routes, which the verdict does not cover."""
+    notes = [note for entry in window.client_windows for view in entry.last_views() if (note := other_routes(view))]
+    return f"{notes[0]}. " if notes else ""
 
 
 def persistence(target: Target, window: Window) -> str:

@@ -26,7 +26,8 @@ from ansible_collections.meshops.istio.plugins.module_utils._model import HashPo
 
 STATEFUL_FILTER = "envoy.filters.http.stateful_session"
 # Actions by which Envoy answers a request itself.
-ANSWERED = {"redirect": "a redirect", "direct_response": "a direct response"}
+NO_ROUTE = "no route"
+ANSWERED = {"redirect": "a redirect", "direct_response": "a direct response", NO_ROUTE: "404, as no route matches"}
 # The session of a request, if none is known, and how many are evaluated.
 SAMPLE, MOST_SESSIONS = "meshops-check-1", 20
 
@@ -67,12 +68,12 @@ def _routing(config: JsonDict, host: JsonDict, target: Target) -> Routing:
     sent = target.sessions[:MOST_SESSIONS] or (SAMPLE,)
     keyed = choose_for_all(routes, [request_of(target, session if target.key else None, budget) for session in sent])
     bare = choose(routes, request_of(target, None, budget))
-    differs = bare.doubt is None and bare.route is not None and bare.route is not keyed.route
+    differs = keyed.doubt is None and bare.doubt is None and bare.route is not keyed.route
     lanes = [Lane(condition, tuple(name for name, _weight in view.clusters), view.hash_policies) for condition, view in _views(config, host, keyed)]
     return Routing(
         _route_view(config, host, keyed.route) if keyed.route is not None else None,
         keyed.doubt,
-        _route_view(config, host, bare.route) if differs and bare.route is not None else None,
+        _route_view(config, host, bare.route or {NO_ROUTE: {}}) if differs else None,
         tuple(lanes),
     )
 

@@ -158,9 +158,16 @@ def _lanes(view: ProxyView) -> str:
     return f". Other requests take a route of their own: {'; '.join(texts[:3])}{'; …' if len(texts) > 3 else ''}" if texts else ""
 
 
+def other_routes(view: ProxyView) -> str:
+    """Where requests go that carry other headers, or no key, as sentences; empty if all take one route."""
+    return (_keyless(view) + _lanes(view)).removeprefix(". ")
+
+
 def _keyless(view: ProxyView) -> str:
     if view.keyless is None:
         return ""
+    if view.keyless.answered:
+        return f". Requests without the key are answered by Envoy itself ({view.keyless.answered})"
     names = " and ".join(_short(name) for name in view.keyless.destinations())
     return f". Requests without the key take another route, to {names or 'no cluster'}"
 

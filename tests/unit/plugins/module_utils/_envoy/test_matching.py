@@ -126,6 +126,9 @@ def test_lanes_by_the_key_and_requests_without_it_are_named() -> None:
     assert taken(view) == "cart"
     assert view.keyless is not None
     assert view.keyless.clusters[0][0] == cluster_of("other")
+    alone = view_for(TARGET, to("cart", header("x-cart-id", present_match=True)))
+    assert alone.keyless is not None
+    assert alone.keyless.answered == "404, as no route matches"
     lane = view_for(replace(TARGET, headers=()), to("other", header("cookie", string_match={"exact": "in"})), to("cart")).lanes[0]
     assert (lane.condition, lane.clusters) == ("header cookie exact in", (cluster_of("other"),))
 
