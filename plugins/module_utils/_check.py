@@ -17,7 +17,7 @@ from ansible_collections.meshops.istio.plugins.module_utils._cluster.api import 
 from ansible_collections.meshops.istio.plugins.module_utils._cluster.endpoints import read_membership
 from ansible_collections.meshops.istio.plugins.module_utils._cluster.facts import read_facts
 from ansible_collections.meshops.istio.plugins.module_utils._cluster.survey import find_target, read_rules, take_survey
-from ansible_collections.meshops.istio.plugins.module_utils._envoy.view import key_in_force
+from ansible_collections.meshops.istio.plugins.module_utils._envoy.view import UNREAD, key_in_force
 from ansible_collections.meshops.istio.plugins.module_utils._membership import all_backends
 from ansible_collections.meshops.istio.plugins.module_utils._model import (
     ERROR,
@@ -34,6 +34,7 @@ from ansible_collections.meshops.istio.plugins.module_utils._model import (
     ProxyView,
     Survey,
     Target,
+    Unread,
 )
 from ansible_collections.meshops.istio.plugins.module_utils._options import Settings
 from ansible_collections.meshops.istio.plugins.module_utils._probe.gateway import find_gateway, read_gateways
@@ -84,7 +85,7 @@ def explain(when: str, cluster: Cluster, survey: Survey, window: Window, verdict
     """The facts and the causes in them, if the option `explain` asks for it."""
     if when == "never" or (when == "on_failure" and verdict.verdict == PASSED):
         return None, []
-    facts = read_facts(cluster, [survey.target], survey.clients)
+    facts = read_facts(cluster, [survey.target], survey.clients, [view for entry in window.client_windows for view in entry.last_views()])
     return facts, find_causes(situation_of(survey, facts, window, verdict))
 
 
@@ -105,9 +106,12 @@ def prepare(params: JsonDict, settings: Settings, access: Access) -> tuple[Surve
     target = find_target(access.cluster, params["namespace"], params["service"], choice.namespace, params["port"], params["path"], params["method"])
     if params["via"]:
         target = replace(target, via=find_gateway(access.cluster, params["via"], choice.namespace))
+    target = replace(target, headers=settings.sending.headers, key=settings.key)
     survey = take_survey(access.cluster, target, choice)
     key = key_to_use(settings.key, access, survey)
     plans = plans_of(params, settings, key, survey)
+    target = replace(target, key=key, sessions=next(iter(plans.values())).sessions)
+    survey = replace(survey, target=target)
     for plan in set(plans.values()):
         check_sendable(key, plan.sessions, target, settings.sending)
     if key.own and params["session_ids"]:
@@ -124,6 +128,10 @@ def key_to_use(given: Key | None, access: Access, survey: Survey) -> Key:
     if given is not None and not may_be_own(given, survey.target):
         return given
     view = first_view(access, survey)
+    if given is None and view is not None and view.doubt:
+        raise CheckError(
+            "unknown_route", f"Envoy's route for Service {survey.target}, and so its key, cannot be told: {view.doubt}. Next: name the key in the option key."
+        )
     key = given or key_in_force(view)
     return replace(key, own=may_be_own(key, survey.target) and view is not None and view.is_tcp())
 
@@ -148,10 +156,14 @@ def may_be_own(key: Key, target: Target) -> bool:
 
 
 def first_view(access: Access, survey: Survey) -> ProxyView | None:
-    """The view of a proxy that balances, to take the key from."""
+    """The view of a proxy that balances, to take the key from. Raises `CheckError` with `unread_envoy`."""
     if survey.target.via:
-        return read_gateways(access.cluster, access.configuration, survey.target)[0][0]
-    return read_view(access.configuration, survey.target, survey.clients[0])[0]
+        view = read_gateways(access.cluster, access.configuration, survey.target)[0][0]
+    else:
+        view = read_view(access.configuration, survey.target, survey.clients[0])[0]
+    if isinstance(view, Unread):
+        raise CheckError(UNREAD, view.why)
+    return view
 
 
 def measure(params: JsonDict, settings: Settings, access: Access, survey: Survey, plans: dict[ClientPod, Plan]) -> tuple[Window, list[ClientRun], Verdict]:

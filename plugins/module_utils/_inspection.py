@@ -30,9 +30,10 @@ from ansible_collections.meshops.istio.plugins.module_utils._envoy.view import (
     parse_pages,
     view_of,
 )
+from ansible_collections.meshops.istio.plugins.module_utils._istio.hosts import hidden_from
 from ansible_collections.meshops.istio.plugins.module_utils._istio.ports import choose_port, is_http, listener_of, tcp_ports
-from ansible_collections.meshops.istio.plugins.module_utils._istio.rules import AffinityRules, Declared, name_of
-from ansible_collections.meshops.istio.plugins.module_utils._membership import membership_of
+from ansible_collections.meshops.istio.plugins.module_utils._istio.rules import AffinityRules, Declared, Name, name_of
+from ansible_collections.meshops.istio.plugins.module_utils._membership import membership_of, pods_without, ready_addresses, selected_by
 from ansible_collections.meshops.istio.plugins.module_utils._model import (
     Backend,
     CheckError,
@@ -63,6 +64,12 @@ class Reading:
     dump: AdminDump | None
     error: str | None = None
 
+    def reasons(self, client: ClientPod) -> list[str]:
+        """Why there are no pages, or not all of them."""
+        lost = self.dump.unread if self.dump else {}
+        pages = [f"The Envoy of pod {client} could not be read whole ({name}: {why})." for name, why in lost.items()]
+        return [self.error, *pages] if self.error else pages
+
 
 @dataclass(frozen=True)
 class PortInspection:
@@ -90,11 +97,14 @@ def inspect(wanted: Wanted, access: Access) -> tuple[list[JsonDict], list[str]]:
     """
     objects = read_objects(access.cluster, wanted.scope, wanted.choice)
     readings = read_proxies(access.configuration, wanted.scope, objects)
-    inspections = inspect_ports(wanted.scope, objects, readings, trusted=bool(wanted.choice.namespace))
+    inspections = inspect_ports(wanted.scope, objects, readings, wanted.key, wanted.sessions, trusted=bool(wanted.choice.namespace))
     if wanted.scenario and inspections:
         check_scenario(access.cluster, wanted.scenario, inspections)
-    unread = [*objects.unread, *(reading.error for reading in readings.values() if reading.error)]
-    facts = read_facts(access.cluster, [entry.target for entry in inspections], list(readings)) if inspections else None
+    unread = [*objects.unread, *(reason for client, reading in readings.items() for reason in reading.reasons(client))]
+    facts = None
+    if inspections:
+        views = [each.view for entry in inspections for each in entry.client_views]
+        facts = read_facts(access.cluster, [entry.target for entry in inspections], list(readings), views)
     return [{**describe(entry, wanted), "findings": causes_of(entry, wanted, facts)} for entry in inspections], list(dict.fromkeys(unread))
 
 
@@ -128,8 +138,11 @@ def read_proxies(configuration: Any, scope: Scope, objects: Objects) -> dict[Cli
 # -- which ports to show --
 
 
-def inspect_ports(scope: Scope, objects: Objects, readings: Mapping[ClientPod, Reading], *, trusted: bool = False) -> list[PortInspection]:
-    """The ports to return: those of a named service that the scope selects, else all that ask for affinity.
+def inspect_ports(
+    scope: Scope, objects: Objects, readings: Mapping[ClientPod, Reading], key: Key | None = None, sessions: tuple[str, ...] = (), *, trusted: bool = False
+) -> list[PortInspection]:
+    """The ports to return: those of a named service that the scope selects, else all that ask for affinity. `key` and
+    `sessions` are those of the options.
 
     `trusted`: the options name the clients' namespace, so they speak for every service; else each speaks for those in its own namespace.
     Raises `CheckError` with `no_port` where the named service has no such port.
@@ -143,7 +156,7 @@ def inspect_ports(scope: Scope, objects: Objects, readings: Mapping[ClientPod, R
         clients = _clients_of(service["metadata"]["namespace"], objects.clients, trusted=trusted)
         hashing = {port for client in clients for port in hashed.get(client, {}).get(name_of(service), ())}
         shown = _ports_to_show(scope, service, declared, hashing)
-        inspections.extend(_inspection_of(objects, readings, service, port, declared, clients) for port in shown)
+        inspections.extend(_inspection_of(objects, readings, service, port, declared, clients, key, sessions) for port in shown)
     return inspections
 
 
@@ -160,17 +173,36 @@ def _ports_to_show(scope: Scope, service: JsonDict, declared: Declared, hashed: 
 
 
 def _inspection_of(
-    objects: Objects, readings: Mapping[ClientPod, Reading], service: JsonDict, port: JsonDict, declared: Declared, clients: Sequence[ClientPod]
+    objects: Objects,
+    readings: Mapping[ClientPod, Reading],
+    service: JsonDict,
+    port: JsonDict,
+    declared: Declared,
+    clients: Sequence[ClientPod],
+    key: Key | None,
+    sessions: tuple[str, ...],
 ) -> PortInspection:
     namespace, name = name_of(service)
-    target = Target(namespace, name, port["port"], port.get("name"), f"{name}.{namespace}", listener=listener_of(service, port))
+    target = Target(namespace, name, port["port"], port.get("name"), f"{name}.{namespace}", listener=listener_of(service, port), key=key, sessions=sessions)
     membership = membership_of(objects.slices.get((namespace, name), []), target) if objects.slices is not None else None
+    inspection = PortInspection(target, declared, membership, _client_views(objects, readings, service, target, clients))
+    if key is None and (in_force := key_of(inspection)):
+        # The route may depend on whether a request carries the key.
+        target = replace(target, key=in_force)
+        inspection = replace(inspection, target=target, client_views=_client_views(objects, readings, service, target, clients))
+    return inspection
+
+
+def _client_views(
+    objects: Objects, readings: Mapping[ClientPod, Reading], service: JsonDict, target: Target, clients: Sequence[ClientPod]
+) -> tuple[ClientView, ...]:
     client_views = []
     for client in clients:
-        near = replace(target, host=name) if client.namespace == namespace else target
+        near = replace(target, host=target.service) if client.namespace == target.namespace else target
         view, error = _view(readings[client], near)
-        client_views.append(ClientView(client, view, error, objects.filters.get(client, ())))
-    return PortInspection(target, declared, membership, tuple(client_views))
+        hidden = hidden_from(service, client.namespace, objects.sidecars_for(client.namespace))
+        client_views.append(ClientView(client, view, error, objects.filters.get(client, ()), hidden))
+    return tuple(client_views)
 
 
 def _view(reading: Reading, target: Target) -> tuple[ProxyView | None, str | None]:
@@ -202,13 +234,14 @@ def describe(entry: PortInspection, wanted: Wanted) -> JsonDict:
     static = static_verdict(key, entry.target, entry.declared, entry.membership, entry.client_views)
     sessions = wanted.sessions
     if wanted.scenario and not sessions:
-        sessions = tuple(generated(key, number) for number in range(1, SESSIONS + 1))
-    prediction = predict(key, sessions, [each.view for each in entry.client_views], entry.backends)
+        sessions = tuple(generated(key or DEFAULT_KEY, number) for number in range(1, SESSIONS + 1))
+    views = [each.view for each in entry.client_views]
+    prediction = predict(key, sessions, views, entry.backends) if key else Prediction(False, "no option and no rule names a key")
     return {
         "namespace": entry.target.namespace,
         "service": entry.target.service,
         "port": entry.target.port,
-        "key": {"type": key.type, "name": key.name, "origin": key.origin},
+        "key": {"type": key.type, "name": key.name, "origin": key.origin} if key else None,
         "algorithm": view.cluster.lb_policy if view and view.cluster else None,
         "rule": rule_of(entry),
         "static_verdict": static.verdict,
@@ -223,10 +256,10 @@ def describe(entry: PortInspection, wanted: Wanted) -> JsonDict:
     }
 
 
-def key_of(entry: PortInspection) -> Key:
-    """From the first client's Envoy, else from the rules."""
+def key_of(entry: PortInspection) -> Key | None:
+    """From the first client's Envoy, else from the rules; None if neither has one."""
     in_force = key_in_force(entry.view)
-    return entry.declared.keys[0] if in_force == DEFAULT_KEY and entry.declared.keys else in_force
+    return in_force if in_force != DEFAULT_KEY else next(iter(entry.declared.keys), None)
 
 
 def rule_of(entry: PortInspection) -> str | None:
@@ -235,12 +268,12 @@ def rule_of(entry: PortInspection) -> str | None:
     return next(iter(entry.declared.rules), None)
 
 
-def describe_proxy(entry: ClientView, key: Key, membership: Membership | None) -> JsonDict:
+def describe_proxy(entry: ClientView, key: Key | None, membership: Membership | None) -> JsonDict:
     view = entry.view
     missing = entry.error or missing_half(entry.client, view, key, membership)
     return {
         "client": str(entry.client),
-        "hash_policy": [{"type": policy.type, "name": policy.name} for policy in view.route.hash_policies] if view and view.route else [],
+        "hash_policy": [{"type": policy.type, "name": policy.name} for policy in view.policies()] if view else [],
         "lb_policy": view.cluster.lb_policy if view and view.cluster else None,
         "hosts": [{"address": host.address, "health": host.health_flags, "priority": host.priority} for host in view.hosts] if view else [],
         "in_sync": missing is None,
@@ -248,30 +281,37 @@ def describe_proxy(entry: ClientView, key: Key, membership: Membership | None) -
     }
 
 
-def missing_half(client: ClientPod, view: ProxyView | None, key: Key, membership: Membership | None) -> str | None:
+def missing_half(client: ClientPod, view: ProxyView | None, key: Key | None, membership: Membership | None) -> str | None:
     """None if both halves are present and the hosts are the ready pods."""
     if view is None:
         return f"no Envoy responds in pod {client}" + ("" if client.sidecar else "; it has no sidecar (istio-proxy)")
+    if key is None:
+        return "no option and no rule names a key"
     if not view.balances_by(key):
         return f"the Envoy of pod {client} {halves(view, key)}"
     if membership is None:
         return "there is no permission to read the service's endpoints"
-    ready = {backend.address for backend in membership.ready()}
-    hosts = set(view.eligible())
-    if hosts != ready:
-        return f"the Envoy of pod {client} can select {len(hosts & ready)} of {len(ready)} ready pods, and {len(hosts - ready)} others"
-    if not ready:
-        return "the service has no ready pod"
-    return None
+    return missing_hosts(client, view, selected_by(membership, view))
+
+
+def missing_hosts(client: ClientPod, view: ProxyView, expected: Membership) -> str | None:
+    """None if Envoy can select exactly the ready pods, by any address of each."""
+    ready = {backend.pod for backend in expected.ready()}
+    others = view.eligible() - ready_addresses(expected)
+    lacking = pods_without(expected, view.eligible())
+    if others or lacking:
+        return f"the Envoy of pod {client} can select {len(ready - lacking)} of {len(ready)} ready pods, and {len(others)} others"
+    return None if ready else "the service has no ready pod"
 
 
 def causes_of(entry: PortInspection, wanted: Wanted, facts: Facts | None) -> list[JsonDict]:
     """The causes that are visible without requests; none without permission to read the endpoints."""
-    if facts is None or entry.membership is None:
+    key = wanted.key or key_of(entry)
+    if facts is None or key is None or entry.membership is None:
         return []
     expected = wanted.key is not None or bool(entry.declared.keys)
     readable = [(each.client, each.view) for each in entry.client_views if not each.error]
-    situation = situation_of_inspection(entry.target, wanted.key or key_of(entry), facts, readable, entry.membership, expected)
+    situation = situation_of_inspection(entry.target, key, facts, readable, entry.membership, expected)
     return [finding_result(finding) for finding in find_causes(situation)]
 
 
@@ -304,13 +344,13 @@ def node_exists(cluster: Cluster, name: str) -> bool:
         return False
 
 
-def what_if(scenario: Scenario | None, key: Key, prediction: Prediction, entry: PortInspection, sessions: Sequence[str]) -> JsonDict | None:
+def what_if(scenario: Scenario | None, key: Key | None, prediction: Prediction, entry: PortInspection, sessions: Sequence[str]) -> JsonDict | None:
     if scenario is None:
         return None
     view = entry.view
-    if not prediction.available or view is None or view.cluster is None:
+    if not prediction.available or key is None or view is None or view.cluster is None:
         return no_outcome(prediction.reason or "no Envoy was read")
     if len({host.weight for host in view.hosts if host.healthy}) > 1:
         return no_outcome("hosts have different weights, and the weight of a new pod is unknown")
-    balancing = Balancing.of(view.cluster, view.eligible())
+    balancing = Balancing.of(view.cluster, view.in_order())
     return outcome(scenario, balancing, entry.backends, sessions, hashes_of(view, key, sessions))

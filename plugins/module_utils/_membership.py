@@ -9,12 +9,15 @@ This module util is private to the collection: it may change at any time.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
+from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-from ansible_collections.meshops.istio.plugins.module_utils._model import Backend, Checkpoint, JsonDict, Membership, Target
+from ansible_collections.meshops.istio.plugins.module_utils._model import Backend, Checkpoint, JsonDict, Membership, ProxyView, Target
 
+# The place of the subset in a cluster's name.
+SUBSET = 2
 # Seconds within which a change of the endpoints reaches Envoy. A tenth is usual; while pods come and go istiod waits
 # for quiet. More than needed excuses nothing by itself, as each move needs a change of its own.
 PUSH_DELAY = 5.0
@@ -80,6 +83,28 @@ def ready_addresses(membership: Membership) -> frozenset[str]:
     return frozenset(backend.address for backend in membership.ready())
 
 
+def pods_without(membership: Membership, addresses: Set[str]) -> frozenset[str]:
+    """The ready pods of which none of the addresses (two in a dual-stack service) is among these."""
+    ready = membership.ready()
+    reached = {backend.pod for backend in ready if backend.address in addresses}
+    return frozenset(backend.pod for backend in ready) - reached
+
+
+def selected_by(membership: Membership, view: ProxyView) -> Membership:
+    """The endpoints that the cluster of the view is for: all, or for a subset those that Envoy has as hosts."""
+    if not view.cluster or subset_in(view.cluster.name) == "":
+        return membership
+    hosts = {host.address for host in view.hosts}
+    pods = {backend.pod for backend in membership.backends if backend.address in hosts}
+    return replace(membership, backends=tuple(backend for backend in membership.backends if backend.pod in pods))
+
+
+def subset_in(cluster: str) -> str:
+    """The subset in the name of a cluster: v1 of `outbound|80|v1|host`."""
+    parts = cluster.split("|")
+    return parts[2] if len(parts) > SUBSET + 1 else ""
+
+
 def is_settled(checkpoint: Checkpoint) -> bool:
     """Whether no change from before this checkpoint can still be on its way to Envoy. A late one would move sessions without
     a visible change. Requests may reach a replaced pod of the gateway for as long."""
@@ -88,8 +113,10 @@ def is_settled(checkpoint: Checkpoint) -> bool:
     age = checkpoint.membership.age
     if age is None or age >= PUSH_DELAY:
         return True
+    if checkpoint.unread or age < USUAL_DELAY:
+        return False
     ready = ready_addresses(checkpoint.membership)
-    return age >= USUAL_DELAY and all(eligible == ready for eligible in checkpoint.eligible())
+    return all(eligible <= ready and not pods_without(checkpoint.membership, eligible) for eligible in checkpoint.eligible())
 
 
 def all_backends(memberships: Iterable[Membership]) -> list[Backend]:

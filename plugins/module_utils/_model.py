@@ -35,6 +35,14 @@ class CheckError(Exception):
 
 
 @dataclass(frozen=True)
+class Unread:
+    """In the place of something that was not read, or not whole: `why`. It never means that there is none; what was read
+    stands for itself."""
+
+    why: str
+
+
+@dataclass(frozen=True)
 class Key:
     """What the service hashes on: `type` is header, cookie, query or source_ip; `origin` is option or rule.
 
@@ -61,20 +69,24 @@ class Key:
 @dataclass(frozen=True)
 class Via:
     """A gateway on the path: where it is reached (`address`, `port`), the Host header to send, and, where it is a
-    Service of the cluster, which one."""
+    Service of the cluster, which one. `port_name` is the name of the Service's port, `listens` the port of a pod that it
+    leads to, by which the gateway's Envoy names its routes."""
 
     address: str
     port: int
     host: str
     namespace: str | None = None
     service: str | None = None
+    port_name: str | None = field(default=None, compare=False)
+    listens: int | None = None
 
 
 @dataclass(frozen=True)
 class Target:
     """A port of a Service: `port` is the Service's, `host` the name under which the mesh knows the service,
     `persistence` its labels for Istio's persistent sessions, which are another thing than affinity by a hash.
-    `listener` names Envoy's listener for a port that is not declared to be HTTP."""
+    `listener` names Envoy's listener for a port that is not declared to be HTTP. `headers`, `key` and `sessions` are what
+    the requests carry, by which Envoy may choose their route."""
 
     namespace: str
     service: str
@@ -86,6 +98,9 @@ class Target:
     via: Via | None = None
     persistence: tuple[str, ...] = ()
     listener: str | None = None
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    key: Key | None = None
+    sessions: tuple[str, ...] = field(default=(), repr=False)
 
     def __str__(self) -> str:
         return f"{self.namespace}/{self.service}:{self.port}"
@@ -137,7 +152,7 @@ class ObjectVersion:
 @dataclass(frozen=True)
 class ClientPod:
     """A pod that sends requests. `sidecar` says whether it has a container istio-proxy (an init container counts);
-    `address` is the pod's IP."""
+    `address` is the pod's IP. `ambient` says that ztunnel takes its requests, not a sidecar."""
 
     namespace: str
     pod: str
@@ -147,6 +162,7 @@ class ClientPod:
     container: str
     sidecar: bool
     address: str = ""
+    ambient: bool = False
 
     def __str__(self) -> str:
         return f"{self.namespace}/{self.pod}"
@@ -155,7 +171,8 @@ class ClientPod:
 @dataclass(frozen=True)
 class Host:
     """A host of an Envoy cluster. `healthy` is false for any health flag that takes it out of the balancing. Envoy reaches
-    an `hbone` host through a tunnel of its own, and prints and hashes another address for it than `address`."""
+    an `hbone` host through a tunnel of its own, and prints and hashes another address for it than `address`. `place` is its
+    place in Envoy's own order, in which a ring is filled."""
 
     address: str
     healthy: bool
@@ -165,6 +182,7 @@ class Host:
     zone: str
     rq_total: int
     hbone: bool = False
+    place: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -193,7 +211,8 @@ class RouteView:
     the value) or adds a value to, in small letters, all of it before Envoy hashes; `retry_predicates` are the conditions
     that keep a retry from a host. `protocol` is http or tcp; a TCP "route" is what the port's listener says.
     `unusual` names what else changes the hash, as only an EnvoyFilter can. `stateful` is whether Envoy's filter for
-    persistent sessions is on for it. `updated` is when Envoy last received it, by its own clock.
+    persistent sessions is on for it. `answered` says how Envoy answers such a request itself (a redirect), if it does.
+    `updated` is when Envoy last received it, by its own clock.
     """
 
     route_config: str
@@ -210,6 +229,7 @@ class RouteView:
     unusual: tuple[str, ...] = ()
     stateful: bool = False
     updated: str | None = field(default=None, compare=False)
+    answered: str | None = None
 
     def destinations(self) -> tuple[str, ...]:
         """The clusters that receive requests: those with a weight, or all if none has one."""
@@ -217,10 +237,21 @@ class RouteView:
 
 
 @dataclass(frozen=True)
+class Lane:
+    """A route before the one that is taken, for requests with other headers or parameters: what it asks for, the clusters it
+    leads to, and on what it hashes."""
+
+    condition: str
+    clusters: tuple[str, ...]
+    hash_policies: tuple[HashPolicy, ...] = ()
+
+
+@dataclass(frozen=True)
 class ClusterView:
     """The upstream cluster: `rule` is the DestinationRule that Envoy was given (`namespace/name`), if any. `by_locality`
     says that localities have weights; `unusual` names what else changes the hash, as only an EnvoyFilter can. `panic` is
-    the percentage of healthy hosts below which Envoy enters panic mode and selects from all hosts. `updated` is when Envoy last
+    the percentage of healthy hosts below which Envoy enters panic mode and selects from all hosts. `hash_policies` are the
+    cluster's own, which only an EnvoyFilter can set, and which come before the route's. `updated` is when Envoy last
     received it, by its own clock."""
 
     name: str
@@ -234,6 +265,7 @@ class ClusterView:
     unusual: tuple[str, ...] = ()
     panic: float = 50.0
     updated: str | None = field(default=None, compare=False)
+    hash_policies: tuple[HashPolicy, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -243,6 +275,10 @@ class ProxyView:
 
     `cluster` and `hosts` are those of the route's first destination; `alike` is false where a weighted route has others
     that a session could meet other hosts by.
+
+    `doubt` is why the route cannot be told, though there may be one. `keyless` is the route of requests without the key,
+    where that is another one. `lanes` are routes for requests with other headers than the probe's.
+    `control_plane` is the address that the proxy has its configuration from (`istiod-canary.istio-system.svc:15012`).
     """
 
     proxy_version: str | None
@@ -252,6 +288,15 @@ class ProxyView:
     hosts: tuple[Host, ...]
     virtual_host: str | None = None
     alike: bool = True
+    doubt: str | None = None
+    keyless: RouteView | None = None
+    lanes: tuple[Lane, ...] = ()
+    control_plane: str | None = field(default=None, compare=False)
+
+    def policies(self) -> tuple[HashPolicy, ...]:
+        """What Envoy hashes: by the cluster's own policies, else by the route's."""
+        own = self.cluster.hash_policies if self.cluster else ()
+        return own or (self.route.hash_policies if self.route else ())
 
     def eligible(self) -> frozenset[str]:
         """The eligible addresses: healthy, and of the first priority in use."""
@@ -265,6 +310,11 @@ class ProxyView:
         first = min(host.priority for host in healthy)
         return frozenset(host.address for host in healthy if host.priority == first)
 
+    def in_order(self) -> tuple[str, ...]:
+        """The eligible addresses in Envoy's order."""
+        hosts = sorted(self.hosts, key=lambda host: (host.place, host.address))
+        return tuple(host.address for host in hosts if host.address in self._eligible)
+
     def panics(self) -> bool:
         """Whether so many hosts are unhealthy that Envoy is in panic mode, in which it also selects unhealthy hosts."""
         healthy = sum(host.healthy for host in self.hosts)
@@ -277,10 +327,7 @@ class ProxyView:
     def balances_by(self, key: Key) -> bool:
         """Both halves are present: the route hashes on the key, and the cluster balances by consistent hash."""
         return (
-            self.route is not None
-            and self.cluster is not None
-            and self.cluster.lb_policy in HASHING
-            and any(policy.matches(key) for policy in self.route.hash_policies)
+            self.route is not None and self.cluster is not None and self.cluster.lb_policy in HASHING and any(policy.matches(key) for policy in self.policies())
         )
 
 
@@ -300,13 +347,14 @@ class Checkpoint:
     """What the proxies that balance one client's requests know, and the endpoints, read together; taken before, between
     and after the segments of a run. `view` is the client's own Envoy's or the first gateway's, `others` are those of
     more gateway pods. `at` is when it was taken, in seconds on a clock that only rises. `gateway` are the endpoints of
-    the gateway's Service, or `NOWHERE` without a gateway."""
+    the gateway's Service, or `NOWHERE` without a gateway. `unread` says why a view that is None could not be read whole."""
 
     view: ProxyView | None
     membership: Membership
     others: tuple[ProxyView | None, ...] = ()
     at: float = 0.0
     gateway: Membership = NOWHERE
+    unread: tuple[str, ...] = ()
 
     def views(self) -> tuple[ProxyView | None, ...]:
         return (self.view, *self.others)
@@ -349,7 +397,8 @@ class Finding:
 @dataclass(frozen=True)
 class Facts:
     """The objects that a cause may involve: services and pods by namespace and name, rules by kind, the versions of the
-    control plane, and the revisions of the istiod pods that were read."""
+    control plane, and the revisions of the istiod pods that were read. `unread` are the kinds of rules that could not be read
+    everywhere, each with the reason: of these, one that is missing here may be there."""
 
     services: dict[tuple[str, str], JsonDict]
     namespaces: dict[str, JsonDict]
@@ -357,6 +406,7 @@ class Facts:
     pods: dict[tuple[str, str], JsonDict]
     versions: dict[str, str | None] = field(default_factory=dict)
     revisions: tuple[str, ...] = ()
+    unread: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from ansible_collections.meshops.istio.plugins.module_utils._model import (
 )
 from ansible_collections.meshops.istio.plugins.module_utils._requests.curl import url_of
 from ansible_collections.meshops.istio.plugins.module_utils._requests.tally import ClientRun, Latencies
+from ansible_collections.meshops.istio.plugins.module_utils._verdict.static import other_routes
 from ansible_collections.meshops.istio.plugins.module_utils._verdict.window import Control, SessionFate, Verdict, Window
 
 # A longer command would bury the message.
@@ -150,7 +151,13 @@ def message(survey: Survey, window: Window, runs: Sequence[ClientRun], verdict: 
         why = "; ".join(verdict.reasons)
     causes = [finding for finding in findings if finding.severity != "info"]
     advice = next_step(survey, window, causes) if verdict.verdict == FAILED else first_cause(causes) if verdict.verdict != PASSED else ""
-    return f"{verdict.verdict}: {why}. {advice}{persistence(survey.target, window)}{scope(survey, window, runs, elapsed)}"
+    return f"{verdict.verdict}: {why}. {advice}{persistence(survey.target, window)}{routes_of_others(window)}{scope(survey, window, runs, elapsed)}"
+
+
+def routes_of_others(window: Window) -> str:
+    """A note that requests with other headers, or without the key, take other routes, which the verdict does not cover."""
+    notes = [note for entry in window.client_windows for view in entry.last_views() if (note := other_routes(view))]
+    return f"{notes[0]}. " if notes else ""
 
 
 def persistence(target: Target, window: Window) -> str:
@@ -205,12 +212,14 @@ def finding_result(finding: Finding) -> JsonDict:
 
 def halves(view: ProxyView, key: Key) -> str:
     """Both halves of affinity in one client's Envoy, as text."""
+    if view.doubt:
+        return f"has several routes that a request may take: {view.doubt}"
     if view.cluster is None:
         return "has no cluster for this service"
     rule = f"DestinationRule {view.cluster.rule}" if view.cluster.rule else "no DestinationRule in force"
-    policies = [" ".join(filter(None, (policy.type, policy.name))) for policy in view.route.hash_policies] if view.route else []
+    policies = [" ".join(filter(None, (policy.type, policy.name))) for policy in view.policies()]
     hashes = f"hashes on {', '.join(policies)}, not on {key}" if policies else f"has no hash policy for {key} on its route"
-    if view.route and any(policy.matches(key) for policy in view.route.hash_policies):
+    if any(policy.matches(key) for policy in view.policies()):
         hashes = f"ignores the hash policy of its route for {key}"
     return f"balances by {view.cluster.lb_policy} and {hashes} ({rule})"
 

@@ -24,7 +24,7 @@ requirements:
   - A client pod with a shell and C(curl) 7.84.0 or newer.
   - With O(namespace) and O(service), permission to get pods and services, to list endpointslices, and to get and create
     pods/exec for the client pods. Without O(service), also permission to list services, pods and endpointslices.
-  - Optional permission to list destinationrules and envoyfilters.
+  - Optional permission to list destinationrules, envoyfilters and sidecars.
 options:
   namespace:
     description:
@@ -167,7 +167,9 @@ services:
       description: The port number.
       type: int
     key:
-      description: The key. C(origin) says whether it comes from the option or from the rule in force.
+      description:
+        - The key. C(origin) says whether it comes from the option or from the rule in force.
+        - V(null) if neither names one.
       type: dict
       sample: {type: header, name: user-session, origin: option}
     algorithm:
@@ -185,7 +187,8 @@ services:
         - Whether sessions can stick according to the inspection. V(sticks) if every client's Envoy has both halves of
           affinity for the key, all Envoys balance alike, and each can select every ready pod. V(does_not) if a finding
           breaks affinity.
-        - V(unknown) if the inspection allows no statement. C(why) names the reason.
+        - V(unknown) if the inspection allows no statement, for example because a page of Envoy could not be read whole, or
+          the service is hidden from the client pod. C(why) names the reason.
       type: str
       sample: sticks
     why:
@@ -283,7 +286,7 @@ services:
           type: list
           elements: dict
         in_sync:
-          description: Whether route and cluster hash on the key, and the hosts are exactly the ready pods of the service.
+          description: Whether route and cluster hash on the key, and the hosts are exactly the ready pods that the cluster selects.
           type: bool
         missing:
           description: What is missing for C(in_sync), in a sentence.

@@ -141,8 +141,25 @@ SCENARIOS: dict[str, tuple[dict[str, Any] | None, list[dict[str, Any]] | None, d
         policy(loadBalancer=HASH),
         [{"match": [{"headers": {"user-session": {"regex": ".+"}}}], "route": [destination("match")]}],
         {},
+        "sticks",
+        "Requests without the key are answered by Envoy itself (404, as no route matches)",
+    ),
+    "lane": (
+        policy(loadBalancer=HASH),
+        [{"match": [{"headers": {"x-lane": {"exact": "blue"}}}], "route": [destination("lane")]}],
+        {},
         "unknown",
         "requires other headers or another path",
+    ),
+    "canary": (
+        policy(loadBalancer=HASH),
+        [
+            {"match": [{"headers": {"cookie": {"regex": ".*canary-seat=in.*"}}}], "route": [destination("canary")]},
+            {"route": [destination("canary")]},
+        ],
+        {},
+        "sticks",
+        "Other requests take a route of their own: header cookie safe_regex .*canary-seat=in.* leads to canary.",
     ),
 }
 # What breaks between zones only; in the lab of `make test` there is one.

@@ -101,7 +101,7 @@ class Situation:
 
     def not_hashing(self) -> Iterator[tuple[Client, ProxyView]]:
         """Readable clients whose proxy does not balance by the key."""
-        return ((client, view) for client, view in self.readable() if not view.balances_by(self.key))
+        return ((client, view) for client, view in self.readable() if not view.balances_by(self.key) and not view.doubt)
 
     @property
     def severity(self) -> str:
@@ -212,7 +212,7 @@ def policies_of(view: ProxyView) -> str:
     """The route's hash policies as text."""
     if view.route is None:
         return "no route"
-    return ", ".join(policy_text(policy) for policy in view.route.hash_policies) or "none"
+    return ", ".join(policy_text(policy) for policy in view.policies()) or "none"
 
 
 def policy_text(policy: HashPolicy) -> str:

@@ -31,6 +31,8 @@ from ansible_collections.meshops.istio.plugins.module_utils._istio.rules import 
 from ansible_collections.meshops.istio.plugins.module_utils._model import Backend, JsonDict, ProxyView
 
 SECTION = Section("The eligible hosts differ")
+# The port of a gateway between networks, by Istio's installation guide for several networks.
+CROSS_NETWORK_PORT = 15443
 NETWORK = "topology.istio.io/network"
 EJECTED = "failed_outlier_check"
 DISTRIBUTION = "networking.istio.io/traffic-distribution"
@@ -232,14 +234,17 @@ def another_network(situation: Situation) -> Iterator[Hit]:
     for client, view in situation.readable():
         foreign = sorted(host.address for host in view.hosts if host.address not in addresses)
         own = _network(situation.body_of(client))
-        if situation.target.via or not foreign or not own or not networks - {own, None}:
+        # Pods of another cluster are not in this API: only the port of their network's gateway shows them.
+        gateways = [address for address in foreign if address.endswith(f":{CROSS_NETWORK_PORT}")]
+        if situation.target.via or not foreign or not (gateways or (own and networks - {own, None})):
             continue
         items: list[Item] = [
             (proxy_name(situation, client), "hosts that are not pods of the service", foreign),
             (f"Pod {client.pod}", f"metadata.labels['{NETWORK}']", own),
             (situation.source, f"metadata.labels['{NETWORK}'] of its pods", sorted(name for name in networks if name)),
         ]
-        fix = manual(f"Call a service whose pods are in network {own}, or merge the networks: set the same {NETWORK} on the pods that reach each other.")
+        place = f"network {own}" if own else "the network of the client"
+        fix = manual(f"Call a service whose pods are in {place}, or merge the networks: set the same {NETWORK} on the pods that reach each other.")
         yield Hit(evidence(*items), fix, situation.severity)
 
 

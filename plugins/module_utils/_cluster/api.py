@@ -30,6 +30,10 @@ TIMEOUT = (5, 30)
 METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json"
 # Of a log, in bytes. What is beyond is not identified.
 MOST_LOG = 32 * 1024 * 1024
+# Objects in one response to a list call, as kubectl asks for.
+AT_ONCE = 500
+# What an account is not told; other errors end the run.
+UNREADABLE = ("forbidden", "not_served")
 # The kinds that decide how a request is routed and balanced: plural -> kind, all in networking.istio.io/v1
 # but for EnvoyFilter, which Istio still serves as v1alpha3.
 RULES = {
@@ -70,22 +74,42 @@ class Cluster:
 
     def endpoint_slices_now(self, namespace: str, service: str) -> tuple[list[JsonDict], str | None]:
         """The slices, and the time of the API server's response (the header Date)."""
-        answer = self._answer(*_list("endpointslices", namespace), label_selector=f"kubernetes.io/service-name={service}")
-        if answer is None:
-            return [], None
-        return list(json.loads(answer.data).get("items") or []), answer.headers.get("Date")
+        slices, now = self._listed("endpointslices", namespace, f"kubernetes.io/service-name={service}")
+        return slices, now
 
     def listed(self, plural: str, namespace: str | None, selector: str = "") -> list[JsonDict]:
         """All objects of a kind in a namespace, or with None in all namespaces: the intended rule may be in another one."""
-        answer = self._read(*_list(plural, namespace), label_selector=selector or None)
-        return list((answer or {}).get("items") or [])
+        return self._listed(plural, namespace, selector)[0]
+
+    def _listed(self, plural: str, namespace: str | None, selector: str) -> tuple[list[JsonDict], str | None]:
+        """All objects in pages, and the time of the last one. Raises `CheckError` with `not_served` if the API server does not
+        have the kind: that is not the same as none of it."""
+        path, permission = _list(plural, namespace)
+        items: list[JsonDict] = []
+        token: str | None = None
+        limit: int | None = AT_ONCE
+        while True:
+            try:
+                answer = self._answer(path, permission, label_selector=selector or None, limit=limit, _continue=token)
+            except CheckError as error:
+                if error.code != "expired" or token is None:
+                    raise
+                # The list changed for longer than the API server remembers: once more, in one piece.
+                items, token, limit = [], None, None
+                continue
+            if answer is None:
+                raise CheckError("not_served", f"The API server does not serve {path}, so nothing is known of {plural}. Next: check the version of their CRD.")
+            body = _json_of(answer, permission)
+            items += body.get("items") or []
+            token = (body.get("metadata") or {}).get("continue") or None
+            if token is None:
+                return items, answer.headers.get("Date")
 
     def namespace(self, name: str) -> JsonDict | None:
         return self._read(_core(name), f"get namespace {name}")
 
     def namespaces(self) -> tuple[str, ...]:
-        answer = self._read("/api/v1/namespaces", "list namespaces")
-        return tuple(entry["metadata"]["name"] for entry in (answer or {}).get("items") or [])
+        return tuple(entry["metadata"]["name"] for entry in self.listed("namespaces", None))
 
     def node(self, name: str) -> JsonDict | None:
         return self._read(_path("api", "v1", "nodes", name), f"get node {name}")
@@ -129,8 +153,7 @@ class Cluster:
     def _read(self, path: str, permission: str, **words: Any) -> JsonDict | None:
         """The response as a dictionary, or None if the object or its kind does not exist."""
         answer = self._answer(path, permission, **words)
-        body = json.loads(answer.data) if answer is not None else None
-        return body if isinstance(body, dict) else None
+        return _json_of(answer, permission) if answer is not None else None
 
     def _answer(self, path: str, permission: str, **words: Any) -> Any:
         """The response, or None if there is no such object. Raises `CheckError` for every other failure."""
@@ -152,6 +175,17 @@ class Access:
 
     cluster: Cluster
     configuration: Any
+
+
+def _json_of(answer: Any, permission: str) -> JsonDict:
+    """The body of a response. A proxy on the path may answer with a page of its own."""
+    try:
+        body = json.loads(answer.data)
+    except ValueError:
+        body = None
+    if not isinstance(body, dict):
+        raise CheckError("api_error", f"The API server's response is not JSON ({permission}). Next: check whether a proxy answers in its place.")
+    return body
 
 
 def _path(*parts: str) -> str:
@@ -176,6 +210,8 @@ def _list(plural: str, namespace: str | None) -> tuple[str, str]:
 def _api_error(error: Any, permission: str) -> CheckError:
     if error.status == 401:
         return CheckError("unauthorized", f"The API server does not accept the credentials ({permission}). Next: renew the kubeconfig or token.")
+    if error.status == 410:
+        return CheckError("expired", f"The list of the API server expired while it was read ({permission}). Next: run it again.")
     if error.status == 403:
         return CheckError("forbidden", f"No permission to {permission}. Next: grant that verb on that resource to the account of this run.")
     return CheckError(

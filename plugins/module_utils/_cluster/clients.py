@@ -15,6 +15,8 @@ from dataclasses import replace
 from ansible_collections.meshops.istio.plugins.module_utils._cluster.api import SIDECAR, Cluster
 from ansible_collections.meshops.istio.plugins.module_utils._model import CheckError, ClientChoice, ClientPod, JsonDict
 
+# Istio's CNI writes it when it has put a pod into ambient mode.
+AMBIENT_ANNOTATION = "ambient.istio.io/redirection"
 CONTAINER_ANNOTATION = "kubectl.kubernetes.io/default-container"
 
 
@@ -88,6 +90,7 @@ def client_pod(pod: JsonDict, container: str | None) -> ClientPod:
         container=choose_container(pod, label, container),
         sidecar=has_sidecar(spec),
         address=status.get("podIP") or "",
+        ambient=(meta.get("annotations") or {}).get(AMBIENT_ANNOTATION) == "enabled",
     )
 
 

@@ -10,12 +10,12 @@ This module util is private to the collection: it may change at any time.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from ansible_collections.meshops.istio.plugins.module_utils._cluster.api import EXPLAINING, ISTIO_NAMESPACE, Cluster
 from ansible_collections.meshops.istio.plugins.module_utils._istio.rules import name_of
-from ansible_collections.meshops.istio.plugins.module_utils._model import CheckError, ClientPod, Facts, JsonDict, Target
+from ansible_collections.meshops.istio.plugins.module_utils._model import CheckError, ClientPod, Facts, JsonDict, ProxyView, Target
 
 ISTIOD_SELECTOR = "app=istiod"
 
@@ -28,8 +28,9 @@ def _readable(read: Callable[..., Any], *words: str) -> Any:
         return None
 
 
-def read_facts(cluster: Cluster, targets: Sequence[Target], clients: Sequence[ClientPod]) -> Facts:
-    """The objects that a cause may involve, for one service or many. Unreadable objects are left out: no verdict needs them."""
+def read_facts(cluster: Cluster, targets: Sequence[Target], clients: Sequence[ClientPod], views: Iterable[ProxyView | None] = ()) -> Facts:
+    """The objects that a cause may involve, for one service or many. Unreadable objects are left out: no verdict needs them.
+    `views` tell which control plane serves the clients."""
     namespaces = list(dict.fromkeys([*(target.namespace for target in targets), *(client.namespace for client in clients)]))
     services: list[JsonDict] = []
     pods: list[JsonDict] = []
@@ -47,15 +48,33 @@ def read_facts(cluster: Cluster, targets: Sequence[Target], clients: Sequence[Cl
         pods += _pods_of(cluster, gateway) if gateway else []
     known = {name_of(pod) for pod in pods}
     pods += [pod for client in clients if (client.namespace, client.pod) not in known and (pod := _readable(cluster.pod, client.namespace, client.pod))]
+    rules = {kind: _rules_to_explain(cluster, plural, namespaces) for plural, (kind, _version) in EXPLAINING.items()}
     istiod = _readable(cluster.pods, ISTIO_NAMESPACE, ISTIOD_SELECTOR) or []
     return Facts(
         services={name_of(service): service for service in services},
         namespaces={name: body for name in namespaces if (body := _readable(cluster.namespace, name))},
-        rules={kind: tuple(_rules_to_explain(cluster, plural, namespaces)) for plural, (kind, _version) in EXPLAINING.items()},
+        rules={kind: tuple(found) for kind, (found, _why) in rules.items()},
         pods={name_of(pod): pod for pod in pods},
-        versions={"istiod": image_version(istiod[0]) if istiod else None},
+        versions={"istiod": control_plane_version(cluster, views, istiod)},
         revisions=tuple(sorted({(pod["metadata"].get("labels") or {}).get("istio.io/rev", "default") for pod in istiod})),
+        unread={kind: why for kind, (_found, why) in rules.items() if why},
     )
+
+
+def control_plane_version(cluster: Cluster, views: Iterable[ProxyView | None], istiod: Sequence[JsonDict]) -> str | None:
+    """The version of the control plane that serves the clients' proxies, by default that of these pods; None if it is not known, or
+    they have several."""
+    addresses = {view.control_plane for view in views if view is not None and view.control_plane}
+    pods = [pod for address in sorted(addresses) for pod in _pods_at(cluster, address)] if addresses else []
+    versions = {image_version(pod) for pod in pods or istiod}
+    return versions.pop() if len(versions) == 1 else None
+
+
+def _pods_at(cluster: Cluster, address: str) -> list[JsonDict]:
+    """The pods behind the address of a Service: `istiod-canary.istio-system.svc:15012`."""
+    name, _dot, rest = address.partition(":")[0].partition(".")
+    service = _readable(cluster.service, rest.partition(".")[0], name) if rest else None
+    return _pods_of(cluster, service) if service else []
 
 
 def _pods_of(cluster: Cluster, service: JsonDict) -> list[JsonDict]:
@@ -65,13 +84,15 @@ def _pods_of(cluster: Cluster, service: JsonDict) -> list[JsonDict]:
     return _readable(cluster.pods, service["metadata"]["namespace"], wanted) or [] if selector else []
 
 
-def _rules_to_explain(cluster: Cluster, plural: str, namespaces: Sequence[str]) -> list[JsonDict]:
-    """The rules of all namespaces, or without permission for that, of those in which Istio looks for rules."""
+def _rules_to_explain(cluster: Cluster, plural: str, namespaces: Sequence[str]) -> tuple[list[JsonDict], str | None]:
+    """The rules of all namespaces, or without permission for that, of those in which Istio looks for rules; and why some of
+    these could not be read."""
     try:
-        return cluster.listed(plural, None)
-    except CheckError:
-        by_namespace = [_readable(cluster.listed, plural, namespace) or [] for namespace in dict.fromkeys((*namespaces, ISTIO_NAMESPACE))]
-        return [rule for rules in by_namespace for rule in rules]
+        return cluster.listed(plural, None), None
+    except CheckError as error:
+        why = error.msg
+    by_namespace = [_readable(cluster.listed, plural, namespace) for namespace in dict.fromkeys((*namespaces, ISTIO_NAMESPACE))]
+    return [rule for rules in by_namespace for rule in rules or []], why if None in by_namespace else None
 
 
 def image_version(pod: JsonDict) -> str | None:

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from ansible_collections.meshops.istio.plugins.module_utils._cluster.api import ISTIO_NAMESPACE, Cluster
+from ansible_collections.meshops.istio.plugins.module_utils._cluster.api import ISTIO_NAMESPACE, UNREADABLE, Cluster
 from ansible_collections.meshops.istio.plugins.module_utils._cluster.clients import choose_clients, client_pod, is_ready, pick_clients, with_zones
 from ansible_collections.meshops.istio.plugins.module_utils._istio.rules import Name, name_of
 from ansible_collections.meshops.istio.plugins.module_utils._model import CheckError, ClientChoice, ClientPod, JsonDict, Scope
@@ -27,7 +27,8 @@ SERVICE_LABEL = "kubernetes.io/service-name"
 @dataclass(frozen=True)
 class Objects:
     """The objects that were read. `slices` are the EndpointSlices by (namespace, service), or None without permission
-    to read them; `filters` are the EnvoyFilters that change each client's filter chains; `unread` are messages."""
+    to read them; `filters` are the EnvoyFilters that change each client's filter chains; `unread` are messages. `sidecars` are
+    those of the clients' namespaces and the root namespace, or None without permission to read them."""
 
     services: tuple[JsonDict, ...]
     slices: Mapping[Name, list[JsonDict]] | None
@@ -35,6 +36,14 @@ class Objects:
     clients: tuple[ClientPod, ...]
     filters: Mapping[ClientPod, tuple[str, ...]]
     unread: tuple[str, ...]
+    sidecars: tuple[JsonDict, ...] | None = ()
+
+    def sidecars_for(self, namespace: str) -> list[JsonDict] | None:
+        """The Sidecars that may apply to the pods of a namespace, or None if they are not known."""
+        if self.sidecars is None:
+            return None
+        own = [entry for entry in self.sidecars if entry["metadata"]["namespace"] == namespace]
+        return own or [entry for entry in self.sidecars if entry["metadata"]["namespace"] == ISTIO_NAMESPACE]
 
 
 class Lists:
@@ -51,6 +60,9 @@ class Lists:
             try:
                 return self.cluster.listed(plural, None, selector)
             except CheckError as error:
+                if error.code == "not_served":
+                    self.unread.append(error.msg)
+                    return None
                 if error.code != "forbidden":
                     raise
                 namespaces = self._all_namespaces(error)
@@ -64,11 +76,11 @@ class Lists:
         return self.noted(self.cluster.listed, plural, namespace, selector)
 
     def noted(self, read: Callable[..., list[JsonDict]], *words: Any) -> list[JsonDict] | None:
-        """The result of a read, or None without permission, which is then noted."""
+        """The result of a read, or None without permission or without the kind, which is then noted."""
         try:
             return read(*words)
         except CheckError as error:
-            if error.code != "forbidden":
+            if error.code not in UNREADABLE:
                 raise
             self.unread.append(error.msg)
             return None
@@ -94,9 +106,22 @@ def read_objects(cluster: Cluster, scope: Scope, choice: ClientChoice | None) ->
         clients = clients_read.result()
         extra = [ISTIO_NAMESPACE, *(client.namespace for client in clients)]
         rules_read = pool.submit(lists.items, "destinationrules", extra)
+        sidecars_read = pool.submit(_sidecars, cluster, extra)
         envoy_filters = lists.items("envoyfilters", extra) or []
         filters = {client: _filters_of(cluster, client, envoy_filters) for client in clients}
-        return Objects(services, slices_read.result(), tuple(rules_read.result() or ()), clients, filters, tuple(dict.fromkeys(lists.unread)))
+        rules, slices, sidecars = tuple(rules_read.result() or ()), slices_read.result(), sidecars_read.result()
+        return Objects(services, slices, rules, clients, filters, tuple(dict.fromkeys(lists.unread)), sidecars)
+
+
+def _sidecars(cluster: Cluster, namespaces: Iterable[str]) -> tuple[JsonDict, ...] | None:
+    """The Sidecars of the clients' namespaces and the root namespace; None if one of these may not be read. They only tell why
+    a client has nothing of a service, so a permission for them is not missed otherwise."""
+    try:
+        return tuple(sidecar for namespace in dict.fromkeys(namespaces) for sidecar in cluster.listed("sidecars", namespace))
+    except CheckError as error:
+        if error.code not in UNREADABLE:
+            raise
+        return None
 
 
 def _services(lists: Lists, scope: Scope) -> tuple[JsonDict, ...]:

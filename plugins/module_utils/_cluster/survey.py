@@ -9,7 +9,7 @@ This module util is private to the collection: it may change at any time.
 
 from __future__ import annotations
 
-from ansible_collections.meshops.istio.plugins.module_utils._cluster.api import ISTIO_NAMESPACE, RULES, Cluster
+from ansible_collections.meshops.istio.plugins.module_utils._cluster.api import ISTIO_NAMESPACE, RULES, UNREADABLE, Cluster
 from ansible_collections.meshops.istio.plugins.module_utils._cluster.clients import choose_clients
 from ansible_collections.meshops.istio.plugins.module_utils._cluster.endpoints import read_membership
 from ansible_collections.meshops.istio.plugins.module_utils._istio.ports import choose_port, listener_of
@@ -52,7 +52,7 @@ def read_rules(cluster: Cluster, target: Target, client_namespace: str) -> tuple
             try:
                 entries = cluster.listed(plural, namespace)
             except CheckError as error:
-                if error.code != "forbidden":
+                if error.code not in UNREADABLE:
                     raise
                 continue
             versions.extend(object_version(kind, entry["metadata"]) for entry in entries if concerns(kind, entry, target))

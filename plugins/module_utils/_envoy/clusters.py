@@ -12,11 +12,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from ansible_collections.meshops.istio.plugins.module_utils._envoy.values import int_of, istio_rule
-from ansible_collections.meshops.istio.plugins.module_utils._model import ClusterView, Host, JsonDict
+from ansible_collections.meshops.istio.plugins.module_utils._envoy.values import hash_policies, int_of, istio_rule
+from ansible_collections.meshops.istio.plugins.module_utils._model import ClusterView, HashPolicy, Host, JsonDict
 
 # Fields that Istio never sends in a cluster's ring_hash_lb_config, and their effect.
 RING_EXTRAS = {"hash_function": "another hash function", "maximum_ring_size": "a largest ring size"}
+PROTOCOL_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 # Envoy prints these for each host; if one is missing, the page is truncated and the host is not used.
 NEEDED = ("health_flags", "weight", "priority", "rq_total")
 
@@ -39,9 +40,16 @@ def parse_clusters(dump: JsonDict) -> dict[str, ClusterView]:
             unusual=tuple(_unusual_balancing(cluster)),
             panic=_panic_threshold(cluster),
             updated=config.get("last_updated"),
+            hash_policies=tuple(_own_policies(cluster)),
         )
         views[view.name] = view
     return views
+
+
+def _own_policies(cluster: JsonDict) -> Iterator[HashPolicy]:
+    """The hash policies of the cluster itself (Envoy 1.37 and newer)."""
+    options = (cluster.get("typed_extension_protocol_options") or {}).get(PROTOCOL_OPTIONS) or {}
+    return hash_policies(options.get("hash_policy") or [])
 
 
 def _panic_threshold(cluster: JsonDict) -> float:
@@ -70,7 +78,7 @@ def parse_hosts(text: str) -> dict[str, list[Host]]:
         if match:
             values.setdefault((cluster, match.group(1)), {})[match.group(2)] = match.group(3)
     hosts: dict[str, list[Host]] = {}
-    for (cluster, address), fields in values.items():
+    for place, ((cluster, address), fields) in enumerate(values.items()):
         if not all(fields.get(name) for name in NEEDED):
             continue
         flags = fields["health_flags"]
@@ -84,6 +92,7 @@ def parse_hosts(text: str) -> dict[str, list[Host]]:
                 zone=fields.get("zone", ""),
                 rq_total=int_of(fields.get("rq_total"), 0),
                 hbone=address.startswith("envoy://"),
+                place=place,
             )
         )
     for entries in hosts.values():

@@ -39,7 +39,7 @@ def predict(key: Key, sessions: Sequence[str], views: Sequence[ProxyView | None]
     if len({_basis(view) for view in views if view is not None}) > 1:
         return Prediction(False, "hosts or balancing changed during the window, or differ between clients")
     names = {backend.address: backend.pod for backend in backends}
-    choose = chooser_of(first.cluster, first.eligible(), weights_of(first.hosts))
+    choose = chooser_of(first.cluster, first.in_order(), weights_of(first.hosts))
     chosen = {session: choose(value) for session, value in zip(sessions, hashes_of(first, key, sessions), strict=True)}
     unknown = next((host for host in chosen.values() if host not in names), None)
     if unknown:
@@ -51,8 +51,7 @@ def _basis(view: ProxyView) -> tuple[object, ...]:
     cluster = view.cluster
     sizes = (cluster.lb_policy, cluster.minimum_ring_size, cluster.table_size) if cluster else None
     eligible = view.eligible()
-    policies = view.route.hash_policies if view.route else ()
-    return (eligible, sizes, policies, tuple((host.address, host.weight) for host in view.hosts if host.address in eligible))
+    return (eligible, sizes, view.policies(), tuple((host.address, host.weight) for host in view.hosts if host.address in eligible))
 
 
 def compare(prediction: Prediction, landed: dict[str, set[str]]) -> Prediction:
@@ -75,7 +74,7 @@ def no_prediction(view: ProxyView | None, key: Key) -> str | None:
     objections = {
         "the route is weighted over several clusters": not view.route.destinations() or not view.alike,
         "the client's Envoy does not hash on the key": not view.balances_by(key),
-        "the route has several hash policies": len(set(view.route.hash_policies)) > 1,
+        "the route has several hash policies": len(set(view.policies())) > 1,
         **_changed_on_the_way(view, key),
         **_uneven_hosts(view),
     }
@@ -122,7 +121,7 @@ def _uneven_hosts(view: ProxyView) -> dict[str, bool]:
 
 def hashes_of(view: ProxyView, key: Key, sessions: Iterable[str]) -> tuple[int, ...]:
     """The hashes of these sessions' requests, by as many equal policies as the route has (one for each destination)."""
-    policies = len(view.route.hash_policies) if view.route else 1
+    policies = len(view.policies()) or 1
     return tuple(request_hash(hashed_value(key, session), policies) for session in sessions)
 
 

@@ -65,9 +65,24 @@ def xxhash64(data: bytes, seed: int = 0) -> int:
 
 
 def ring_points(hosts: Sequence[str], minimum: int = RING_SIZE) -> list[tuple[int, str]]:
-    """The ring for hosts of equal weight: each has the same number of points, at least `minimum` together."""
-    each = math.ceil(min(minimum, LARGEST_RING) / len(hosts))
-    return sorted((point, host) for host in hosts for point in _points(host, each))
+    """The ring for hosts of equal weight, in Envoy's order: each has the same number of points, at least `minimum` together,
+    but for what Envoy's sums in floating point add or leave out."""
+    counts = _counts(len(hosts), minimum)
+    return sorted((point, host) for host, count in zip(hosts, counts, strict=True) for point in _points(host, count))
+
+
+@lru_cache(maxsize=256)
+def _counts(hosts: int, minimum: int) -> tuple[int, ...]:
+    """How many points each host gets, by the same sums as in Envoy: for 75 hosts on a ring of 1,024 the first gets one more."""
+    weight = 1 / hosts
+    scale = min(math.ceil(weight * min(minimum, LARGEST_RING)) / weight, float(LARGEST_RING))
+    counts, current, target = [], 0, 0.0
+    for _host in range(hosts):
+        target += scale * weight
+        count = max(0, math.ceil(target - current))
+        current += count
+        counts.append(count)
+    return tuple(counts)
 
 
 @lru_cache(maxsize=64)
@@ -134,7 +149,9 @@ def request_hash(value: str, policies: int = 1) -> int:
 
 
 def chooser_of(cluster: ClusterView, hosts: Iterable[str], weights: Mapping[str, int] | None = None) -> Chooser:
-    """The balancing of a cluster that hashes, over these hosts; `weights` count for Maglev only (`no_prediction`)."""
+    """The balancing of a cluster that hashes, over these hosts in Envoy's order; `weights` count for Maglev only
+    (`no_prediction`)."""
     if cluster.lb_policy == "MAGLEV":
         return maglev_chooser(sorted(hosts), cluster.table_size or TABLE_SIZE, weights)
-    return ring_chooser(sorted(hosts), cluster.minimum_ring_size or RING_SIZE)
+    ordered = list(hosts) if isinstance(hosts, Sequence) else sorted(hosts)
+    return ring_chooser(ordered, cluster.minimum_ring_size or RING_SIZE)

@@ -9,13 +9,27 @@ This module util is private to the collection: it may change at any time.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
-from ansible_collections.meshops.istio.plugins.module_utils._envoy.values import istio_rule, seconds_of
-from ansible_collections.meshops.istio.plugins.module_utils._model import HashPolicy, JsonDict, RouteView, Target
+from ansible_collections.meshops.istio.plugins.module_utils._envoy.matching import (
+    Choice,
+    authority_of,
+    choose,
+    choose_for_all,
+    request_of,
+    virtual_host_for,
+)
+from ansible_collections.meshops.istio.plugins.module_utils._envoy.re2 import Budget
+from ansible_collections.meshops.istio.plugins.module_utils._envoy.values import hash_policies, istio_rule
+from ansible_collections.meshops.istio.plugins.module_utils._model import HashPolicy, JsonDict, Lane, RouteView, Target
 
 STATEFUL_FILTER = "envoy.filters.http.stateful_session"
+# Actions by which Envoy answers a request itself.
+NO_ROUTE = "no route"
+ANSWERED = {"redirect": "a redirect", "direct_response": "a direct response", NO_ROUTE: "404, as no route matches"}
+# The session of a request, if none is known, and how many are evaluated.
+SAMPLE, MOST_SESSIONS = "meshops-check-1", 20
 
 
 def virtual_hosts_of(routes: JsonDict) -> Iterator[tuple[JsonDict, JsonDict]]:
@@ -24,68 +38,70 @@ def virtual_hosts_of(routes: JsonDict) -> Iterator[tuple[JsonDict, JsonDict]]:
             yield config, host
 
 
-def matching_route(serving: Iterable[tuple[JsonDict, JsonDict]], target: Target) -> RouteView | None:
-    """The first route of the target's virtual host that matches the probe's path, as Envoy selects it."""
+@dataclass(frozen=True)
+class Routing:
+    """What a virtual host does with the probe's requests."""
+
+    route: RouteView | None = None
+    doubt: str | None = None
+    keyless: RouteView | None = None
+    lanes: tuple[Lane, ...] = ()
+
+
+def routing(serving: Iterable[tuple[JsonDict, JsonDict]], target: Target) -> Routing:
+    """The route that the target's virtual host has for the probe's requests, with the key and without it."""
+    found = Routing()
     for config, host in serving:
-        for route in host.get("routes") or []:
-            if route_matches(route.get("match") or {}, target):
-                return _route_view(config, host, route)
-    return None
+        found = _routing(config, host, target)
+        if found.route or found.doubt:
+            break
+    return found
+
+
+def _routing(config: JsonDict, host: JsonDict, target: Target) -> Routing:
+    if host.get("require_tls") in ("ALL", "EXTERNAL_ONLY"):
+        return Routing(_route_view(config, host, {"redirect": {"https_redirect": True}}))
+    if host.get("matcher"):
+        return Routing(doubt="the virtual host's matcher cannot be evaluated")
+    budget = Budget()
+    routes = host.get("routes") or []
+    sent = target.sessions[:MOST_SESSIONS] or (SAMPLE,)
+    keyed = choose_for_all(routes, [request_of(target, session if target.key else None, budget) for session in sent])
+    bare = choose(routes, request_of(target, None, budget))
+    differs = keyed.doubt is None and bare.doubt is None and bare.route is not keyed.route
+    lanes = [Lane(condition, tuple(name for name, _weight in view.clusters), view.hash_policies) for condition, view in _views(config, host, keyed)]
+    return Routing(
+        _route_view(config, host, keyed.route) if keyed.route is not None else None,
+        keyed.doubt,
+        _route_view(config, host, bare.route or {NO_ROUTE: {}}) if differs else None,
+        tuple(lanes),
+    )
+
+
+def _views(config: JsonDict, host: JsonDict, choice: Choice) -> Iterator[tuple[str, RouteView]]:
+    return ((condition, _route_view(config, host, route)) for condition, route in choice.lanes)
+
+
+def serving_hosts(routes: JsonDict, target: Target) -> list[tuple[JsonDict, JsonDict]]:
+    """The virtual host of a gateway's Envoy for the target, with its route configuration: of the port that is called only.
+    Istio names that after the port of the gateway's pod."""
+    found = []
+    for config in routes.get("configs") or []:
+        body = config.get("route_config") or {}
+        called = f"http.{target.via.listens}" if target.via and target.via.listens else None
+        if called in (None, body.get("name")) and (host := virtual_host_for(body, authority_of(target))):
+            found.append((config, host))
+    return found
 
 
 def carries_port(config: JsonDict, target: Target) -> bool:
-    """Whether a route configuration is that of the target's port; a gateway names them differently."""
+    """Whether a sidecar's route configuration is that of the target's port."""
     name = (config.get("route_config") or {}).get("name", "")
-    return target.via is not None or name.rpartition(":")[2] == str(target.port)
-
-
-def serves(host: JsonDict, target: Target) -> bool:
-    if target.via:
-        host_header = target.via.host.lower()
-        return any(_covers(domain.lower(), host_header) for domain in host.get("domains") or [])
-    return bool(domains_of(target) & set(host.get("domains") or []))
+    return bool(name.rpartition(":")[2] == str(target.port))
 
 
 def domains_of(target: Target) -> set[str]:
     return {target.host, f"{target.host}:{target.port}", f"{target.service}.{target.namespace}.svc"}
-
-
-def _covers(domain: str, host: str) -> bool:
-    """Whether a virtual host's domain (exact, `*.example.com`, `host:*` or `*`) matches a Host header."""
-    domain = domain.removesuffix(":*")
-    name = host.partition(":")[0] if ":" not in domain else host
-    return domain in ("*", name, host) or (domain.startswith("*.") and name.endswith(domain[1:]))
-
-
-def route_matches(match: JsonDict, target: Target) -> bool:
-    """Whether a request of the probe matches this route, by path and method. Routes with other matchers for headers or query
-    parameters are skipped: they are for special requests."""
-    path, _sep, _query = target.path.partition("?")
-    if "prefix" in match:
-        fits = path.startswith(match["prefix"])
-    elif "path" in match:
-        fits = path == match["path"]
-    elif "path_separated_prefix" in match:
-        prefix = match["path_separated_prefix"]
-        fits = path == prefix or path.startswith(prefix + "/")
-    elif "safe_regex" in match:
-        fits = _fits(match["safe_regex"].get("regex", ""), path)
-    else:
-        fits = False
-    others = [entry for entry in match.get("headers") or [] if not _is_method(entry, target.method)]
-    return fits and not others and not match.get("query_parameters")
-
-
-def _fits(regex: str, path: str) -> bool:
-    """Envoy uses RE2; an expression that Python cannot parse counts as no match."""
-    try:
-        return re.fullmatch(regex, path) is not None
-    except re.error:
-        return False
-
-
-def _is_method(entry: JsonDict, method: str) -> bool:
-    return entry.get("name") == ":method" and method in (entry.get("exact_match"), (entry.get("string_match") or {}).get("exact"))
 
 
 def _route_view(config: JsonDict, host: JsonDict, route: JsonDict) -> RouteView:
@@ -96,12 +112,14 @@ def _route_view(config: JsonDict, host: JsonDict, route: JsonDict) -> RouteView:
         clusters = ((action["cluster"], 100),)
     # Envoy applies these of a weighted route's clusters, of the route and of the virtual host.
     levels = [*weighted, route, host]
+    if unforwarded := next((text for name, text in ANSWERED.items() if name in route), None):
+        clusters = ()
     retries = (action.get("retry_policy") or {}).get("retry_host_predicate") or []
     return RouteView(
         route_config=(config.get("route_config") or {}).get("name", ""),
         virtual_host=host.get("name", ""),
         clusters=clusters,
-        hash_policies=tuple(_hash_policies(action.get("hash_policy") or [])),
+        hash_policies=tuple(hash_policies(action.get("hash_policy") or [])),
         rule=istio_rule(route.get("metadata"), "virtual-service"),
         version=str(config.get("version_info", "")),
         headers_removed=tuple(name.lower() for level in levels for name in level.get("request_headers_to_remove") or []),
@@ -111,6 +129,7 @@ def _route_view(config: JsonDict, host: JsonDict, route: JsonDict) -> RouteView:
         unusual=tuple(_unusual_routing(action)),
         stateful=any(STATEFUL_FILTER in (part.get("typed_per_filter_config") or {}) for part in (host, route)),
         updated=config.get("last_updated"),
+        answered=unforwarded,
     )
 
 
@@ -154,18 +173,3 @@ def tcp_route(listener: JsonDict) -> RouteView | None:
         version=str((listener.get("active_state") or {}).get("version_info", "")),
         protocol="tcp",
     )
-
-
-def _hash_policies(entries: Iterable[JsonDict]) -> Iterable[HashPolicy]:
-    for entry in entries:
-        if "header" in entry:
-            yield HashPolicy("header", entry["header"].get("header_name"))
-        elif "cookie" in entry:
-            cookie = entry["cookie"]
-            yield HashPolicy("cookie", cookie.get("name"), seconds_of(cookie.get("ttl")) if "ttl" in cookie else None)
-        elif "query_parameter" in entry:
-            yield HashPolicy("query", entry["query_parameter"].get("name"))
-        elif "connection_properties" in entry:
-            yield HashPolicy("source_ip", None)
-        else:
-            yield HashPolicy("other", None)

@@ -12,17 +12,24 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
-from ansible_collections.meshops.istio.plugins.module_utils._model import CheckError, JsonDict
+from ansible_collections.meshops.istio.plugins.module_utils._model import CheckError, HashPolicy, JsonDict, Unread
+
+# The bodies of the pages that were read whole, and why the others were not, by name.
+Pages = Mapping[str, bytes | Unread]
 
 
-def json_of(body: bytes) -> JsonDict:
+def page_of(pages: Pages, name: str) -> JsonDict | Unread:
+    """A page of JSON. A page that is missing or has another form is not an empty one."""
+    body = pages.get(name, Unread("it was not read"))
+    if isinstance(body, Unread):
+        return body
     try:
         parsed = json.loads(body)
     except (ValueError, RecursionError):
-        return {}
-    return parsed if isinstance(parsed, dict) else {}
+        return Unread("it is not JSON, or was cut short")
+    return parsed if isinstance(parsed, dict) else Unread("it is not a JSON object")
 
 
 def seconds_of(text: str | None) -> float | None:
@@ -41,6 +48,22 @@ def istio_rule(meta: JsonDict | None, kind: str) -> str | None:
     path = ((((meta or {}).get("filter_metadata") or {}).get("istio") or {}).get("config")) or ""
     match = re.search(rf"/namespaces/([^/]+)/{kind}/([^/]+)$", path)
     return f"{match.group(1)}/{match.group(2)}" if match else None
+
+
+def hash_policies(entries: Iterable[JsonDict]) -> Iterator[HashPolicy]:
+    """The entries of a hash_policy of a route or a cluster."""
+    for entry in entries:
+        if "header" in entry:
+            yield HashPolicy("header", entry["header"].get("header_name"))
+        elif "cookie" in entry:
+            cookie = entry["cookie"]
+            yield HashPolicy("cookie", cookie.get("name"), seconds_of(cookie.get("ttl")) if "ttl" in cookie else None)
+        elif "query_parameter" in entry:
+            yield HashPolicy("query", entry["query_parameter"].get("name"))
+        elif "connection_properties" in entry:
+            yield HashPolicy("source_ip", None)
+        else:
+            yield HashPolicy("other", None)
 
 
 @contextlib.contextmanager

@@ -11,10 +11,12 @@ This module util is private to the collection: it may change at any time.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from ansible_collections.meshops.istio.plugins.module_utils._model import JsonDict
 
+# The annotation that says to which namespaces a Service is visible.
+EXPORT_TO = "networking.istio.io/exportTo"
 # The default domain of Kubernetes, for a wildcard without the mesh's domain.
 DEFAULT_DOMAIN = "cluster.local"
 
@@ -53,3 +55,32 @@ def exported(body: JsonDict, namespace: str) -> bool:
 def selects(selector: JsonDict | None, labels: JsonDict) -> bool:
     wanted = (selector or {}).get("matchLabels") or (selector or {}).get("labels") or {}
     return all(labels.get(name) == value for name, value in wanted.items())
+
+
+# -- what a proxy is given --
+
+
+def hidden_from(service: JsonDict, namespace: str, sidecars: Iterable[JsonDict] | None) -> str | None:
+    """Why the proxies of a namespace may have nothing of a service, where those of other namespaces have; None if no reason is
+    known. `sidecars` are those of the namespace and of the root namespace, None without permission to read them."""
+    own, name = service["metadata"]["namespace"], service["metadata"]["name"]
+    exported_to = [part.strip() for part in ((service["metadata"].get("annotations") or {}).get(EXPORT_TO) or "*").split(",")]
+    if not ("*" in exported_to or namespace in exported_to or ("." in exported_to and own == namespace)):
+        return f"its annotation {EXPORT_TO} ({', '.join(exported_to)}) does not name namespace {namespace}; look from a client pod of a namespace that it names"
+    if own == namespace:
+        return None
+    if sidecars is None:
+        return f"a Sidecar may keep it from namespace {namespace}, and they could not be read; look from a client pod in namespace {own}"
+    hiding = next((entry for entry in sidecars if not imports(entry, own, name)), None)
+    if hiding is None:
+        return None
+    label = f"{hiding['metadata']['namespace']}/{hiding['metadata']['name']}"
+    return f"Sidecar {label} does not import it; look from a client pod in namespace {own}"
+
+
+def imports(sidecar: JsonDict, namespace: str, name: str) -> bool:
+    """Whether the egress hosts (`namespace/host`) of a Sidecar contain a Service, at any port; without any, all are imported."""
+    egress = (sidecar.get("spec") or {}).get("egress") or []
+    hosts = [str(host).partition("/") for entry in egress for host in entry.get("hosts") or []]
+    near = {"*", namespace, *(["."] if sidecar["metadata"]["namespace"] == namespace else [])}
+    return not egress or any(place in near and (host == "*" or names_service(host, namespace, (namespace, name))) for place, _slash, host in hosts)

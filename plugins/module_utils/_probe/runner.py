@@ -16,9 +16,20 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ansible_collections.meshops.istio.plugins.module_utils._envoy.values import Pages
 from ansible_collections.meshops.istio.plugins.module_utils._envoy.view import zone_of
 from ansible_collections.meshops.istio.plugins.module_utils._membership import PUSH_DELAY, is_settled
-from ansible_collections.meshops.istio.plugins.module_utils._model import NOWHERE, CheckError, Checkpoint, ClientPod, Membership, ProxyView, Survey, Target
+from ansible_collections.meshops.istio.plugins.module_utils._model import (
+    NOWHERE,
+    CheckError,
+    Checkpoint,
+    ClientPod,
+    Membership,
+    ProxyView,
+    Survey,
+    Target,
+    Unread,
+)
 from ansible_collections.meshops.istio.plugins.module_utils._probe.senders import SENDERS, Job
 from ansible_collections.meshops.istio.plugins.module_utils._probe.session import PodSession
 from ansible_collections.meshops.istio.plugins.module_utils._requests.brake import Brake
@@ -29,7 +40,7 @@ from ansible_collections.meshops.istio.plugins.module_utils._requests.tally impo
 
 # Requests without the key that are sent first to learn whether the responses name their pod.
 LEARNING = 5
-# Seconds between two checkpoints until the endpoints are settled.
+# Seconds between the first two checkpoints, if the endpoints are not settled.
 UNSETTLED = 0.2
 
 
@@ -46,18 +57,20 @@ class Campaign:
     configuration: Any
     read_membership: Callable[[], Membership]
     read_log: Callable[[ClientPod, float], str]
-    read_gateways: Callable[[], tuple[tuple[ProxyView | None, ...], Membership]]
+    read_gateways: Callable[[], tuple[tuple[ProxyView | Unread | None, ...], Membership]]
 
-    def checkpoint(self, session: PodSession) -> tuple[Checkpoint, dict[str, bytes]]:
+    def checkpoint(self, session: PodSession) -> tuple[Checkpoint, Pages]:
         """A checkpoint with the views of the proxies that balance: the gateway's pods, or without a gateway the client's own."""
         with ThreadPoolExecutor(max_workers=1) as pool:
             membership = pool.submit(self.read_membership)
             view, pages = session.view(self.target)
-            (first, *others), gateway = self.read_gateways() if self.target.via else ((view,), NOWHERE)
-            return Checkpoint(first, membership.result(), tuple(others), time.monotonic(), gateway), pages
+            views, gateway = self.read_gateways() if self.target.via else ((view,), NOWHERE)
+            first, *others = (None if isinstance(each, Unread) else each for each in views)
+            unread = tuple(each.why for each in views if isinstance(each, Unread))
+            return Checkpoint(first, membership.result(), tuple(others), time.monotonic(), gateway, unread), pages
 
 
-def read_view(configuration: Any, target: Target, client: ClientPod, timeout: float = 30) -> tuple[ProxyView | None, str | None]:
+def read_view(configuration: Any, target: Target, client: ClientPod, timeout: float = 30) -> tuple[ProxyView | Unread | None, str | None]:
     """Read the client's Envoy: its view and the curl line. Sends no request to any service."""
     with PodSession(configuration, client, timeout) as session:
         check_curl(session.curl_line, session.exec.where)
@@ -100,15 +113,18 @@ def probe(client: ClientPod, plan: Plan, membership: Membership, campaign: Campa
     return run
 
 
-def _first_checkpoint(campaign: Campaign, session: PodSession) -> tuple[Checkpoint, dict[str, bytes]]:
+def _first_checkpoint(campaign: Campaign, session: PodSession) -> tuple[Checkpoint, Pages]:
     """A checkpoint after which no earlier change of the endpoints reaches Envoy. If the endpoints do not settle, the last of
-    several: any change that is still on its way then happened after the survey and is counted."""
-    latest = time.monotonic() + PUSH_DELAY
+    several: any change that is still on its way then happened after the survey and is counted. Each waits longer than the
+    one before, because on a large mesh a look is not cheap."""
+    latest, pause = time.monotonic() + PUSH_DELAY, UNSETTLED
     while True:
         checkpoint, pages = campaign.checkpoint(session)
-        if is_settled(checkpoint) or time.monotonic() > latest:
+        left = latest - time.monotonic()
+        if is_settled(checkpoint) or left < 0:
             return checkpoint, pages
-        time.sleep(UNSETTLED)
+        time.sleep(min(pause, left + UNSETTLED))
+        pause *= 2
 
 
 def _send(job: Job, run: ClientRun, requests: list[Request], membership: Membership, campaign: Campaign) -> None:

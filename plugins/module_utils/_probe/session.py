@@ -19,8 +19,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from ansible_collections.meshops.istio.plugins.module_utils._envoy.pages import admin_pages, hosts_filter, hosts_page
-from ansible_collections.meshops.istio.plugins.module_utils._envoy.view import led_to, proxy_view
-from ansible_collections.meshops.istio.plugins.module_utils._model import CheckError, ClientPod, ProxyView, Target
+from ansible_collections.meshops.istio.plugins.module_utils._envoy.values import Pages
+from ansible_collections.meshops.istio.plugins.module_utils._envoy.view import led_to, view_or_unread
+from ansible_collections.meshops.istio.plugins.module_utils._model import CheckError, ClientPod, ProxyView, Target, Unread
 from ansible_collections.meshops.istio.plugins.module_utils._probe.exec import Exec, exit_reason
 
 # The commands of the script in the pod, each followed by lines of output and an end marker:
@@ -80,6 +81,10 @@ SHELL_ERRORS = {
 # Time for the reads before and after the requests, on top of the deadline for the whole run.
 GRACE = 10
 HOSTS = "hosts"
+PAGE_TIMEOUT, PAGE_WORDS = 20, 5
+# curl's exit codes if nothing listens, and if the time was up.
+REFUSED, TOO_LATE = b"7", b"28"
+NO_ENVOY = Unread("nothing listens on Envoy's admin port")
 
 
 class PodSession:
@@ -131,62 +136,67 @@ class PodSession:
             "Next: check whether the pod or container was restarted (kubectl describe pod), then run the check again.",
         )
 
-    def view(self, target: Target) -> tuple[ProxyView | None, dict[str, bytes]]:
+    def view(self, target: Target) -> tuple[ProxyView | Unread | None, Pages]:
+        """The view and the pages that it is from; None if there is no Envoy."""
         pages = self.read(admin_pages(target), hosts_filter(target))
-        view = proxy_view(target, pages)
+        view = view_or_unread(target, pages)
         other = led_to(target, view)
         if other != target:
             more = self.read(admin_pages(other), hosts_filter(other))
-            pages |= {name: more.get(name, b"") for name in ("clusters", HOSTS)}
-            view = proxy_view(target, pages)
+            pages = {**pages, **{name: more.get(name, Unread("no Envoy responded")) for name in ("clusters", HOSTS)}}
+            view = view_or_unread(target, pages)
         return view, pages
 
-    def read(self, urls: dict[str, str], wanted: str) -> dict[str, bytes]:
+    def read(self, urls: dict[str, str], wanted: str) -> Pages:
         """Admin pages by name, and as `hosts` the lines of the clusters page that contain a text (`hosts_filter` of a target).
-        Empty if no Envoy responds; a truncated page is left out.
+        A page that was not read whole says why. Empty if no Envoy listens.
 
-        One curl reads them all, because a process takes more time than a page. The last page has the hosts of the whole
-        mesh, of which only the matching lines leave the pod.
+        One curl reads them all, because a process takes more time than a page. The last page is filtered in the pod too, as
+        not every Envoy can.
         """
         names = [*urls, HOSTS]
         after = ["\\n"] * (len(urls) - 1) + [f"\\n{self.nonce} filter\\n", "\\n"]
-        # The hosts are filtered before they can be counted, so curl's exit code shows whether the page is complete.
-        checks = ["size_download"] * len(urls) + ["exitcode"]
         transfers = [
-            f'url = "{_config_escaped(url)}"\nmax-time = 10\nnoproxy = "*"\nwrite-out = "\\n{self.nonce} page {name} %{{http_code}} %{{{check}}}{end}"\n'
-            for name, url, check, end in zip(names, [*urls.values(), hosts_page()], checks, after, strict=True)
+            f'url = "{_config_escaped(url)}"\nmax-time = {PAGE_TIMEOUT}\nnoproxy = "*"\n'
+            f'write-out = "\\n{self.nonce} page {name} %{{http_code}} %{{exitcode}} %{{size_download}}{end}"\n'
+            for name, url, end in zip(names, [*urls.values(), hosts_page(wanted)], after, strict=True)
         ]
-        pages: dict[str, bytes] = {}
+        pages: dict[str, bytes | Unread] = dict.fromkeys(names, Unread("curl ended before it"))
         body: list[bytes] = []
         for line in self.command("L", "next\n".join(transfers).encode(), wanted):
             if not line.startswith(self.nonce.encode()):
                 body.append(line)
                 continue
-            if page := _whole_page(line, body, wanted.encode()):
-                pages[page[0]] = page[1]
+            words = line.split()[1:]
+            if len(words) == PAGE_WORDS and words[0] == b"page":
+                pages[words[1].decode("utf-8", "replace")] = _page(words, body, wanted.encode())
             body = []
-        return pages if "info" in pages and HOSTS in pages else {}
+        return {} if pages["info"] == NO_ENVOY else pages
 
     def hosts(self, wanted: str) -> bytes:
         """The lines of the clusters page that contain a text."""
-        url = f'url = "{hosts_page()}"\nmax-time = 10\nnoproxy = "*"\n'
+        url = f'url = "{hosts_page(wanted)}"\nmax-time = {PAGE_TIMEOUT}\nnoproxy = "*"\n'
         return b"\n".join(line for line in self.command("H", url.encode(), wanted) if wanted.encode() in line)
 
     def end(self) -> None:
         self.exec.send(b"Q\n")
 
 
-def _whole_page(line: bytes, body: list[bytes], wanted: bytes) -> tuple[str, bytes] | None:
-    """A page's name and text, by the line after it, which has name, status and size (for the hosts, curl's exit code). None
-    for a refused or truncated page, and for any other line."""
-    words = line.split()[1:]
-    if len(words) != 4 or words[0] != b"page" or words[2] != b"200":
-        return None
-    name = words[1].decode("utf-8", "replace")
-    if name == HOSTS:
-        return (name, b"\n".join(entry for entry in body if wanted in entry)) if words[3] == b"0" else None
+def _page(words: list[bytes], body: list[bytes], wanted: bytes) -> bytes | Unread:
+    """A page's text, by the line after it: `page`, name, status, curl's exit code and size. The hosts were filtered before
+    they could be counted, so only curl can tell whether they are whole."""
+    _page_word, name, status, code, size = words
+    if code == REFUSED:
+        return NO_ENVOY
+    if code != b"0":
+        why = f"curl ended with exit code {code.decode('utf-8', 'replace')}"
+        return Unread(f"{why}, the time limit of {PAGE_TIMEOUT} s" if code == TOO_LATE else why)
+    if status != b"200":
+        return Unread(f"Envoy responded with {status.decode('utf-8', 'replace')}")
+    if name == HOSTS.encode():
+        return b"\n".join(entry for entry in body if wanted in entry)
     text = b"\n".join(body)
-    return (name, text) if words[3] == str(len(text)).encode() else None
+    return text if size == str(len(text)).encode() else Unread(f"{len(text)} of {size.decode('utf-8', 'replace')} bytes arrived")
 
 
 def _config_escaped(value: str) -> str:

@@ -58,7 +58,8 @@ def configuration_events(window: Window) -> list[str]:
     events = [f"{before.get(name) or after[name]} changed" for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name)]
     for entry in window.client_windows:
         proxy = proxies_of(window, entry)
-        by_checkpoint = [checkpoint.views() for checkpoint in entry.checkpoints]
+        events.extend(dict.fromkeys(f"{proxy} was not read at every checkpoint: {why}" for checkpoint in entry.checkpoints for why in checkpoint.unread))
+        by_checkpoint = [checkpoint.views() for checkpoint in entry.checkpoints if not checkpoint.unread]
         # Views can be matched to proxies only while the gateway's pods are the same.
         replaced = any(gateway_changes(first, second) for first, second in itertools.pairwise(entry.checkpoints))
         for views in () if replaced else itertools.zip_longest(*by_checkpoint):

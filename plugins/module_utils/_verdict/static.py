@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from ansible_collections.meshops.istio.plugins.module_utils._envoy.prediction import touches_key
 from ansible_collections.meshops.istio.plugins.module_utils._istio.rules import Declared
+from ansible_collections.meshops.istio.plugins.module_utils._membership import pods_without, selected_by, subset_in
 from ansible_collections.meshops.istio.plugins.module_utils._model import (
     DOES_NOT,
     HASHING,
@@ -29,6 +30,9 @@ from ansible_collections.meshops.istio.plugins.module_utils._model import (
     RouteView,
     Target,
 )
+
+# Envoy's lb_policy of a cluster that has a load_balancing_policy.
+OWN_POLICY = "LOAD_BALANCING_POLICY_CONFIG"
 
 
 @dataclass(frozen=True)
@@ -43,21 +47,26 @@ class Static:
 class ClientView:
     """The result of reading one client's Envoy: a view, or an error, or neither if no Envoy responded.
 
-    `filters` are the EnvoyFilters that change the client's filter chains, whose effect cannot be determined.
+    `filters` are the EnvoyFilters that change the client's filter chains, whose effect cannot be determined. `hidden` is why
+    a client that has nothing of the service may be kept from it, where others are not.
     """
 
     client: ClientPod
     view: ProxyView | None
     error: str | None = None
     filters: tuple[str, ...] = ()
+    hidden: str | None = None
 
 
-def static_verdict(key: Key, target: Target, declared: Declared, membership: Membership | None, client_views: Sequence[ClientView]) -> Static:
-    """The verdict on one port of a service. `membership` is None without permission to read the endpoints."""
+def static_verdict(key: Key | None, target: Target, declared: Declared, membership: Membership | None, client_views: Sequence[ClientView]) -> Static:
+    """The verdict on one port of a service. `membership` is None without permission to read the endpoints, `key` if no option
+    and no rule names one."""
     if not client_views:
         return _without_client(target, declared)
     if membership is not None and not membership.ready():
         return Static(UNKNOWN, f"service {target} has no ready pod")
+    if key is None:
+        return _without_key(target, client_views)
     verdicts = [_of_client(key, target, membership, entry) for entry in client_views]
     broken = next((entry for entry in verdicts if entry.verdict == DOES_NOT), None)
     if broken:
@@ -66,7 +75,7 @@ def static_verdict(key: Key, target: Target, declared: Declared, membership: Mem
     if split:
         return split
     doubt = next((entry for entry in verdicts if entry.verdict == UNKNOWN), None)
-    return doubt or _sticks(key, membership, client_views)
+    return doubt or _sticks(key, client_views)
 
 
 _NO_CLIENT = "there is no ready client pod whose Envoy could be read; label one in this namespace, or name one with its namespace in the option client"
@@ -81,38 +90,93 @@ def _without_client(target: Target, declared: Declared) -> Static:
     return Static(UNKNOWN, _NO_CLIENT)
 
 
+def _without_key(target: Target, client_views: Sequence[ClientView]) -> Static:
+    """Nobody asks for affinity, as far as it was read."""
+    verdicts = [_unreadable(target, entry) for entry in client_views]
+    unknown = next((entry for entry in verdicts if entry is not None), None)
+    cluster = next((entry.view.cluster for entry in client_views if entry.view and entry.view.cluster), None)
+    if unknown or cluster is None:
+        return unknown or Static(DOES_NOT, f"no client's Envoy has a route or a cluster for service {target}")
+    proxy = f"the Envoy of pod {client_views[0].client}"
+    return Static(DOES_NOT, f"no rule in force asks for affinity: {proxy} balances {_short(cluster.name)} by {cluster.lb_policy} and hashes on nothing")
+
+
+def _unreadable(target: Target, entry: ClientView) -> Static | None:
+    """Why nothing can be said of one client."""
+    proxy, client, view = f"the Envoy of pod {entry.client}", entry.client, entry.view
+    if entry.error:
+        return Static(UNKNOWN, f"pod {client} could not be inspected: {entry.error}")
+    if view is None and client.ambient:
+        return Static(UNKNOWN, f"pod {client} is in ambient mode, where a waypoint may hash, which is not read; look from a client pod with a sidecar")
+    if view is None:
+        return Static(UNKNOWN, f"{proxy} did not respond") if client.sidecar else None
+    if view.doubt:
+        return Static(UNKNOWN, f"the route of service {target} in {proxy} cannot be told: {view.doubt}")
+    if view.route is None and view.cluster is None and entry.hidden:
+        return Static(UNKNOWN, f"{proxy} has neither a route nor a cluster for service {target}: {entry.hidden}")
+    return None
+
+
 def _of_client(key: Key, target: Target, membership: Membership | None, client_view: ClientView) -> Static:
     """One client alone: the first thing that breaks affinity or prevents a statement."""
-    proxy = f"the Envoy of pod {client_view.client}"
-    view = client_view.view
-    if client_view.error:
-        return Static(UNKNOWN, f"pod {client_view.client} could not be inspected: {client_view.error}")
+    proxy, view = f"the Envoy of pod {client_view.client}", client_view.view
+    unreadable = _unreadable(target, client_view)
+    if unreadable:
+        return unreadable
     if view is None:
-        if not client_view.client.sidecar:
-            return Static(DOES_NOT, f"pod {client_view.client} has no sidecar (istio-proxy), so no rule of the mesh applies to its requests")
-        return Static(UNKNOWN, f"{proxy} did not respond")
+        return Static(DOES_NOT, f"pod {client_view.client} has no sidecar (istio-proxy), so no rule of the mesh applies to its requests")
     broken = _of_route(key, target, view, proxy) or _of_cluster(key, view, proxy) or _of_locality(view, proxy)
     return broken or _of_hosts(membership, view, proxy) or _of_filters(client_view, proxy) or Static(STICKS, "")
 
 
 def _of_route(key: Key, target: Target, view: ProxyView, proxy: str) -> Static | None:
     route = view.route
-    if route is None and view.virtual_host:
-        return Static(UNKNOWN, f"every route of {view.virtual_host} in {proxy} requires other headers or another path than a plain GET /")
     if route is None:
-        if view.cluster:
-            return Static(DOES_NOT, f"{proxy} has no HTTP route for service {target}, so it balances connections, not requests")
-        return Static(DOES_NOT, f"{proxy} has neither a route nor a cluster for service {target}")
+        return _of_no_route(target, view, proxy)
+    if route.answered:
+        return Static(UNKNOWN, f"{proxy} answers {_request(target)} by {route.answered}, so it reaches no pod")
     if not view.alike:
         names = " and ".join(_short(name) for name in route.destinations())
-        return Static(DOES_NOT, f"the route in {proxy} is weighted over {names}, and Envoy selects one of them for each request")
-    if not any(policy.matches(key) for policy in route.hash_policies):
-        return Static(DOES_NOT, _hashing(route, proxy, key))
+        return Static(DOES_NOT, f"the route in {proxy} is weighted over {names}, and Envoy selects one of them for each request{_lanes(view)}")
+    if not any(policy.matches(key) for policy in view.policies()):
+        return Static(DOES_NOT, _hashing(view, route, proxy, key) + _lanes(view))
     return _of_key(key, view, proxy)
 
 
-def _hashing(route: RouteView, proxy: str, key: Key) -> str:
-    policies = [" ".join(filter(None, (policy.type, policy.name))) for policy in route.hash_policies]
+def _of_no_route(target: Target, view: ProxyView, proxy: str) -> Static:
+    if view.virtual_host:
+        return Static(UNKNOWN, f"every route of {view.virtual_host} in {proxy} requires other headers or another path than {_request(target)}{_lanes(view)}")
+    if view.cluster:
+        return Static(DOES_NOT, f"{proxy} has no HTTP route for service {target}, so it balances connections, not requests")
+    return Static(DOES_NOT, f"{proxy} has neither a route nor a cluster for service {target}")
+
+
+def _request(target: Target) -> str:
+    return f"{target.method} {target.path} as it is sent"
+
+
+def _lanes(view: ProxyView) -> str:
+    """Routes for other requests, such as those of a canary's callers, which this verdict is not about."""
+    texts = [f"{lane.condition} leads to {' and '.join(_short(name) for name in lane.clusters) or 'no cluster'}" for lane in view.lanes]
+    return f". Other requests take a route of their own: {'; '.join(texts[:3])}{'; …' if len(texts) > 3 else ''}" if texts else ""
+
+
+def other_routes(view: ProxyView) -> str:
+    """Where requests go that carry other headers, or no key, as sentences; empty if all take one route."""
+    return (_keyless(view) + _lanes(view)).removeprefix(". ")
+
+
+def _keyless(view: ProxyView) -> str:
+    if view.keyless is None:
+        return ""
+    if view.keyless.answered:
+        return f". Requests without the key are answered by Envoy itself ({view.keyless.answered})"
+    names = " and ".join(_short(name) for name in view.keyless.destinations())
+    return f". Requests without the key take another route, to {names or 'no cluster'}"
+
+
+def _hashing(view: ProxyView, route: RouteView, proxy: str, key: Key) -> str:
+    policies = [" ".join(filter(None, (policy.type, policy.name))) for policy in view.policies()]
     hashing = f"hashes on {', '.join(policies)}, not on {key}" if policies else f"has no hash policy for {key}"
     return f"{proxy} treats the port as TCP and {hashing}" if route.protocol == "tcp" else f"the route in {proxy} {hashing}"
 
@@ -122,7 +186,7 @@ def _of_key(key: Key, view: ProxyView, proxy: str) -> Static | None:
     touched = touches_key(view, key)
     if touched in ("removes", "sets"):
         return Static(DOES_NOT, f"the route in {proxy} {touched} the {key} before Envoy hashes it")
-    others = [policy for policy in view.route.hash_policies if not policy.matches(key)] if view.route else []
+    others = [policy for policy in view.policies() if not policy.matches(key)]
     if others:
         return Static(UNKNOWN, f"the route in {proxy} hashes on more than {key}: {', '.join(policy.name or policy.type for policy in others)}")
     return None
@@ -133,6 +197,8 @@ def _of_cluster(key: Key, view: ProxyView, proxy: str) -> Static | None:
     if cluster is None:
         name = f"cluster {_short(view.route.destinations()[0])}, which does not exist" if view.route and view.route.clusters else "no cluster"
         return Static(UNKNOWN, f"the route in {proxy} leads to {name}")
+    if cluster.lb_policy == OWN_POLICY:
+        return Static(UNKNOWN, f"an EnvoyFilter gives {_short(cluster.name)} in {proxy} a load_balancing_policy of its own, which is not evaluated")
     if cluster.lb_policy not in HASHING:
         rule = f"DestinationRule {cluster.rule}" if cluster.rule else "no DestinationRule in force"
         return Static(DOES_NOT, f"{proxy} balances {_short(cluster.name)} by {cluster.lb_policy} ({rule}), although its route hashes on {key}")
@@ -158,12 +224,13 @@ def _of_hosts(membership: Membership | None, view: ProxyView, proxy: str) -> Sta
     eligible = view.eligible()
     if membership is None:
         return Static(UNKNOWN, "there is no permission to read the service's endpoints, so Envoy may not know all of them")
-    ready = {backend.address for backend in membership.ready()}
-    others = eligible - ready
+    expected = selected_by(membership, view)
+    others = eligible - {backend.address for backend in expected.ready()}
     if others:
         return Static(UNKNOWN, f"{proxy} can select {len(others)} hosts that are not ready pods of the service ({min(others)})")
-    if ready - eligible and not _subset(view):
-        return Static(UNKNOWN, f"{proxy} can select {len(eligible)} of {len(ready)} ready pods; sessions move when it adds the others")
+    ready, lacking = len({backend.pod for backend in expected.ready()}), len(pods_without(expected, eligible))
+    if lacking:
+        return Static(UNKNOWN, f"{proxy} can select {ready - lacking} of {ready} ready pods; sessions move when it adds the others")
     return None
 
 
@@ -216,21 +283,17 @@ def _hosts(addresses: Iterable[str]) -> str:
     return f"{len(ordered)} pods" if len(ordered) != 1 else f"one pod ({ordered[0]})"
 
 
-def _sticks(key: Key, membership: Membership | None, client_views: Sequence[ClientView]) -> Static:
+def _sticks(key: Key, client_views: Sequence[ClientView]) -> Static:
     first = client_views[0].view
     policy = first.cluster.lb_policy if first and first.cluster else ""
     pods = len(first.eligible()) if first else 0
-    whole = "" if membership is None or first is None or pods == len(membership.ready()) else f" of {_short(first.cluster.name if first.cluster else '')}"
+    whole = f" of {_short(first.cluster.name)}" if first and first.cluster and subset_in(first.cluster.name) else ""
+    more = _keyless(first) + _lanes(first) if first else ""
     proxy = f"the Envoy of pod {client_views[0].client}" if len(client_views) == 1 else f"the Envoys of all {len(client_views)} client pods"
     verb = "hashes" if len(client_views) == 1 else "hash"
-    return Static(
-        STICKS, f"{proxy} {verb} on {key} by {policy} over {pods} ready pods{whole}" if pods != 1 else f"{proxy} {verb} on {key}, and there is only one pod"
-    )
-
-
-def _subset(view: ProxyView) -> bool:
-    """Whether the route's cluster is for a subset of the pods: `outbound|80|v1|host`."""
-    return view.cluster is not None and view.cluster.name.count("|") >= 3 and view.cluster.name.split("|")[2] != ""
+    if pods == 1:
+        return Static(STICKS, f"{proxy} {verb} on {key}, and there is only one pod")
+    return Static(STICKS, f"{proxy} {verb} on {key} by {policy} over {pods} ready pods{whole}{more}")
 
 
 def _short(cluster: str) -> str:

@@ -52,7 +52,7 @@ class Balancing:
 
     @classmethod
     def of(cls, cluster: ClusterView, hosts: Iterable[str]) -> Balancing:
-        return cls(replace(cluster, name="", version="", rule=None), tuple(sorted(hosts)))
+        return cls(replace(cluster, name="", version="", rule=None), tuple(hosts))
 
     def by(self, policy: str) -> Balancing:
         """The same hosts with another algorithm: with its own sizes if it is in force, else with Envoy's defaults."""
@@ -61,7 +61,7 @@ class Balancing:
         return replace(self, cluster=replace(self.cluster, lb_policy=policy, minimum_ring_size=None, table_size=TABLE_SIZE))
 
     def place(self, hosts: Sequence[str], sessions: Sequence[int]) -> tuple[str, ...]:
-        choose = _chooser(self.cluster, tuple(sorted(hosts)))
+        choose = _chooser(self.cluster, tuple(hosts))
         return tuple(choose(session) for session in sessions)
 
 
@@ -118,13 +118,15 @@ class Change:
 
     def draw(self, chance: random.Random) -> tuple[str, ...]:
         """A random outcome: the remaining pods with new addresses, or a sample of them."""
-        if self.pods <= len(self.left):
-            return tuple(chance.sample(self.left, self.pods))
+        if self.known:
+            return self.left
+        if self.pods < len(self.left):
+            return tuple(sorted(chance.sample(self.left, self.pods)))
         port = self.left[0].rpartition(":")[2] if self.left else "80"
         hosts = set(self.left)
         while len(hosts) < self.pods:
             hosts.add(f"10.{chance.randrange(256)}.{chance.randrange(256)}.{chance.randrange(1, 255)}:{port}")
-        return tuple(hosts)
+        return tuple(sorted(hosts))
 
 
 def expected_share(balancing: Balancing, change: Change, sessions: tuple[int, ...], draws: int) -> dict[str, float]:

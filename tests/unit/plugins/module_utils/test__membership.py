@@ -4,12 +4,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from ansible_collections.meshops.istio.plugins.module_utils._membership import age_of, changes, membership_of
-from ansible_collections.meshops.istio.plugins.module_utils._model import Target
+from ansible_collections.meshops.istio.plugins.module_utils._membership import age_of, changes, is_settled, membership_of
+from ansible_collections.meshops.istio.plugins.module_utils._model import Checkpoint, Host, ProxyView, Target
 
 # The form in which the lab's API server gives both.
 NOW = "Tue, 24 Nov 2026 23:51:56 GMT"
@@ -59,3 +60,15 @@ def test_changes_are_counted_by_generation_even_if_nothing_is_left_of_them() -> 
     before, after = membership_of([endpoints("a", 3, ONE)], TARGET), membership_of([endpoints("a", 5, ONE)], TARGET)
     assert (changes(before, before), changes(before, after)) == (0, 2)
     assert changes(before, membership_of([endpoints("b", 1, ONE)], TARGET)) == 2
+
+
+def test_a_pod_with_two_addresses_is_settled_by_one_of_them() -> None:
+    """Envoy uses the first address of a dual-stack pod, and never had all of the EndpointSlices' addresses."""
+    four, six = ONE, {**ONE, "addresses": ["fd00::1"]}
+    dual = replace(membership_of([endpoints("v4", 1, four), endpoints("v6", 1, six)], TARGET), age=3.0)
+    host = Host("10.0.0.1:8080", True, "healthy", 1, 0, "a", 0)
+    view = ProxyView("1.31.0", 1.0, None, None, (host,))
+    assert is_settled(Checkpoint(view, dual))
+    assert not is_settled(Checkpoint(replace(view, hosts=()), dual))
+    assert not is_settled(Checkpoint(replace(view, hosts=(host, replace(host, address="10.9.9.9:8080"))), dual))
+    assert not is_settled(Checkpoint(None, dual, unread=("curl ended with exit code 28",)))

@@ -137,6 +137,12 @@ def test_balancing_that_only_a_filter_makes_forbids_a_prediction(cluster: dict[s
     assert found is None if reason is None else found is not None and reason in found
 
 
+def test_a_clusters_own_hash_policy_is_read() -> None:
+    options = {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": HASHED}
+    view = view_of(dump(action={"cluster": NAME}, cluster={"typed_extension_protocol_options": options}), TARGET)
+    assert (view.balances_by(KEY), no_prediction(view, KEY)) == (True, None)
+
+
 def test_a_weighted_route_is_as_good_as_one_only_over_the_same_hosts() -> None:
     """Synthetic: the second cluster has the same hosts by the same ring, or by none."""
     second = NAME.replace("||", "|v2|")

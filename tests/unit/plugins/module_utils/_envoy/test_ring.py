@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 import pytest
@@ -79,3 +80,29 @@ def test_two_hosts_on_a_ring_of_three_get_two_points_each() -> None:
 def test_equal_policies_are_combined_as_envoy_does() -> None:
     single = request_hash("sid-1")
     assert request_hash("sid-1", 2) == (((single << 1) | (single >> 63)) & MASK) ^ single
+
+
+def envoys_counts(hosts: int, minimum: int) -> list[int]:
+    """The loop of Envoy's ring_hash_lb.cc, point by point."""
+    scale = min(math.ceil(1 / hosts * minimum) / (1 / hosts), 8.0 * 1024 * 1024)
+    current = target = 0.0
+    counts = []
+    for _host in range(hosts):
+        target += scale * (1 / hosts)
+        count = 0
+        while current < target:
+            count += 1
+            current += 1
+        counts.append(count)
+    return counts
+
+
+def test_envoys_sums_give_the_first_host_a_point_more_for_some_numbers_of_hosts() -> None:
+    """Its order of the hosts then decides which one that is."""
+    for number in range(1, 160):
+        hosts = [f"10.0.0.{host}:80" for host in range(number, 0, -1)]
+        counts = Counter(host for _point, host in ring_points(hosts))
+        assert [counts[host] for host in hosts] == envoys_counts(number, 1024)
+    for number in (75, 77, 91, 93, 99, 105):
+        counts = Counter(host for _point, host in ring_points([f"10.0.1.{host}:80" for host in range(number)]))
+        assert counts["10.0.1.0:80"] == counts["10.0.1.1:80"] + 1

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.meshops.istio.plugins.module_utils._istio.hosts import covers, exported, names_service, selects
+from ansible_collections.meshops.istio.plugins.module_utils._istio.hosts import covers, exported, hidden_from, names_service, selects
 
 FQDN = "nginx-service.sample.svc.cluster.local"
 
@@ -71,3 +71,34 @@ def test_a_rule_is_exported_to_a_namespace_or_not(to: Any, seen: bool) -> None:
 )
 def test_a_selector_selects_by_all_of_its_labels(selector: Any, selected: bool) -> None:
     assert selects(selector, {"app": "shop", "version": "v1"}) is selected
+
+
+@pytest.mark.parametrize(
+    ("annotation", "namespace", "egress", "why"),
+    [
+        (None, "till", None, None),
+        ("*", "till", None, None),
+        (".", "shop", None, None),
+        (".", "till", None, "does not name namespace till"),
+        ("~", "shop", None, "does not name namespace shop"),
+        ("desk, till", "till", None, None),
+        # The service's own namespace is where callers are looked for, so what it cannot reach from there is no matter of the look.
+        (None, "shop", ["./other"], None),
+        (None, "till", ["./*"], "Sidecar till/scope does not import it; look from a client pod in namespace shop"),
+        (None, "till", ["shop/*"], None),
+        (None, "till", ["*/cart.shop.svc.cluster.local"], None),
+        (None, "till", ["*/basket.shop.svc.cluster.local"], "does not import it"),
+        (None, "till", ["~/*"], "does not import it"),
+    ],
+)
+def test_where_a_service_is_hidden(annotation: str | None, namespace: str, egress: list[str] | None, why: str | None) -> None:
+    service = {"metadata": {"namespace": "shop", "name": "cart", "annotations": {"networking.istio.io/exportTo": annotation} if annotation else None}}
+    sidecars = [{"metadata": {"namespace": namespace, "name": "scope"}, "spec": {"egress": [{"hosts": egress}]}}] if egress else []
+    found = hidden_from(service, namespace, sidecars)
+    assert found is None if why is None else found is not None and why in found
+
+
+def test_sidecars_that_could_not_be_read_may_hide_it() -> None:
+    service = {"metadata": {"namespace": "shop", "name": "cart"}}
+    assert "could not be read" in (hidden_from(service, "till", None) or "")
+    assert hidden_from(service, "shop", None) is None

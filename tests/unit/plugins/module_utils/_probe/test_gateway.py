@@ -12,7 +12,7 @@ from urllib.parse import unquote
 import pytest
 
 from ansible_collections.meshops.istio.plugins.module_utils._cluster.api import Cluster
-from ansible_collections.meshops.istio.plugins.module_utils._model import NOWHERE, CheckError, Target, Via
+from ansible_collections.meshops.istio.plugins.module_utils._model import NOWHERE, CheckError, ProxyView, Target, Unread, Via
 from ansible_collections.meshops.istio.plugins.module_utils._probe import gateway
 from ansible_collections.meshops.istio.plugins.module_utils._probe.gateway import find_gateway, read_gateways
 
@@ -112,10 +112,10 @@ def test_every_ready_pod_of_the_gateway_is_read(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(gateway, "Exec", Envoy)
     pods = api(("b", "u2", True), ("a", "u1", True), ("starting", "u3", False), ("10.0.0.3", "", True))
     views, endpoints = read_gateways(pods, None, TARGET)
-    assert [view.proxy_version for view in views if view] == ["a", "b"]
+    assert [view.proxy_version for view in views if isinstance(view, ProxyView)] == ["a", "b"]
     assert len(endpoints.backends) == 4
     first = views[0]
-    assert first is not None
+    assert isinstance(first, ProxyView)
     assert first.cluster is not None
     assert (first.cluster.name, first.cluster.lb_policy) == (CLUSTER, "RING_HASH")
     assert [(host.address, host.rq_total) for host in first.hosts] == [("10.0.0.9:80", 3)]
@@ -125,20 +125,21 @@ def test_a_route_that_leads_elsewhere_is_followed(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(gateway, "Exec", Envoy)
     monkeypatch.setattr(Envoy, "elsewhere", True)
     (view,), _endpoints = read_gateways(api(("a", "u1", True)), None, TARGET)
-    assert view is not None
+    assert isinstance(view, ProxyView)
     assert view.cluster is not None
     assert view.cluster.name == CLUSTER.replace("cart", "basket")
     assert [host.address for host in view.hosts] == ["10.0.0.9:80"]
 
 
-def test_a_page_that_was_cut_short_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("page", ["server_info", "dynamic_route_configs", "dynamic_active_clusters", "clusters?"])
+def test_a_page_that_was_cut_short_is_unread(monkeypatch: pytest.MonkeyPatch, page: str) -> None:
+    """It was taken for an Envoy that has no such route, cluster or host."""
     monkeypatch.setattr(gateway, "Exec", Envoy)
-    monkeypatch.setattr(Envoy, "cut", "server_info")
-    assert read_gateways(api(("a", "u1", True)), None, TARGET)[0] == (None,)
-    monkeypatch.setattr(Envoy, "cut", "clusters")
-    (view,), _endpoints = read_gateways(api(("a", "u1", True)), None, TARGET)
-    assert view is not None
-    assert (view.cluster, view.hosts) == (None, ())
+    monkeypatch.setattr(Envoy, "cut", page)
+    (view,), endpoints = read_gateways(api(("a", "u1", True)), None, TARGET)
+    assert isinstance(view, Unread)
+    assert "pilot-agent in pod istio-ingress/a ended with Failure" in view.why
+    assert len(endpoints.backends) == 1
 
 
 def test_a_gateway_without_a_ready_pod_is_no_gateway() -> None:

@@ -39,3 +39,18 @@ def test_a_recent_change_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_constant_churn_is_not_waited_for_longer_than_a_change_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert first_look(monkeypatch, [0.0] * 100).at == pytest.approx(5, abs=1)
+
+
+def test_looks_at_a_large_mesh_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In five seconds of churn there were 25 looks, each at everything."""
+    now = [0.0]
+    monkeypatch.setattr(runner, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=lambda seconds: now.__setitem__(0, now[0] + seconds)))
+    looks = iter(looks_of_age(*[0.0] * 100))
+    seen: list[float] = []
+
+    def look(_session: object) -> tuple[Checkpoint, dict[str, bytes]]:
+        seen.append(now[0])
+        return next(looks), {}
+
+    runner._first_checkpoint(cast(Any, SimpleNamespace(checkpoint=look)), cast(Any, None))
+    assert (len(seen) <= 7, seen[-1] > 5) == (True, True), seen

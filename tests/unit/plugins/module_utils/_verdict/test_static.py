@@ -17,6 +17,7 @@ from ansible_collections.meshops.istio.plugins.module_utils._model import (
     HashPolicy,
     Host,
     Key,
+    Lane,
     Membership,
     ProxyView,
     RouteView,
@@ -89,6 +90,67 @@ def hosts(*changes: dict[str, Any]) -> ProxyView:
 def test_one_client(view: ProxyView, verdict: str, words: str) -> None:
     found = static_verdict(KEY, TARGET, Declared(), MEMBERSHIP, [ClientView(CLIENT, view)])
     assert (found.verdict, words in found.why) == (verdict, True), found.why
+
+
+def test_a_route_that_cannot_be_told_is_unknown_and_one_that_envoy_answers_reaches_no_pod() -> None:
+    doubt = replace(VIEW, route=None, doubt="a share of 10 in 100 requests cannot be evaluated")
+    for view, words in ((doubt, "cannot be told: a share of 10"), (route(clusters=(), answered="a redirect"), "answers GET / as it is sent by a redirect")):
+        found = static_verdict(KEY, TARGET, Declared(), MEMBERSHIP, [ClientView(CLIENT, view)])
+        assert (found.verdict, words in found.why) == ("unknown", True), found.why
+
+
+def test_routes_for_other_requests_are_named() -> None:
+    """A canary by cookie: the callers who carry it stick, the probe's requests do not (shared case 08)."""
+    lane = Lane("header cookie safe_regex .*canary-seat=in.*", ("outbound|80||cart-canary.shop.svc.cluster.local",))
+    halves = replace(route(clusters=((NAME, 80), ("outbound|80||b.shop.svc.c", 20))), alike=False, lanes=(lane,))
+    found = static_verdict(KEY, TARGET, Declared(), MEMBERSHIP, [ClientView(CLIENT, halves)])
+    assert found.verdict == "does_not"
+    assert found.why.endswith("Other requests take a route of their own: header cookie safe_regex .*canary-seat=in.* leads to cart-canary.shop:80")
+    keyless = replace(VIEW, keyless=replace(ROUTE, clusters=(("outbound|80||plain.shop.svc.c", 100),)))
+    found = static_verdict(KEY, TARGET, Declared(), MEMBERSHIP, [ClientView(CLIENT, keyless)])
+    assert (found.verdict, found.why.endswith("Requests without the key take another route, to plain.shop:80")) == ("sticks", True)
+
+
+def test_what_is_not_seen_from_here_is_unknown() -> None:
+    """An ambient client behind a waypoint that works was `does_not`, and so was a service that exportTo hides."""
+    ambient = static_verdict(KEY, TARGET, Declared(), MEMBERSHIP, [ClientView(replace(CLIENT, sidecar=False, ambient=True), None)])
+    nothing = replace(VIEW, route=None, cluster=None)
+    hidden = static_verdict(KEY, TARGET, Declared(), MEMBERSHIP, [ClientView(CLIENT, nothing, hidden="Sidecar a/b does not import it")])
+    assert (ambient.verdict, hidden.verdict) == ("unknown", "unknown")
+    assert "look from a client pod with a sidecar" in ambient.why
+    assert hidden.why.endswith("has neither a route nor a cluster for service sample/nginx-service:80: Sidecar a/b does not import it")
+
+
+def test_a_pod_with_two_addresses_is_reached_by_either() -> None:
+    second = tuple(replace(backend, address=f"[fd00::{number}]:80") for number, backend in enumerate(MEMBERSHIP.backends))
+    dual = replace(MEMBERSHIP, backends=MEMBERSHIP.backends + second)
+    assert static_verdict(KEY, TARGET, Declared(), dual, [ClientView(CLIENT, VIEW)]).verdict == "sticks"
+    lacking = static_verdict(KEY, TARGET, Declared(), dual, [ClientView(CLIENT, hosts({}, {}))])
+    assert (lacking.verdict, "2 of 3 ready pods" in lacking.why) == ("unknown", True)
+
+
+def test_a_subset_is_compared_with_its_own_pods() -> None:
+    subset = replace(CLUSTER, name=NAME.replace("||", "|v1|"))
+    found = static_verdict(KEY, TARGET, Declared(), MEMBERSHIP, [ClientView(CLIENT, replace(hosts({}, {}, {"healthy": False}), cluster=subset))])
+    assert (found.verdict, "2 of 3 ready pods" in found.why) == ("unknown", True)
+
+
+def test_without_a_key_none_is_made_up() -> None:
+    plain = replace(route(hash_policies=()), cluster=replace(CLUSTER, lb_policy="LEAST_REQUEST", rule=None))
+    found = static_verdict(None, TARGET, Declared(), MEMBERSHIP, [ClientView(CLIENT, plain)])
+    assert (found.verdict, "balances nginx-service.sample:80 by LEAST_REQUEST" in found.why, "user-session" in found.why) == ("does_not", True, False)
+    unread = static_verdict(None, TARGET, Declared(), MEMBERSHIP, [ClientView(CLIENT, None, "routes: cut short")])
+    assert (unread.verdict, "cut short" in unread.why) == ("unknown", True)
+
+
+def test_the_policies_of_the_cluster_come_before_the_routes() -> None:
+    """HttpProtocolOptions.hash_policy of Envoy 1.37 and newer, by an EnvoyFilter; synthetic."""
+    own = replace(route(hash_policies=()), cluster=replace(CLUSTER, hash_policies=(HashPolicy("header", "user-session"),)))
+    other = cluster(hash_policies=(HashPolicy("cookie", "user"),))
+    assert static_verdict(KEY, TARGET, Declared(), MEMBERSHIP, [ClientView(CLIENT, own)]).verdict == "sticks"
+    assert static_verdict(KEY, TARGET, Declared(), MEMBERSHIP, [ClientView(CLIENT, other)]).verdict == "does_not"
+    foreign = static_verdict(KEY, TARGET, Declared(), MEMBERSHIP, [ClientView(CLIENT, cluster(lb_policy="LOAD_BALANCING_POLICY_CONFIG"))])
+    assert (foreign.verdict, "load_balancing_policy of its own" in foreign.why) == ("unknown", True)
 
 
 def test_a_client_without_sidecar_does_not_stick_and_one_without_answer_is_unknown() -> None:
