@@ -68,8 +68,7 @@ def test_a_release_of_the_usual_name_is_not_ours_without_the_mark():
 
 def test_earlier_versions_of_the_role_left_another_mark():
     record = _record()
-    record["metadata"]["annotations"] = RECORDS[-1]["metadata"]["annotations"]
-    assert EARLIER_MARK in record["metadata"]["annotations"]
+    record["metadata"]["annotations"] = {EARLIER_MARK: '{"inputs": "9ef9", "objects": []}'}
     planned = _plan(record)
     assert planned["owner"] == "role"
     assert planned["installed"]["marked"] is False
