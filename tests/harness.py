@@ -28,7 +28,10 @@ LAB_CACHE = Path(os.environ.get("ISTIO_LAB_CACHE") or Path(os.environ.get("XDG_C
 # What needs the cluster for itself: it compares all of it, or alters Istio or the lab, and so comes last; nothing else runs on the lab meanwhile.
 WHOLE_CLUSTER = (
     "tests/integration/test_rbac.py::test_the_shipped_account_is_enough_and_leaves_the_cluster_as_it_was",
-    "tests/integration/test_roles.py::test_altered_objects_are_put_right",
+    "tests/integration/test_roles.py::test_altered_objects_of_the_sample_are_put_right",
+    "tests/integration/test_roles.py::test_drift_of_the_control_plane_is_reported_and_corrected_where_asked",
+    "tests/integration/test_roles.py::test_a_release_without_the_mark_is_left_alone_until_it_is_adopted",
+    "tests/integration/test_roles.py::test_what_a_killed_helm_left_is_recorded_as_failed_and_helm_continues",
     "tests/integration/test_lab_lifecycle.py::test_nothing_remains_of_a_lab_taken_down",
     "tests/integration/test_lab_site",
 )

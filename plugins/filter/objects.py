@@ -2,22 +2,22 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""How the roles compare Kubernetes objects: as replacements of the live objects, and by digests. Pure.
+"""How the roles compare Kubernetes objects: as replacements of the live objects, and by the fields that a definition sets. Pure.
 
 Each filter is documented in a file of its name. `want` is an object as defined, `live` the object in the cluster.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from decimal import Decimal
+from fnmatch import fnmatchcase
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
-from ansible.utils.vars import merge_hash
 
-from ansible_collections.meshops.istio.plugins.plugin_utils._lists import dicts
+from ansible_collections.meshops.istio.plugins.plugin_utils._lists import dicts, merged
 
 Object = Mapping[str, Any]
 
@@ -41,21 +41,27 @@ def objects_desired(definitions: Any, live: Any) -> list[Object]:
     return [replacement(want, current) if current else want for want, current in zip(wanted, existing, strict=True)]
 
 
-def objects_digests(objects: Any, waited: bool = False) -> list[list[str]]:
-    """For each object [apiVersion, kind, namespace, name, digest of the fields that only its owner may change].
+def objects_drift(definitions: Any, live: Any, ignore: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """The definitions whose live object is missing or has other values in fields that the definition sets; see objects_drift.yml.
 
-    `waited`: the caller has waited for the pods of the Deployments since, and their older status is ignored.
+    Fields that a definition leaves out are not compared: the API server's defaults, and additions of admission controllers.
     """
-    existing = [live for live in dicts(objects, "objects_digests") if live]
-    scaled = {live["spec"]["scaleTargetRef"]["name"] for live in existing if live["kind"] == "HorizontalPodAutoscaler"}
-    return [[*identity(live), digest([live["metadata"]["uid"], live["metadata"].get("labels", {}), owned(live, scaled, waited)])] for live in existing]
+    existing = {identity(current): current for current in dicts(live, "objects_drift")}
+    drift = []
+    for want in dicts(definitions, "objects_drift"):
+        kept = without(want["kind"], want, ignore)
+        current = existing.get(identity(want))
+        differences = list(compared(want["kind"], kept, current)) if current else ["missing"]
+        if differences:
+            drift.append({"object": " ".join(part for part in identity(want) if part), "differences": differences, "definition": kept})
+    return drift
 
 
 class FilterModule:
     """The entry point that Ansible loads."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
-        return {"objects_desired": objects_desired, "objects_digests": objects_digests}
+        return {"objects_desired": objects_desired, "objects_drift": objects_drift}
 
 
 # -- replacements --
@@ -118,53 +124,64 @@ KEPT: tuple[Callable[[Object, Object], Object], ...] = (
 )
 
 
-# -- digests --
+# -- drift --
+
+# What tells the elements of a list apart, the first that all of them have. As in strategic merge patches, their order does not count.
+KEYS = ("mountPath", "name")
+QUANTITY = re.compile(r"(\d+(?:\.\d+)?)(m|[kMGTPE]|[KMGTPE]i)?")
+FACTORS = {"m": Decimal("0.001"), "k": Decimal(10) ** 3} | {
+    f"{unit}{binary}": Decimal(1024 if binary else 1000) ** power for power, unit in enumerate("KMGTPE", start=1) for binary in ("", "i")
+}
 
 
-def owned(live: Object, scaled: set[str], waited: bool) -> Any:
-    """The fields of an object that only its owner may change."""
-    if live["kind"] == "CustomResourceDefinition":
-        # A CRD has half a megabyte; its generation changes with its content.
-        return live["metadata"]["generation"]
-    if "webhooks" in live:
-        loose = {"failurePolicy": ""} if live["kind"] == "ValidatingWebhookConfiguration" else {}
-        return [merged(hook, {"clientConfig": {"caBundle": ""}}, loose) for hook in live["webhooks"]]
-    content = {name: value for name, value in live.items() if name not in ("metadata", "status", "secrets", "imagePullSecrets")}
-    if live["kind"] != "Deployment":
-        return content
-    spec: dict[str, Any] = {"template": {"metadata": {"annotations": {RESTARTED: ""}}}}
-    if live["metadata"]["name"] in scaled:
-        spec["replicas"] = 0
-    return merged(content, {"spec": spec, "ready": waited or rolled_out(live)})
+def identity(item: Object) -> tuple[str, str]:
+    metadata = item["metadata"]
+    return item["kind"], f"{metadata['namespace']}/{metadata['name']}" if metadata.get("namespace") else metadata["name"]
 
 
-def rolled_out(deployment: Object) -> bool:
-    status = deployment.get("status", {})
-    pods = {status.get(name, 0) for name in ("updatedReplicas", "availableReplicas", "replicas")}
-    return status.get("observedGeneration", 0) == deployment["metadata"]["generation"] and pods == {deployment["spec"]["replicas"]}
+def compared(path: str, want: Any, live: Any) -> Iterator[str]:
+    if isinstance(want, Mapping) and (isinstance(live, Mapping) or not want):
+        for name, value in want.items():
+            yield from compared(f"{path}.{name}", value, live.get(name))
+    elif isinstance(want, list) and isinstance(live, list):
+        wanted, existing = elements(want), elements(live)
+        if key_of(want) is None and len(want) != len(live):
+            yield f"{path}: {len(live)} elements, not {len(want)}"
+        for name, value in wanted.items():
+            yield from compared(f"{path}.{name}", value, existing.get(name))
+    elif not same(want, live):
+        yield f"{path}: {live!r}, not {want!r}"
 
 
-def identity(live: Object) -> list[str]:
-    return [live["apiVersion"], live["kind"], live["metadata"].get("namespace", ""), live["metadata"]["name"]]
+def without(path: str, want: Any, ignore: Sequence[str]) -> Any:
+    """The definition without the fields that are left alone."""
+    if isinstance(want, Mapping):
+        kept = {name: value for name, value in want.items() if not any(fnmatchcase(f"{path}.{name}", pattern) for pattern in ignore)}
+        return {name: without(f"{path}.{name}", value, ignore) for name, value in kept.items()}
+    return [without(f"{path}.{name}", value, ignore) for name, value in elements(want).items()] if isinstance(want, list) else want
 
 
-def digest(content: Any) -> str:
-    return hashlib.sha256(json.dumps(plain(content), sort_keys=True).encode()).hexdigest()[:16]
+def elements(items: Sequence[Any]) -> dict[str, Any]:
+    key = key_of(items)
+    return {str(item[key] if key else number): item for number, item in enumerate(items)}
 
 
-# -- helpers --
+def key_of(items: Sequence[Any]) -> str | None:
+    for key in KEYS:
+        names = [item.get(key) if isinstance(item, Mapping) else None for item in items]
+        if all(names) and len(set(names)) == len(names):
+            return key
+    return None
 
 
-def merged(*parts: Object) -> dict[str, Any]:
-    """Merge as Ansible's `combine` with recursive=true: later parts win, and lists are replaced as a whole."""
-    result: dict[str, Any] = {}
-    for part in parts:
-        result = merge_hash(result, dict(part))  # type: ignore[no-untyped-call]  # ansible-core has no types for it
-    return result
+def same(want: Any, live: Any) -> bool:
+    """The API server drops what is empty, and writes quantities in its own way."""
+    if live is None or live == want:
+        return live == want or not want
+    numbers = [quantity(str(value)) for value in (want, live)]
+    return str(want) == str(live) or (numbers[0] is not None and numbers[0] == numbers[1])
 
 
-def plain(value: Any) -> Any:
-    """Convert to plain containers: those of Ansible 2.19 create items on access, which the C implementation of `json` bypasses."""
-    if isinstance(value, Mapping):
-        return {name: plain(item) for name, item in value.items()}
-    return [plain(item) for item in value] if isinstance(value, list) else value
+def quantity(text: str) -> Decimal | None:
+    match = QUANTITY.fullmatch(text)
+    return Decimal(match[1]) * FACTORS.get(match[2] or "", Decimal(1)) if match else None

@@ -32,7 +32,7 @@ from ansible_collections.meshops.istio.plugins.module_utils._envoy.view import (
 )
 from ansible_collections.meshops.istio.plugins.module_utils._istio.hosts import hidden_from
 from ansible_collections.meshops.istio.plugins.module_utils._istio.ports import choose_port, is_http, listener_of, tcp_ports
-from ansible_collections.meshops.istio.plugins.module_utils._istio.rules import AffinityRules, Declared, Name, name_of
+from ansible_collections.meshops.istio.plugins.module_utils._istio.rules import AffinityRules, Declared, name_of
 from ansible_collections.meshops.istio.plugins.module_utils._membership import membership_of, pods_without, ready_addresses, selected_by
 from ansible_collections.meshops.istio.plugins.module_utils._model import (
     Backend,

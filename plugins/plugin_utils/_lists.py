@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
+from ansible.utils.vars import merge_hash
 
 
 def dicts(value: Any, name: str) -> list[dict[str, Any]]:
@@ -18,3 +19,11 @@ def dicts(value: Any, name: str) -> list[dict[str, Any]]:
     if items is None or not all(isinstance(item, Mapping) for item in items):
         raise AnsibleFilterError(f"{name} needs lists of dicts. See: ansible-doc -t filter meshops.istio.{name}")
     return [dict(item) for item in items]
+
+
+def merged(*parts: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge as Ansible's `combine` with recursive=true: later parts win, and lists are replaced as a whole."""
+    result: dict[str, Any] = {}
+    for part in parts:
+        result = merge_hash(result, dict(part))  # type: ignore[no-untyped-call]  # ansible-core has no types for it
+    return result

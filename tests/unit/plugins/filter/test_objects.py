@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 meshops.istio contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a replacement keeps, and what a digest notices, on objects of the lab's control plane (`make fixtures` records them)."""
+"""What a replacement keeps, and what counts as drift, on objects of the lab's control plane (`make fixtures` records them)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from ansible.errors import AnsibleFilterError
 
-from ansible_collections.meshops.istio.plugins.filter.objects import objects_desired, objects_digests
+from ansible_collections.meshops.istio.plugins.filter.objects import objects_desired, objects_drift
 from harness import ROOT
 
 OBJECTS: dict[str, dict[str, Any]] = json.loads((ROOT / "tests/unit/fixtures/control_plane.json").read_text())["objects"]
@@ -119,18 +119,11 @@ def test_objects_that_do_not_belong_to_the_definitions_are_refused(live: Any):
         objects_desired([_defined("service")], live)
 
 
-# -- digests --
+# -- drift --
 
 
-def _digest(live: dict[str, Any], *others: dict[str, Any], **more: Any) -> str:
-    return objects_digests([live, *others], **more)[0][4]
-
-
-def test_a_digest_stands_beside_what_it_is_of():
-    [[*identity, digest]] = objects_digests([_live("deployment"), {}])
-    assert identity == ["apps/v1", "Deployment", "istio-system", "istiod"]
-    assert len(digest) == 16
-    assert objects_digests([_live("validatingwebhookconfiguration")])[0][2] == ""
+def _drift(want: dict[str, Any], *live: dict[str, Any], ignore: tuple[str, ...] = ()) -> list[str]:
+    return [line for item in objects_drift([want], list(live), ignore) for line in item["differences"]]
 
 
 def _set(*path: str | int, value: Any) -> Callable[[dict[str, Any]], None]:
@@ -143,60 +136,81 @@ def _set(*path: str | int, value: Any) -> Callable[[dict[str, Any]], None]:
     return alter
 
 
+CONTAINER = ("spec", "template", "spec", "containers", 0)
+
+
+@pytest.mark.parametrize("kind", sorted(OBJECTS))
+def test_what_the_chart_installed_is_no_drift(kind: str):
+    assert _drift(_defined(kind), _live(kind)) == []
+
+
 @pytest.mark.parametrize(
-    ("kind", "alter"),
+    ("kind", "alter", "line"),
     [
-        ("service", _set("spec", "sessionAffinity", value="ClientIP")),
-        ("service", _set("metadata", "labels", "app", value="altered")),
-        ("service", _set("metadata", "uid", value="made-anew")),
-        ("deployment", _set("spec", "template", "spec", "containers", 0, "image", value="another")),
-        ("deployment", _set("spec", "replicas", value=0)),
-        ("deployment", _set("status", "availableReplicas", value=0)),
-        ("deployment", _set("status", "observedGeneration", value=0)),
-        ("customresourcedefinition", _set("metadata", "generation", value=99)),
-        ("mutatingwebhookconfiguration", _set("webhooks", 0, "failurePolicy", value="Ignore")),
-        ("validatingwebhookconfiguration", _set("webhooks", 0, "timeoutSeconds", value=1)),
+        ("service", _set("spec", "ports", 0, "port", value=1), "Service.spec.ports.grpc-xds.port: 1, not 15010"),
+        ("deployment", _set(*CONTAINER, "image", value="another"), "Deployment.spec.template.spec.containers.discovery.image: 'another', not "),
+        ("deployment", _set(*CONTAINER, "args", value=["discovery"]), "Deployment.spec.template.spec.containers.discovery.args: 1 elements, not "),
+        ("deployment", _set(*CONTAINER, "env", value=[]), "Deployment.spec.template.spec.containers.discovery.env.REVISION: None, not "),
+        ("deployment", _set("metadata", "labels", "app", value="x"), "Deployment.metadata.labels.app: 'x', not 'istiod'"),
+        ("mutatingwebhookconfiguration", _set("webhooks", 0, "failurePolicy", value="Ignore"), "MutatingWebhookConfiguration.webhooks."),
     ],
 )
-def test_a_digest_notices_what_only_the_owner_may_change(kind: str, alter: Callable[[dict[str, Any]], None]):
+def test_what_the_chart_set_and_somebody_changed_is_drift(kind: str, alter: Callable[[dict[str, Any]], None], line: str):
     live = _live(kind)
     alter(live)
-    assert live != OBJECTS[kind]
-    assert _digest(live) != _digest(_live(kind))
+    assert any(found.startswith(line) for found in _drift(_defined(kind), live)), _drift(_defined(kind), live)
 
 
 @pytest.mark.parametrize(
     ("kind", "alter"),
     [
         ("service", _set("status", value={"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}})),
-        ("service", _set("metadata", "resourceVersion", value="99")),
-        ("service", _set("metadata", "annotations", "note", value="theirs")),
-        ("serviceaccount", _set("secrets", value=[{"name": "token"}])),
+        ("deployment", _set("metadata", "annotations", "reloader.stakater.com/auto", value="true")),
         ("deployment", _set("spec", "template", "metadata", "annotations", RESTARTED, value="2026-11-27T00:00:00Z")),
-        ("deployment", _set("status", "conditions", value=[])),
-        ("mutatingwebhookconfiguration", _set("webhooks", 0, "clientConfig", "caBundle", value="YW5vdGhlcg==")),
-        ("validatingwebhookconfiguration", _set("webhooks", 0, "failurePolicy", value="Ignore")),
+        ("deployment", _set("spec", "template", "spec", "tolerations", value=[{"key": "added", "operator": "Exists"}])),
+        ("mutatingwebhookconfiguration", _set("webhooks", 0, "timeoutSeconds", value=None)),
     ],
 )
-def test_a_digest_does_not_depend_on_what_the_cluster_changes(kind: str, alter: Callable[[dict[str, Any]], None]):
-    live = _live(kind)
+def test_what_admission_controllers_add_is_no_drift(kind: str, alter: Callable[[dict[str, Any]], None]):
+    want, live = _defined(kind), _live(kind)
+    want["spec"] = {name: value for name, value in want.get("spec", {}).items() if name != "template"}
+    for hook in want.get("webhooks", []):
+        hook.pop("timeoutSeconds", None)
     alter(live)
-    assert live != OBJECTS[kind]
-    assert _digest(live) == _digest(_live(kind))
+    assert _drift(want, live) == []
 
 
-def test_replicas_are_an_autoscaler_s_where_there_is_one():
-    scaled = _live("deployment")
-    scaled["spec"]["replicas"] = 3
-    scaled["status"] |= {"replicas": 3, "updatedReplicas": 3, "availableReplicas": 3}
-    autoscaler = _live("horizontalpodautoscaler")
-    assert _digest(scaled, autoscaler) == _digest(_live("deployment"), autoscaler)
-    assert _digest(scaled) != _digest(_live("deployment"))
+def test_containers_and_variables_that_were_added_are_no_drift():
+    want, live = _defined("deployment"), _live("deployment")
+    live["spec"]["template"]["spec"]["containers"].insert(0, {"name": "agent", "image": "agent"})
+    live["spec"]["template"]["spec"]["containers"][1]["env"].insert(0, {"name": "DD_AGENT_HOST", "value": "x"})
+    assert _drift(want, live) == []
 
 
-def test_pods_that_were_waited_for_are_ready():
-    """The object was read before, so that its status is of before, too."""
-    early = _live("deployment")
-    early["status"] = {}
-    assert _digest(early, waited=True) == _digest(_live("deployment"))
-    assert _digest(early) != _digest(_live("deployment"))
+@pytest.mark.parametrize(
+    ("want", "live"), [("1000m", "1"), ("0.5", "500m"), ("1024Mi", "1Gi"), ("1k", 1000), (8080, "8080"), ("", None), (False, None), ({}, None)]
+)
+def test_the_api_server_writes_the_same_in_its_own_way(want: Any, live: Any):
+    def made(value: Any) -> dict[str, Any]:
+        return {"kind": "Deployment", "metadata": {"name": "a"}, "spec": {"value": value} if value is not None else {}}
+
+    assert _drift(made(want), made(live)) == []
+    assert _drift(made("2Gi"), made(live)) != []
+
+
+def test_what_is_missing_is_drift_and_a_namesake_elsewhere_is_another():
+    live = _live("service")
+    live["metadata"]["namespace"] = "elsewhere"
+    assert _drift(_defined("service"), live) == ["missing"]
+
+
+def test_fields_that_are_left_alone_are_neither_compared_nor_put_right():
+    live = _live("deployment")
+    live["spec"]["template"]["spec"]["containers"][0]["image"] = "another"
+    ignore = ("Deployment.spec.template.spec.containers.*.image",)
+    assert _drift(_defined("deployment"), live, ignore=ignore) == []
+    live["metadata"]["labels"]["app"] = "x"
+    [item] = objects_drift([_defined("deployment")], [live], ignore)
+    assert item["object"] == "Deployment istio-system/istiod"
+    assert "image" not in item["definition"]["spec"]["template"]["spec"]["containers"][0]
+    assert _drift(_defined("deployment"), live, ignore=("Service.*",)) != []
