@@ -24,8 +24,8 @@ def kubeconfig_path(kubeconfig: Any) -> Any:
     """The path of a file with this kubeconfig, readable by its owner only, which Ansible removes when the run ends. Other values stay as they are."""
     if not isinstance(kubeconfig, Mapping) or not kubeconfig:
         return kubeconfig
-    content = to_json(with_whole_paths(kubeconfig)).encode()  # type: ignore[no-untyped-call]  # ansible-core has no types for it
-    folder = Path(constants.DEFAULT_LOCAL_TMP)
+    content = to_json(with_whole_paths(kubeconfig)).encode()
+    folder = Path(constants.DEFAULT_LOCAL_TMP)  # type: ignore[attr-defined]  # made from its configuration
     path = folder / f"kubeconfig-{hashlib.sha256(content).hexdigest()[:32]}"
     if not path.exists():
         # Written aside and renamed, because other workers read it too.

@@ -37,7 +37,8 @@ LIMITS = {
     "max_sessions_returned": (0, 100_000),
 }
 
-# Options that name an object of Kubernetes, and other options with text. An empty one is a mistake, such as a variable that is not set.
+# Options that name an object of Kubernetes, and other options with text. An empty one is a mistake, such as a variable that is not set; only a session ID may
+# be empty.
 NAMES = (
     "namespace",
     "service",
@@ -49,7 +50,7 @@ NAMES = (
     "what_if.remove_pods",
     "what_if.drain_node",
 )
-TEXTS = ("client.selector", "key.name", "path", "session_ids", "identify_pattern", "identify_header", "via.address", "via.host")
+TEXTS = ("client.selector", "key.name", "path", "identify_pattern", "identify_header", "via.address", "via.host")
 NAME = re.compile(r"[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?")
 
 
@@ -60,7 +61,7 @@ def check_texts(params: JsonDict) -> None:
         value = (params.get(outer) or {}).get(inner) if inner else params.get(outer)
         for text in value if isinstance(value, list) else [value]:
             if text is not None and not text.strip():
-                place = "contains an empty text" if isinstance(value, list) else "is empty"
+                place = f"contains an empty {'name' if option in NAMES else 'text'}" if isinstance(value, list) else "is empty"
                 raise CheckError("bad_option", f"Option {option} {place}. Next: give a value, or leave the option out.")
             if text is not None and option in NAMES and not NAME.fullmatch(text):
                 raise CheckError("bad_option", f"Option {option} is {text!r}, which no object in Kubernetes can be named. Next: correct it.")

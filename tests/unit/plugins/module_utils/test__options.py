@@ -138,7 +138,7 @@ def test_an_inspection_of_all_namespaces_has_no_namespace_for_clients() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"namespace": ["a", ""]}, "Option namespace contains an empty text. Next: give a value, or leave the option out."),
+        ({"namespace": ["a", ""]}, "Option namespace contains an empty name. Next: give a value, or leave the option out."),
         ({"namespace": ["a", "b"], "client": {"pod": "probe-0"}}, "Option client.pod needs client.namespace"),
         ({"what_if": {}}, "Option what_if is empty"),
     ],

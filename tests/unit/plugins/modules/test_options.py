@@ -70,7 +70,7 @@ def test_an_option_of_nonsense_is_refused_in_words(
         assert "Traceback" not in json.dumps(result), where
         assert "Unexpected" not in result.get("msg", ""), where
         blank = isinstance(value, str) and not value.strip()
-        if own and blank and module is not istio_affinity_report:
+        if own and blank and module is not istio_affinity_report and path != ("session_ids",):
             assert result["failed"], where
             assert path[-1] in result["msg"], where
 
