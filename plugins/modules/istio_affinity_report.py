@@ -295,6 +295,9 @@ FAIL_ON = ["failed", "not_proven", "inconclusive", "error"]
 class BadOptionError(Exception):
     """An option is invalid; the text names it."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__(text(message))
+
 
 def argument_spec() -> dict[str, Any]:
     return {
@@ -374,7 +377,7 @@ def read_waivers(given: list[dict[str, str]]) -> tuple[Waiver, ...]:
             until = datetime.strptime(waiver["until"], "%Y-%m-%d").date()  # noqa: DTZ007 - a day, read as one in UTC
         except ValueError as error:
             raise BadOptionError(f"{place}.until is {waiver['until']}; it must be a day written as YYYY-MM-DD.") from error
-        waivers.append(Waiver(waiver["service"], waiver["match"], text(waiver["owner"]), text(waiver["reason"]), until))
+        waivers.append(Waiver(waiver["service"], text(waiver["match"]), text(waiver["owner"]), text(waiver["reason"]), until))
     return tuple(waivers)
 
 
@@ -383,8 +386,9 @@ def read_settings(params: dict[str, Any]) -> Settings:
     for option, (least, most) in LIMITS.items():
         if not least <= params[option] <= most:
             raise BadOptionError(f"Option {option} is {params[option]}; it must be between {least} and {most}.")
-    if not re.fullmatch(r"[^/\x00-\x1f.\s][^/\x00-\x1f]{0,199}", params["cluster"]) or params["cluster"] == INDEX:
-        raise BadOptionError(f"Option cluster is {params['cluster']!r}, which cannot name a directory; use no slashes, and begin with a letter or a digit.")
+    cluster = params["cluster"]
+    if not re.fullmatch(r"[^/.\s][^/\n\t]{0,199}", cluster) or cluster == INDEX or text(cluster) != cluster:
+        raise BadOptionError(f"Option cluster is {cluster!a}, which cannot name a directory; use no slashes, and begin with a letter or a digit.")
     return Settings(tuple(params["fail_on"]), params["max_age"], params["hash_session_ids"], read_waivers(params["waivers"]))
 
 
