@@ -14,6 +14,7 @@ description:
     of one cluster, and decides the status of each service by its verdict, its history and the waivers.
   - Writes the report as JSON, JUnit XML, Prometheus text and an HTML page, with an index page of all clusters.
   - A run appears in O(dir) completely or not at all. Files that this module did not write are never deleted.
+  - Files and directories are readable for their owner and group only, as far as the umask allows.
   - Does not access the cluster. Run the module on the control node.
   - Never fails because of the reported results. The play decides what to do with RV(status).
 attributes:
@@ -467,7 +468,7 @@ def main() -> None:
     except (BadOptionError, StoreError) as error:
         module.fail_json(msg=str(error))
     if result["set_aside"]:
-        module.warn(  # type: ignore[no-untyped-call]  # ansible-core has no types for it
+        module.warn(
             f"Reports of {module.params['cluster']} are dated later than now, so the clock was wrong in one of the runs. They were set aside: "
             f"{', '.join(result['set_aside'])}. Next: check the clock of the hosts that run verify."
         )
