@@ -136,7 +136,7 @@ def _report(texts: list[str]) -> Report:
     live, static = (_spoilt(json.loads(content), texts, count()) for content in _results())
     names = {"namespace": text(texts[0]), "service": text(texts[-1])}
     entries = [
-        replace(entry("a", live=True, result=read(LiveResult, live), static=read(StaticResult, static), port=1), **names),
+        replace(entry("a", live=True, result=read(LiveResult, live), port=1), **names),
         replace(entry("a", static=read(StaticResult, static), port=2), **names),
         replace(entry("a", error=text(texts[0]), port=3), **names),
     ]
@@ -149,9 +149,10 @@ def _report(texts: list[str]) -> Report:
 
 def _printable(shown: str) -> None:
     """Nothing in it moves a cursor, turns the direction or is invisible, and no reader of logs takes a line for a command."""
-    assert not [letter for letter in shown if unicodedata.category(letter) in ("Cc", "Zl", "Zp", "Cs") and letter not in "\n\t"]
-    assert not [letter for letter in shown if unicodedata.bidirectional(letter) in ("RLE", "LRE", "RLO", "LRO", "PDF", "RLI", "LRI", "FSI", "PDI")]
-    assert not set(shown) & set("\u200b\u200e\u200f\u061c\ufeff\U000e0041")
+    letters = set(shown)
+    assert not [letter for letter in letters if unicodedata.category(letter) in ("Cc", "Zl", "Zp", "Cs") and letter not in "\n\t"]
+    assert not [letter for letter in letters if unicodedata.bidirectional(letter) in ("RLE", "LRE", "RLO", "LRO", "PDF", "RLI", "LRI", "FSI", "PDI")]
+    assert not letters & set("\u200b\u200e\u200f\u061c\ufeff\U000e0041")
     assert not CI_COMMAND.search(shown)
     assert not [line for line in shown.splitlines() if CI_LINE.match(line.strip())]
 
