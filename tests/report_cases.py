@@ -93,9 +93,10 @@ def waiver(match: str, until: date = TODAY, service: str = "shop/*") -> Waiver:
 
 @dataclass
 class Earlier:
-    """One earlier report, or none."""
+    """One earlier report, or none, and one that is dated later, or none."""
 
     report: Report | None
+    ahead: Report | None = None
 
     def last(self) -> Report | None:
         return self.report
@@ -103,7 +104,7 @@ class Earlier:
     last_look = last
 
     def ahead_of(self, identity: tuple[str, str, int | None]) -> ServiceReport | None:
-        return None
+        return next((service for service in self.ahead.services if service.identity == identity), None) if self.ahead else None
 
     def of(self, identity: tuple[str, str, int | None]) -> ServiceReport | None:
         return next((service for service in self.report.services if service.identity == identity), None) if self.report else None

@@ -14,6 +14,7 @@ description:
     of one cluster, and decides the status of each service by its verdict, its history and the waivers.
   - Writes the report as JSON, JUnit XML, Prometheus text and an HTML page, with an index page of all clusters.
   - A run appears in O(dir) completely or not at all. Files that this module did not write are never deleted.
+  - Files and directories are readable for their owner and group only, as far as the umask allows.
   - Does not access the cluster. Run the module on the control node.
   - Never fails because of the reported results. The play decides what to do with RV(status).
 attributes:
@@ -295,6 +296,9 @@ FAIL_ON = ["failed", "not_proven", "inconclusive", "error"]
 class BadOptionError(Exception):
     """An option is invalid; the text names it."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__(text(message))
+
 
 def argument_spec() -> dict[str, Any]:
     return {
@@ -374,7 +378,7 @@ def read_waivers(given: list[dict[str, str]]) -> tuple[Waiver, ...]:
             until = datetime.strptime(waiver["until"], "%Y-%m-%d").date()  # noqa: DTZ007 - a day, read as one in UTC
         except ValueError as error:
             raise BadOptionError(f"{place}.until is {waiver['until']}; it must be a day written as YYYY-MM-DD.") from error
-        waivers.append(Waiver(waiver["service"], waiver["match"], text(waiver["owner"]), text(waiver["reason"]), until))
+        waivers.append(Waiver(waiver["service"], text(waiver["match"]), text(waiver["owner"]), text(waiver["reason"]), until))
     return tuple(waivers)
 
 
@@ -383,8 +387,9 @@ def read_settings(params: dict[str, Any]) -> Settings:
     for option, (least, most) in LIMITS.items():
         if not least <= params[option] <= most:
             raise BadOptionError(f"Option {option} is {params[option]}; it must be between {least} and {most}.")
-    if not re.fullmatch(r"[^/\x00-\x1f.\s][^/\x00-\x1f]{0,199}", params["cluster"]) or params["cluster"] == INDEX:
-        raise BadOptionError(f"Option cluster is {params['cluster']!r}, which cannot name a directory; use no slashes, and begin with a letter or a digit.")
+    cluster = params["cluster"]
+    if not re.fullmatch(r"[^/.\s][^/\n\t]{0,199}", cluster) or cluster == INDEX or text(cluster) != cluster:
+        raise BadOptionError(f"Option cluster is {cluster!a}, which cannot name a directory; use no slashes, and begin with a letter or a digit.")
     return Settings(tuple(params["fail_on"]), params["max_age"], params["hash_session_ids"], read_waivers(params["waivers"]))
 
 
@@ -463,7 +468,7 @@ def main() -> None:
     except (BadOptionError, StoreError) as error:
         module.fail_json(msg=str(error))
     if result["set_aside"]:
-        module.warn(  # type: ignore[no-untyped-call]  # ansible-core has no types for it
+        module.warn(
             f"Reports of {module.params['cluster']} are dated later than now, so the clock was wrong in one of the runs. They were set aside: "
             f"{', '.join(result['set_aside'])}. Next: check the clock of the hosts that run verify."
         )

@@ -51,6 +51,7 @@ from ansible_collections.meshops.istio.plugins.module_utils._report.model import
     time_of,
     time_text,
 )
+from ansible_collections.meshops.istio.plugins.module_utils._report.reading import text
 
 GOOD, BAD = (PASSED, STICKS), (FAILED, DOES_NOT)
 # The names of static verdicts in the option fail_on.
@@ -211,7 +212,7 @@ def assess(entry: Entry, past: ServiceReport | None, settings: Settings, now: da
     if service.status in (RED, WAIVED):
         broken = past is not None and past.status in (RED, WAIVED)
         service = replace(service, since=(past.since if broken and past else None) or moment)
-    return replace(service, history=(*service.history, Past(moment, verdict, service.status))[-MOST_HISTORY:])
+    return replace(service, why=text(service.why), history=(*service.history, Past(moment, verdict, service.status))[-MOST_HISTORY:])
 
 
 def verdict_of(entry: Entry) -> tuple[str, str, str]:
@@ -278,13 +279,13 @@ def waived(service: ServiceReport, waivers: Sequence[Waiver], today: date) -> Se
     holding = [waiver for waiver in covering if today <= waiver.until]
     for waiver in holding:
         if waiver.match == service.verdict or not unwaived_errors(service.findings, holding):
-            text = f"waived until {waiver.until.isoformat()} by {waiver.owner} ({waiver.reason}): {service.why}"
-            return replace(service, status=WAIVED, waiver=waiver.used(today), why=text)
+            why = f"waived until {waiver.until.isoformat()} by {waiver.owner} ({waiver.reason}): {service.why}"
+            return replace(service, status=WAIVED, waiver=waiver.used(today), why=why)
     expired = max((waiver for waiver in covering if today > waiver.until), key=lambda waiver: waiver.until, default=None)
     if expired is None:
         return service
-    text = f"the waiver of {expired.owner} expired on {expired.until.isoformat()} ({expired.reason}): {service.why}"
-    return replace(service, waiver=expired.used(today), why=text)
+    why = f"the waiver of {expired.owner} expired on {expired.until.isoformat()} ({expired.reason}): {service.why}"
+    return replace(service, waiver=expired.used(today), why=why)
 
 
 def matches(waiver: Waiver, service: ServiceReport) -> bool:

@@ -31,14 +31,14 @@ UNPRINTABLE = re.compile(
 # What continuous integration takes for a command if it is in a log: of GitHub and Gitea at the start of a line, of GitHub, Azure and TeamCity anywhere.
 COMMAND = re.compile(r"(?m)^([^\S\n]*):(?=:[A-Za-z-]+(?: [^\n]*)?::)|()#(?=#(?:\[|vso\[|teamcity\[))")
 # More than any honest text has: a response may be as long as its pod likes.
-MOST_OF_A_TEXT = 16_384
+MOST_OF_A_TEXT, LEFT_OUT = 16_384, "… (the rest was left out)"
 # Above this, JSON readers of other languages lose digits.
 LARGEST = 2**53
 
 
 def text(value: str) -> str:
     """The text with a mark in place of every unprintable character and of what would make it a command of a log's reader, and cut if it is very long."""
-    cut = value if len(value) <= MOST_OF_A_TEXT else f"{value[:MOST_OF_A_TEXT]}… ({len(value) - MOST_OF_A_TEXT} characters left out)"
+    cut = value if len(value) <= MOST_OF_A_TEXT else value[: MOST_OF_A_TEXT - len(LEFT_OUT)] + LEFT_OUT
     return COMMAND.sub(lambda match: f"{match[1] or ''}\ufffd", UNPRINTABLE.sub("\ufffd", cut))
 
 
