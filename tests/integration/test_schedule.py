@@ -331,19 +331,22 @@ def test_a_missing_directory_is_told(scheduled: Hosts):
 
 
 def test_is_removed(scheduled: Hosts):
-    """Nothing is left but the reports, and with purge nothing at all."""
+    """Nothing is left but the reports, and with purge, of a schedule beside it, nothing at all."""
     box = scheduled.box
+    purged = {"istio_schedule_name": "purged", "istio_schedule_purge": "true"}
+    box("useradd", "--system", "--no-create-home", "--comment=purged, made by meshops.istio.istio_schedule", "purged")
+    box("mkdir", "-p", f"{DATA}/purged/reports/lab")
+    both = {"timer": scheduled.variables | {"istio_schedule_purge": "false"}, "purged": purged}
     # As typed on a command line, where everything is a string.
     absent = "--extra-vars=istio_schedule_state=absent istio_schedule_timeout=3000"
-    keep = (absent, "--extra-vars=istio_schedule_purge=false")
-    predicted = _changed(scheduled.play("--check", *keep))
-    assert _changed(scheduled.play(*keep)) == predicted != set()
+    predicted = _changed(scheduled.play("--check", absent, hosts=both))
+    done = _changed(scheduled.play(absent, hosts=both))
+    assert done == predicted
+    assert {task for host, task in done if host == "purged"} == {"Delete the schedule", "Delete the user that the role created"}
     for path in (f"/etc/istio-schedule/{TIMER}", f"/etc/systemd/system/{TIMER}.timer", f"/etc/systemd/system/{TIMER}.service", f"{TEXTFILES}/{TIMER}.prom"):
         assert not box.has(path), path
     assert "could not be found" in box("systemctl", "status", f"{TIMER}.timer", codes=(4,)).output
     assert box.has(f"{DATA}/{TIMER}/reports/lab/latest/report.json")
-    # Once more, to delete the reports too.
-    again = _changed(scheduled.play(absent, hosts={"timer": scheduled.variables | {"istio_schedule_purge": "true"}}))
-    assert {task for _host, task in again} == {"Delete the schedule", "Delete the user that the role created"}
-    assert not box.has(f"{DATA}/{TIMER}")
-    box("getent", "passwd", TIMER, codes=(2,))
+    box("getent", "passwd", TIMER)
+    assert not box.has(f"{DATA}/purged")
+    box("getent", "passwd", "purged", codes=(2,))
