@@ -27,7 +27,8 @@ def patched(fix_body: str) -> JsonDict | list[JsonDict]:
     words = shlex.split(fix_body)
     assert words[:2] == ["kubectl", "-n"]
     assert words[3] == "patch"
-    return json.loads(words[words.index("-p") + 1])  # type: ignore[no-any-return]
+    body: JsonDict | list[JsonDict] = json.loads(words[words.index("-p") + 1])
+    return body
 
 
 def test_a_mesh_that_hashes_has_no_finding() -> None:
