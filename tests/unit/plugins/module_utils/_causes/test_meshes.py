@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
+import yaml
 from cart_mesh import FQDN, HASH, SERVICE, envoy, route, rule, situation, to
 
 from ansible_collections.meshops.istio.plugins.module_utils._causes import find_causes
@@ -196,12 +197,16 @@ def test_an_egress_entry_for_another_port_does_not_list_the_service() -> None:
 # -- fixes that would harm, and are not printed --
 
 
-def test_a_rule_that_other_services_live_by_is_not_changed() -> None:
-    """A wildcard: to set the hash there would change the policy of every service of the namespace."""
-    wide = {**rule("all"), "spec": {"host": "*.shop.svc.cluster.local", "trafficPolicy": {"loadBalancer": {"simple": "ROUND_ROBIN"}}}}
+@pytest.mark.parametrize(("space", "host"), [("shop", "*.shop.svc.cluster.local"), ("istio-system", "*.local"), ("istio-system", "*")])
+def test_a_rule_that_other_services_live_by_is_not_changed(space: str, host: str) -> None:
+    """A wildcard: to set the hash there would change the policy of every service. One for this service stands beside it."""
+    policy = {"tls": {"mode": "ISTIO_MUTUAL"}, "loadBalancer": {"simple": "ROUND_ROBIN"}}
+    wide = {**rule("all", space), "spec": {"host": host, "trafficPolicy": policy}}
     (found,) = find_causes(situation(envoy([wide]), [wide]))
-    assert (found.id, found.fix.kind, found.fix.checked) == ("C18", "manual", None)
-    assert "it would change the policy of another.shop.svc.cluster.local" in found.fix.body
+    assert (found.id, found.fix.kind) == ("C18", "yaml")
+    made = yaml.safe_load(found.fix.body)
+    assert made["metadata"] == {"name": "cart-affinity", "namespace": space}
+    assert made["spec"] == {"host": FQDN, "trafficPolicy": {"tls": {"mode": "ISTIO_MUTUAL"}, **HASH}}
 
 
 def test_a_hash_that_works_is_not_replaced() -> None:
