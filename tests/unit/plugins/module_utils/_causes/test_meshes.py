@@ -308,3 +308,81 @@ def test_when_envoy_last_received_its_configuration_is_read_from_its_pages() -> 
     assert view.route is not None
     assert view.cluster is not None
     assert (view.route.updated, view.cluster.updated) == ("2026-11-27T05:30:33.242Z", "2026-11-27T05:30:33.229Z")
+
+
+# -- patches of other objects --
+
+TWO_PORTS = {**SERVICE, "spec": {**SERVICE["spec"], "ports": [{"name": "http-web", "port": 8000}, {"name": "http-admin", "port": 9000}]}}
+
+
+@pytest.mark.parametrize(
+    ("by", "service", "kind"),
+    [
+        (route(to()), SERVICE, "command"),
+        (route(to()), TWO_PORTS, "manual"),
+        (route(to(), to("search", port={"number": 80})), SERVICE, "manual"),
+    ],
+)
+def test_a_port_is_named_only_where_no_request_goes_elsewhere_by_it(by: JsonDict, service: JsonDict, kind: str) -> None:
+    rules = [rule("cart", trafficPolicy={"portLevelSettings": [{"port": {"number": 8000}, **HASH}]})]
+    view = envoy(rules, by=by)
+    assert view.route is not None
+    (found,) = find_causes(situation(replace(view, route=replace(view.route, hash_policies=())), rules, [by], service=service))
+    assert (found.id, found.fix.kind) == ("C20", kind)
+    if kind == "command":
+        assert patched(found.fix.body)[1] == {"op": "add", "path": "/spec/http/0/route/0/destination/port", "value": {"number": 8000}}
+
+
+@pytest.mark.parametrize(
+    ("by", "kind"),
+    [
+        (route(to(subset="v1"), gateways=["edge"]), "command"),
+        (route(to(subset="v1"), gateways=["edge"], hosts=[FQDN, "shop.example.com"]), "manual"),
+        (route({"match": [{"uri": {"prefix": "/v1"}}], **to(subset="v1")}, to(subset="v0"), gateways=["edge"]), "manual"),
+        (route({"fault": {"abort": {}}, **to(subset="v1")}, gateways=["edge"]), "manual"),
+    ],
+)
+def test_a_route_comes_onto_the_mesh_only_if_it_does_nothing_else(by: JsonDict, kind: str) -> None:
+    rules = [rule("cart", subsets=[SUBSET, {"name": "v0"}])]
+    found = [finding for finding in find_causes(situation(envoy(rules), rules, [by])) if finding.id == "C25"]
+    assert [finding.fix.kind for finding in found] == [kind]
+    if kind == "command":
+        assert patched(found[0].fix.body) == {"spec": {"gateways": ["edge", "mesh"]}}
+
+
+@pytest.mark.parametrize(
+    ("patches", "kind"),
+    [
+        ([{"applyTo": "CLUSTER", "match": {"cluster": {"name": f"outbound|8000||{FQDN}"}}, "patch": {}}, {"applyTo": "LISTENER", "patch": {}}], "command"),
+        ([{"applyTo": "CLUSTER", "match": {"cluster": {"name": f"outbound|8000||{FQDN}"}}, "patch": {}}], "manual"),
+        ([{"applyTo": "CLUSTER", "patch": {}}, {"applyTo": "LISTENER", "patch": {}}], "manual"),
+    ],
+)
+def test_a_patch_is_removed_only_if_it_is_for_this_service_alone(patches: list[JsonDict], kind: str) -> None:
+    rules = [rule("cart", trafficPolicy=HASH)]
+    view = envoy(rules)
+    assert view.cluster is not None
+    seen = situation(replace(view, cluster=replace(view.cluster, lb_policy="RANDOM")), rules)
+    seen.facts.rules["EnvoyFilter"] = ({"metadata": {"name": "own", "namespace": "shop", "resourceVersion": "4"}, "spec": {"configPatches": patches}},)
+    (found,) = find_causes(seen)
+    assert (found.id, found.fix.kind) == ("C16", kind)
+    assert "delete" not in found.fix.body
+
+
+def test_a_port_is_not_declared_as_http_unless_it_was_seen_to_be() -> None:
+    service = {**SERVICE, "spec": {**SERVICE["spec"], "ports": [{"name": "tcp-web", "port": 8000}]}}
+    (found,) = find_causes(situation(replace(envoy([]), route=None), service=service))
+    assert (found.id, found.fix.kind) == ("C30", "manual")
+
+
+def test_a_headless_service_stays_beside_one_with_an_address() -> None:
+    """To replace it, as was printed, takes it from all its callers for a while, and from some for good."""
+    headless = {**SERVICE, "spec": {**SERVICE["spec"], "clusterIP": "None"}}
+    view = envoy([])
+    assert view.cluster is not None
+    (found,) = [
+        entry for entry in find_causes(situation(replace(view, cluster=replace(view.cluster, type="ORIGINAL_DST")), service=headless)) if entry.id == "C32"
+    ]
+    service, made = yaml.safe_load_all(found.fix.body)
+    assert (service["metadata"]["name"], "clusterIP" in service["spec"]) == ("cart-sticky", False)
+    assert made["spec"]["host"] == "cart-sticky.shop.svc.cluster.local"
