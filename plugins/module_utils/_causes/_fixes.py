@@ -15,7 +15,7 @@ This module util is private to the collection: it may change at any time.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ansible_collections.meshops.istio.plugins.module_utils._causes._base import Client, Situation
@@ -144,8 +144,8 @@ class Scene:
     def checked(self) -> str:
         whose = f"requests from pod {self.client.pod} to {self.to.host}" + (f", subset {self.to.subset}," if self.to.subset else "")
         return (
-            f"A simulation of all DestinationRules that were read: afterwards {whose} are hashed on {self.key}. The policy of every other host, "
-            "and the hashes and other settings of every other caller, port and subset, stay as they are."
+            f"A simulation of all DestinationRules that were read: afterwards {whose} are hashed on {self.key}. Every other host keeps its policy. Other "
+            "callers, ports and subsets of this host keep their hash and settings, or get this hash where they have none."
         )
 
 
@@ -195,13 +195,15 @@ def _beside(stage: Scene, wide: JsonDict) -> Fix:
     return _created(stage, body, f"{stage.situation.target.service}-affinity")
 
 
-def change_balancer(situation: Situation, client: Client, view: ProxyView, value: JsonDict, what: str) -> Fix:
-    """Merge settings into the balancer of this client's destination, at the place where it stands."""
+def change_balancer(situation: Situation, client: Client, view: ProxyView, value: JsonDict, what: str, also: str) -> Fix:
+    """Merge settings into the balancer of this client's destination, at the place where it stands. `also` is the effect on its
+    callers besides the hash."""
     stage = scene(situation, client, view)
     place = place_of_balancer(stage.near, stage.to)
     if place is None:
         return _by_hand(stage, what, "the rules that were read have no place for it")
-    return change_rule(stage, view, place[0], place[1], _joined(_value(place[0], place[1]) or {}, value), what)
+    fix = change_rule(stage, view, place[0], place[1], _joined(_value(place[0], place[1]) or {}, value), what)
+    return replace(fix, checked=f"{fix.checked} {also}") if fix.checked else fix
 
 
 def change_rule(stage: Scene, view: ProxyView | None, rule: JsonDict, place: Path, value: Any, what: str, replaced: HashPolicy | None = None) -> Fix:

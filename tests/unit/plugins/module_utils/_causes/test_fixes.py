@@ -143,7 +143,7 @@ def built(text: str) -> Iterator[Fix]:
     yield as_yaml(new_rule("DestinationRule", text, "b", {}), **words)
     yield manual(text)
     yield set_hash(seen, client, view, key=Key("header", text))
-    yield change_balancer(seen, client, view, {"consistentHash": {text: text}}, text)
+    yield change_balancer(seen, client, view, {"consistentHash": {text: text}}, text, text)
     yield create_rule(scene(seen, client, view, Key("query", text), host=f"{text}.shop.svc.cluster.local"), free_name(seen, "DestinationRule", "shop", text))
 
 
