@@ -27,9 +27,9 @@ From the symptom to the cause to the fix. If `istio_affinity_check` does not pas
 `explain`) and returns those that hold in `findings`, the root cause first, each with its evidence and with a fix.
 `istio_affinity_info` finds the causes that are visible without sending requests.
 
-A fix is printed to be applied or run only if it changes nothing but the hash of this service: one object, at the place where the
-policy stands, as a patch. A change of rules is simulated first, with all DestinationRules that were read: afterwards this client's
-requests must be hashed on the key, and the policies of all other hosts, callers, ports and subsets must be what they were.
+A fix is printed to be applied or run only if it takes nothing from another service or caller: a patch of one object, at the place
+where the policy stands, or a new object. A change of rules is simulated first, with all DestinationRules that were read: afterwards this client's
+requests must be hashed on the key, all other hosts must keep their policy, and all other callers of the service their hash and settings.
 `fix.checked` says what was checked. Every other fix is a sentence that says what to look at and whom a change would touch.
 
 ```yaml

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from hypothesis import strategies as st
+
 from ansible_collections.meshops.istio.plugins.module_utils._causes import Client, Situation
 from ansible_collections.meshops.istio.plugins.module_utils._istio.effect import Caller, Destination, cluster_balancer, hash_in_force, in_force, merged
 from ansible_collections.meshops.istio.plugins.module_utils._istio.rules import named, policy_in
@@ -94,3 +96,30 @@ def situation(
         membership,
         expected=more.get("expected", True),
     )
+
+
+# -- any rules --
+
+RANDOM: JsonDict = {"loadBalancer": {"simple": "RANDOM"}}
+
+
+def port(number: int, policy: JsonDict) -> JsonDict:
+    """An entry of portLevelSettings."""
+    return {"port": {"number": number}, **policy}
+
+
+POLICIES = st.sampled_from([{}, RANDOM, HASH, {"tls": {"mode": "SIMPLE"}}, {"portLevelSettings": [port(8000, HASH)]}])
+RULES = st.builds(
+    lambda name, space, host, policy, subset, to, app: {
+        **rule(name, space),
+        "spec": {"host": host, "trafficPolicy": policy, "subsets": [{"name": "v1", "trafficPolicy": subset}], "exportTo": to}
+        | ({"workloadSelector": {"matchLabels": {"app": app}}} if app else {}),
+    },
+    st.sampled_from("abc"),
+    st.sampled_from(["shop", "till", "istio-system"]),
+    st.sampled_from([FQDN, "*.shop.svc.cluster.local", "*"]),
+    POLICIES,
+    POLICIES,
+    st.sampled_from([["*"], ["."]]),
+    st.sampled_from([None, "x"]),
+)

@@ -400,7 +400,7 @@ findings:
       description:
         - How to fix it.
         - C(kind) is V(yaml) (apply C(body) with C(kubectl apply)), V(command) (run C(body) in a shell) or V(manual).
-        - A fix is V(yaml) or V(command) only if it changes nothing but the hash of this service. C(checked) says what it was
+        - A fix is V(yaml) or V(command) only if it takes nothing from another service or caller. C(checked) says what it was
           checked against before it was returned, for example a simulation of all DestinationRules. Every other fix is V(manual),
           a sentence that says what to look at and whom it would touch; its C(checked) is null.
       type: dict

@@ -417,10 +417,12 @@ def healed(causes: Broken, name: str, cured: Future[None], mark: dict[str, str])
 
 @dataclass(frozen=True)
 class Outcomes:
-    """The checks before and after the fixes, by the folders' names; what kept one from being made is raised by its test."""
+    """The checks before and after the fixes, by the folders' names; what kept one from being made is raised by its test.
+    `others` is what two Envoys have for all other services, before and after."""
 
     broken: dict[str, Future[dict[str, Any]]]
     healed: dict[str, Future[dict[str, Any]]]
+    others: tuple[dict[str, Any], dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
@@ -434,11 +436,33 @@ def outcomes(causes: Broken, request: pytest.FixtureRequest) -> Outcomes:
         before = {name: pool.submit(broken, causes, name) for name in ordered}
         wait(before.values())
         sound = [name for name in ordered if name in mended and not before[name].exception()]
+        untouched = others(causes, sound)
         cured = {name: pool.submit(cure, causes, name, before[name].result()) for name in sound}
         wait(cured.values())
         mark = causes.mark()
         after = {name: pool.submit(healed, causes, name, cured[name], mark) for name in sound}
-    return Outcomes(before, after)
+        wait(after.values())
+    return Outcomes(before, after, (untouched, others(causes, sound)))
+
+
+def others(causes: Broken, mended: list[str]) -> dict[str, Any]:
+    """The clusters and virtual hosts of all services but those of these folders, in an Envoy of each of two namespaces."""
+    own = {LAST, *(name.lower() for name in mended)}
+    kept: dict[str, Any] = {}
+    for namespace, pod in ((NAMESPACE, "test-pod"), (OTHER, "client-c12")):
+        for resource in ("dynamic_active_clusters", "dynamic_route_configs"):
+            page = ("pilot-agent", "request", "GET", f"config_dump?resource={resource}")
+            dump = json.loads(causes.kubectl("-n", namespace, "exec", pod, "-c", "istio-proxy", "--", *page).stdout)
+            parts = [part for entry in dump["configs"] for part in (entry.get("route_config") or {}).get("virtual_hosts", [entry.get("cluster")]) if part]
+            kept |= {f"{pod} {part['name']}": part for part in parts if not any(name in part["name"] for name in own)}
+    return kept
+
+
+def test_no_fix_touches_another_service(outcomes: Outcomes) -> None:
+    """Not in the client's Envoy, nor in one of another namespace."""
+    before, after = outcomes.others
+    assert len(before) > 20
+    assert {name for name in before | after if before.get(name) != after.get(name)} == set()
 
 
 @pytest.mark.parametrize("name", CASES)

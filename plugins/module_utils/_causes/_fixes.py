@@ -15,7 +15,7 @@ This module util is private to the collection: it may change at any time.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ansible_collections.meshops.istio.plugins.module_utils._causes._base import Client, Situation
@@ -144,8 +144,8 @@ class Scene:
     def checked(self) -> str:
         whose = f"requests from pod {self.client.pod} to {self.to.host}" + (f", subset {self.to.subset}," if self.to.subset else "")
         return (
-            f"A simulation of all DestinationRules that were read: afterwards {whose} are hashed on {self.key}. The policy of every other host, "
-            "and the hashes and other settings of every other caller, port and subset, stay as they are."
+            f"A simulation of all DestinationRules that were read: afterwards {whose} are hashed on {self.key}. Every other host keeps its policy. Other "
+            "callers, ports and subsets of this host keep their hash and settings, or get this hash where they have none."
         )
 
 
@@ -178,17 +178,32 @@ def set_hash(situation: Situation, client: Client, view: ProxyView, *, key: Key 
     place = place_of_balancer(stage.near, stage.to)
     if place is None:
         return _by_hand(stage, what, "the rules that were read have no place for it")
+    if str(spec_of(place[0])["host"]).startswith("*"):
+        return _beside(stage, place[0])
     old = _value(place[0], place[1]) or {}
     return change_rule(stage, view, place[0], place[1], hash_on(stage.key, old), what, replaced)
 
 
-def change_balancer(situation: Situation, client: Client, view: ProxyView, value: JsonDict, what: str) -> Fix:
-    """Merge settings into the balancer of this client's destination, at the place where it stands."""
+def _beside(stage: Scene, wide: JsonDict) -> Fix:
+    """A rule for the host alone beside the one with a wildcard, which other hosts live by: the same policy, with the hash."""
+    spec = {name: value for name, value in merged(stage.near).items() if value}
+    spec = {"host": stage.to.host, **({"exportTo": spec_of(wide)["exportTo"]} if spec_of(wide).get("exportTo") else {}), **spec}
+    body = new_rule("DestinationRule", "", wide["metadata"]["namespace"], spec)
+    place = place_of_balancer([body], stage.to)
+    if place is not None:
+        body = changed(body, place[1], hash_on(stage.key, _value(body, place[1])))
+    return _created(stage, body, f"{stage.situation.target.service}-affinity")
+
+
+def change_balancer(situation: Situation, client: Client, view: ProxyView, value: JsonDict, what: str, also: str) -> Fix:
+    """Merge settings into the balancer of this client's destination, at the place where it stands. `also` is the effect on its
+    callers besides the hash."""
     stage = scene(situation, client, view)
     place = place_of_balancer(stage.near, stage.to)
     if place is None:
         return _by_hand(stage, what, "the rules that were read have no place for it")
-    return change_rule(stage, view, place[0], place[1], _joined(_value(place[0], place[1]) or {}, value), what)
+    fix = change_rule(stage, view, place[0], place[1], _joined(_value(place[0], place[1]) or {}, value), what)
+    return replace(fix, checked=f"{fix.checked} {also}") if fix.checked else fix
 
 
 def change_rule(stage: Scene, view: ProxyView | None, rule: JsonDict, place: Path, value: Any, what: str, replaced: HashPolicy | None = None) -> Fix:
@@ -214,9 +229,15 @@ def change_rule(stage: Scene, view: ProxyView | None, rule: JsonDict, place: Pat
 def create_rule(stage: Scene, name: str) -> Fix:
     """A new DestinationRule in the namespace of the host, which sets nothing but the hash."""
     namespace = stage.to.home or stage.situation.target.namespace
-    what = f"create a DestinationRule for {stage.to.host} that hashes on {stage.key}"
     spec = {"host": stage.to.host, "trafficPolicy": {"loadBalancer": hash_on(stage.key)}}
-    body = new_rule("DestinationRule", free_name(stage.situation, "DestinationRule", namespace, name), namespace, spec)
+    return _created(stage, new_rule("DestinationRule", "", namespace, spec), name)
+
+
+def _created(stage: Scene, body: JsonDict, name: str) -> Fix:
+    """A new DestinationRule as YAML, if it does no harm."""
+    namespace = body["metadata"]["namespace"]
+    what = f"create a DestinationRule for {stage.to.host} that hashes on {stage.key}"
+    body = {**body, "metadata": {"name": free_name(stage.situation, "DestinationRule", namespace, name), "namespace": namespace}}
     simulated = {**body, "metadata": {**body["metadata"], "creationTimestamp": NEWEST}}
     refusal = stage.refusal([*stage.rules, simulated])
     if refusal:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 
 from ansible_collections.meshops.istio.plugins.module_utils._causes._base import Client, Hit, Item, Section, Situation, balancing, evidence, proxy_name
 from ansible_collections.meshops.istio.plugins.module_utils._causes._fixes import change_balancer, manual
@@ -155,11 +154,10 @@ def unequal_weights(situation: Situation) -> Iterator[Hit]:
 
 def _algorithm(situation: Situation, client: Client, view: ProxyView, rule: JsonDict, value: JsonDict, words: str) -> Fix:
     """A patch of the rule's hash; a manual fix if it belongs to a port or a subset."""
-    what = f"set {words} in the consistentHash of this port or subset; each session is then assigned anew, once"
+    what, also = f"set {words} in the consistentHash of this port or subset", "Each session is then assigned anew, once."
     if not (policy_of(rule).get("loadBalancer") or {}).get("consistentHash"):
-        return manual(f"In {label('DestinationRule', rule)}, {what}.")
-    fix = change_balancer(situation, client, view, {"consistentHash": value}, what)
-    return replace(fix, checked=f"{fix.checked} Each session is assigned anew, once.") if fix.checked else fix
+        return manual(f"In {label('DestinationRule', rule)}, {what}. {also}")
+    return change_balancer(situation, client, view, {"consistentHash": value}, what, also)
 
 
 @SECTION.cause(

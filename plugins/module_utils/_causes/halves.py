@@ -207,9 +207,11 @@ def by_alias(situation: Situation) -> Iterator[Hit]:
         policy = policy_in(settings_of(situation, rule)) if (rule := rule_in_force(situation, client)) else None
         if route is None or policy is None or not policy.matches(situation.key) or view.route is None or view.route.hash_policies:
             continue
-        aliases = [(place, name) for place, name in _destination_hosts(situation, route) if name != situation.fqdn]
+        aliases = _destination_hosts(situation, route)
+        names = {name for _place, name in aliases}
         leads_here = all((parts := cluster_parts(name)) is not None and parts[2] == situation.fqdn for name, _weight in view.route.clusters)
-        if not aliases or not leads_here:
+        # With several destinations, the one that Envoy's route is of may be another.
+        if len(names) != 1 or situation.fqdn in names or not leads_here:
             continue
         items = (
             (label("VirtualService", route), "spec.http[].route[].destination.host", [name for _place, name in aliases]),
@@ -219,10 +221,7 @@ def by_alias(situation: Situation) -> Iterator[Hit]:
         operations = [{"op": "replace", "path": f"{place}/host", "value": situation.fqdn} for place, _name in aliases]
         checked = f"Envoy's route leads to the clusters of {situation.fqdn} before and after; only the host by which Istio looks up its rules changes."
         otherwise = f"In {label('VirtualService', route)}, name {situation.fqdn} as the destination."
-        if len({name for _place, name in aliases}) == 1 and len(aliases) == len(_destination_hosts(situation, route)):
-            fix = list_patch("VirtualService", route, operations, checked=checked, otherwise=otherwise)
-        else:
-            fix = manual(f"{otherwise} It has other destinations too; change only those that are an alias of it.")
+        fix = list_patch("VirtualService", route, operations, checked=checked, otherwise=otherwise)
         yield Hit(evidence(*items), fix, situation.severity)
 
 

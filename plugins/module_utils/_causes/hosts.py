@@ -69,7 +69,8 @@ def locality(situation: Situation) -> Iterator[Hit]:
         ]
         reasons = _reasons_for_locality(situation, client, view)
         what = "set loadBalancer.localityLbSetting.enabled: false, which Istio prefers to outlierDetection, trafficDistribution and its annotation"
-        fix = change_balancer(situation, client, view, {"localityLbSetting": {"enabled": False}}, what)
+        also = "All callers that the rule is for then reach the pods of all zones, which may cost more than those of their own."
+        fix = change_balancer(situation, client, view, {"localityLbSetting": {"enabled": False}}, what, also)
         if not reasons:
             fix = manual(f"Find out what prefers the pods of one zone for {situation.fqdn}: localityLbSetting of the mesh, or an EnvoyFilter.")
         yield Hit(evidence(*items, *reasons), fix)

@@ -124,7 +124,10 @@ def not_visible(situation: Situation) -> Iterator[Hit]:
             )
             stage = scene(situation, client, view)
             if own in places:
-                exports = [*(spec_of(rule).get("exportTo") or []), "." if own == stage.caller.namespace else stage.caller.namespace]
+                exports = [
+                    *(space for space in spec_of(rule).get("exportTo") or [] if space != "~"),
+                    "." if own == stage.caller.namespace else stage.caller.namespace,
+                ]
                 fix = change_rule(stage, None, rule, ("spec", "exportTo"), exports, f"add namespace {stage.caller.namespace} to exportTo")
             else:
                 fix = create_rule(stage, f"{situation.target.service}-affinity")

@@ -8,6 +8,7 @@ Every state here is synthetic. Where it comes from stands with the cause it is f
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -20,6 +21,7 @@ from ansible_collections.meshops.istio.plugins.module_utils._causes import CATAL
 from ansible_collections.meshops.istio.plugins.module_utils._causes._fixes import difference, hash_on
 from ansible_collections.meshops.istio.plugins.module_utils._causes._objects import workload_of
 from ansible_collections.meshops.istio.plugins.module_utils._model import Facts, Finding, HashPolicy, JsonDict, Key, ProxyView, Target
+from ansible_collections.meshops.istio.plugins.module_utils._requests.identity import Identification
 from ansible_collections.meshops.istio.plugins.module_utils._verdict.judge import judge
 from simulation import KEY, Balancer, Truth, address, at_random, flipping, ring, weighted, window
 
@@ -464,3 +466,34 @@ def test_a_tcp_port_is_a_cause_only_for_a_key_that_it_does_not_have(key: Key, ex
     found = find_causes(situation(truth, facts([by_source], service=service), opaque))
     assert [finding.id for finding in found if finding.id == "C30"] == expected
     assert expected or not [finding for finding in found if finding.severity != "info"]
+
+
+# -- who responds --
+
+
+def answers(unknown: tuple[str, ...], **by_status: int) -> Situation:
+    """Responses that name no pod of the service."""
+    seen = situation(HEALTHY)
+    assert seen.window is not None
+    entries = tuple(
+        replace(entry, traces=tuple(entry.traces[0].mapped({}) for _trace in entry.traces), tally=replace(entry.tally, by_status=Counter(by_status)))
+        for entry in seen.window.client_windows
+    )
+    return replace(seen, window=replace(seen.window, client_windows=entries, identification=Identification(None, {}, unknown)))
+
+
+@pytest.mark.parametrize(
+    ("seen", "expected"),
+    [
+        (answers(("text/plain",), **{"200": 60}), ["F4"]),
+        (answers(("front-1",), **{"200": 50, "503": 10}), ["F4"]),
+        (answers((), **{"200": 60}), []),
+        (answers(("", " "), **{"200": 60}), []),
+        (answers(("no healthy upstream",), **{"503": 60}), []),
+        (answers(("text/plain",)), []),
+    ],
+)
+def test_only_what_names_something_else_is_said_to_do_so(seen: Situation, expected: list[str]) -> None:
+    found = find_causes(seen)
+    assert ids(found) == expected
+    assert all("upstream" not in finding.fix.body for finding in found)

@@ -8,6 +8,8 @@ and those that it refuses are tried all the same.
 
 from __future__ import annotations
 
+import copy
+import json
 import shlex
 import subprocess
 from collections.abc import Callable, Iterator
@@ -16,7 +18,7 @@ from typing import Any
 
 import pytest
 import yaml
-from cart_mesh import FQDN, HASH, SERVICE, envoy, route, rule, situation, to
+from cart_mesh import FQDN, HASH, KEY, RULES, SERVICE, envoy, route, rule, situation, to
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -35,6 +37,7 @@ from ansible_collections.meshops.istio.plugins.module_utils._causes._fixes impor
     set_hash,
 )
 from ansible_collections.meshops.istio.plugins.module_utils._causes._objects import workload_of
+from ansible_collections.meshops.istio.plugins.module_utils._istio.effect import Caller, Destination, hash_in_force, in_force
 from ansible_collections.meshops.istio.plugins.module_utils._istio.names import inventory_value, is_dns_name, is_token, kubectl, shell_line
 from ansible_collections.meshops.istio.plugins.module_utils._model import Fix, JsonDict, Key, Via
 
@@ -140,7 +143,7 @@ def built(text: str) -> Iterator[Fix]:
     yield as_yaml(new_rule("DestinationRule", text, "b", {}), **words)
     yield manual(text)
     yield set_hash(seen, client, view, key=Key("header", text))
-    yield change_balancer(seen, client, view, {"consistentHash": {text: text}}, text)
+    yield change_balancer(seen, client, view, {"consistentHash": {text: text}}, text, text)
     yield create_rule(scene(seen, client, view, Key("query", text), host=f"{text}.shop.svc.cluster.local"), free_name(seen, "DestinationRule", "shop", text))
 
 
@@ -218,6 +221,64 @@ def test_the_states_do_have_fixes_to_print() -> None:
     assert [fix.kind for fix in built("plain")].count("manual") <= 4
 
 
+# -- a change of rules, carried out --
+
+
+def merged_patch(value: Any, change: Any) -> Any:
+    """RFC 7396."""
+    if not isinstance(change, dict):
+        return change
+    old = value if isinstance(value, dict) else {}
+    result = {name: merged_patch(old.get(name), each) for name, each in change.items() if each is not None}
+    return {name: each for name, each in old.items() if name not in change} | result
+
+
+def carried_out(rules: list[JsonDict], fix: Fix) -> list[JsonDict]:
+    """The rules after a printed fix, as kubectl would make them."""
+    if fix.kind == "yaml":
+        made = [document for document in yaml.safe_load_all(fix.body) if document["kind"] == "DestinationRule"]
+        return [*rules, *({**each, "metadata": {**each["metadata"], "creationTimestamp": "2030"}} for each in made)]
+    words = shlex.split(fix.body)
+    (place,) = [number for number, each in enumerate(rules) if [each["metadata"]["namespace"], each["metadata"]["name"]] == [words[2], words[5]]]
+    after, change = copy.deepcopy(rules), json.loads(words[-1])
+    if "--type=merge" in words:
+        after[place] = merged_patch(after[place], change)
+        return after
+    (operation,) = [each for each in change if each["op"] != "test"]
+    *parents, last = operation["path"].split("/")[1:]
+    level: Any = after[place]
+    for step in parents:
+        level = level[int(step)] if isinstance(level, list) else level[step]
+    level[int(last) if isinstance(level, list) else last] = operation["value"]
+    return after
+
+
+@settings(max_examples=200)
+@given(
+    rules=st.lists(RULES, max_size=4, unique_by=lambda each: (each["metadata"]["namespace"], each["metadata"]["name"])),
+    space=st.sampled_from(("shop", "till")),
+    subset=st.sampled_from(("", "v1")),
+)
+def test_a_printed_change_of_rules_mends_and_takes_nothing_from_others(rules: list[JsonDict], space: str, subset: str) -> None:
+    by = route(to(subset=subset)) if subset else None
+    for each in rules:
+        each["spec"]["subsets"][0]["labels"] = {"version": "v1"}
+    client, there = Caller(space), Destination(FQDN, 8000, subset)
+    for finding in find_causes(situation(envoy(rules, space, subset, by), rules, [by] if by else [], space)):
+        if finding.fix.kind == "manual" or "destinationrule" not in finding.fix.body.lower():
+            continue
+        after = carried_out(rules, finding.fix)
+        policy = hash_in_force(after, there, client)
+        assert policy is not None, (finding.id, finding.fix.body)
+        assert policy.matches(KEY)
+        for caller in (Caller(other) for other in ("shop", "till", "istio-system", "elsewhere")):
+            for name in ("", "v1"):
+                old = hash_in_force(rules, Destination(FQDN, 8000, name), caller)
+                assert old in (None, hash_in_force(after, Destination(FQDN, 8000, name), caller)), (finding.id, caller)
+            for host in ("search.shop.svc.cluster.local", "api.example.com"):
+                assert in_force(rules, host, "shop", caller) == in_force(after, host, "shop", caller), (finding.id, caller, host)
+
+
 # -- the owner of a pod --
 
 
@@ -269,7 +330,7 @@ def opt_in(key: JsonDict | None) -> list[str]:
     return affinity_how_to_opt_in(affinity_plan([], services))
 
 
-@settings(max_examples=200)
+@settings(max_examples=60)
 @given(text=TEXT, kind=st.sampled_from(("header", "cookie", "query", "source_ip", "x;id #")))
 def test_no_key_does_anything_where_the_lines_are_pasted(text: str, kind: str) -> None:
     lines = opt_in({"type": kind, "name": text})

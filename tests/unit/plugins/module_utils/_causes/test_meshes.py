@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
+import yaml
 from cart_mesh import FQDN, HASH, SERVICE, envoy, route, rule, situation, to
 
 from ansible_collections.meshops.istio.plugins.module_utils._causes import find_causes
@@ -27,7 +28,8 @@ def patched(fix_body: str) -> JsonDict | list[JsonDict]:
     words = shlex.split(fix_body)
     assert words[:2] == ["kubectl", "-n"]
     assert words[3] == "patch"
-    return json.loads(words[words.index("-p") + 1])  # type: ignore[no-any-return]
+    body: JsonDict | list[JsonDict] = json.loads(words[words.index("-p") + 1])
+    return body
 
 
 def test_a_mesh_that_hashes_has_no_finding() -> None:
@@ -195,12 +197,16 @@ def test_an_egress_entry_for_another_port_does_not_list_the_service() -> None:
 # -- fixes that would harm, and are not printed --
 
 
-def test_a_rule_that_other_services_live_by_is_not_changed() -> None:
-    """A wildcard: to set the hash there would change the policy of every service of the namespace."""
-    wide = {**rule("all"), "spec": {"host": "*.shop.svc.cluster.local", "trafficPolicy": {"loadBalancer": {"simple": "ROUND_ROBIN"}}}}
+@pytest.mark.parametrize(("space", "host"), [("shop", "*.shop.svc.cluster.local"), ("istio-system", "*.local"), ("istio-system", "*")])
+def test_a_rule_that_other_services_live_by_is_not_changed(space: str, host: str) -> None:
+    """A wildcard: to set the hash there would change the policy of every service. One for this service stands beside it."""
+    policy = {"tls": {"mode": "ISTIO_MUTUAL"}, "loadBalancer": {"simple": "ROUND_ROBIN"}}
+    wide = {**rule("all", space), "spec": {"host": host, "trafficPolicy": policy}}
     (found,) = find_causes(situation(envoy([wide]), [wide]))
-    assert (found.id, found.fix.kind, found.fix.checked) == ("C18", "manual", None)
-    assert "it would change the policy of another.shop.svc.cluster.local" in found.fix.body
+    assert (found.id, found.fix.kind) == ("C18", "yaml")
+    made = yaml.safe_load(found.fix.body)
+    assert made["metadata"] == {"name": "cart-affinity", "namespace": space}
+    assert made["spec"] == {"host": FQDN, "trafficPolicy": {"tls": {"mode": "ISTIO_MUTUAL"}, **HASH}}
 
 
 def test_a_hash_that_works_is_not_replaced() -> None:
@@ -302,3 +308,81 @@ def test_when_envoy_last_received_its_configuration_is_read_from_its_pages() -> 
     assert view.route is not None
     assert view.cluster is not None
     assert (view.route.updated, view.cluster.updated) == ("2026-11-27T05:30:33.242Z", "2026-11-27T05:30:33.229Z")
+
+
+# -- patches of other objects --
+
+TWO_PORTS = {**SERVICE, "spec": {**SERVICE["spec"], "ports": [{"name": "http-web", "port": 8000}, {"name": "http-admin", "port": 9000}]}}
+
+
+@pytest.mark.parametrize(
+    ("by", "service", "kind"),
+    [
+        (route(to()), SERVICE, "command"),
+        (route(to()), TWO_PORTS, "manual"),
+        (route(to(), to("search", port={"number": 80})), SERVICE, "manual"),
+    ],
+)
+def test_a_port_is_named_only_where_no_request_goes_elsewhere_by_it(by: JsonDict, service: JsonDict, kind: str) -> None:
+    rules = [rule("cart", trafficPolicy={"portLevelSettings": [{"port": {"number": 8000}, **HASH}]})]
+    view = envoy(rules, by=by)
+    assert view.route is not None
+    (found,) = find_causes(situation(replace(view, route=replace(view.route, hash_policies=())), rules, [by], service=service))
+    assert (found.id, found.fix.kind) == ("C20", kind)
+    if kind == "command":
+        assert patched(found.fix.body)[1] == {"op": "add", "path": "/spec/http/0/route/0/destination/port", "value": {"number": 8000}}
+
+
+@pytest.mark.parametrize(
+    ("by", "kind"),
+    [
+        (route(to(subset="v1"), gateways=["edge"]), "command"),
+        (route(to(subset="v1"), gateways=["edge"], hosts=[FQDN, "shop.example.com"]), "manual"),
+        (route({"match": [{"uri": {"prefix": "/v1"}}], **to(subset="v1")}, to(subset="v0"), gateways=["edge"]), "manual"),
+        (route({"fault": {"abort": {}}, **to(subset="v1")}, gateways=["edge"]), "manual"),
+    ],
+)
+def test_a_route_comes_onto_the_mesh_only_if_it_does_nothing_else(by: JsonDict, kind: str) -> None:
+    rules = [rule("cart", subsets=[SUBSET, {"name": "v0"}])]
+    found = [finding for finding in find_causes(situation(envoy(rules), rules, [by])) if finding.id == "C25"]
+    assert [finding.fix.kind for finding in found] == [kind]
+    if kind == "command":
+        assert patched(found[0].fix.body) == {"spec": {"gateways": ["edge", "mesh"]}}
+
+
+@pytest.mark.parametrize(
+    ("patches", "kind"),
+    [
+        ([{"applyTo": "CLUSTER", "match": {"cluster": {"name": f"outbound|8000||{FQDN}"}}, "patch": {}}, {"applyTo": "LISTENER", "patch": {}}], "command"),
+        ([{"applyTo": "CLUSTER", "match": {"cluster": {"name": f"outbound|8000||{FQDN}"}}, "patch": {}}], "manual"),
+        ([{"applyTo": "CLUSTER", "patch": {}}, {"applyTo": "LISTENER", "patch": {}}], "manual"),
+    ],
+)
+def test_a_patch_is_removed_only_if_it_is_for_this_service_alone(patches: list[JsonDict], kind: str) -> None:
+    rules = [rule("cart", trafficPolicy=HASH)]
+    view = envoy(rules)
+    assert view.cluster is not None
+    seen = situation(replace(view, cluster=replace(view.cluster, lb_policy="RANDOM")), rules)
+    seen.facts.rules["EnvoyFilter"] = ({"metadata": {"name": "own", "namespace": "shop", "resourceVersion": "4"}, "spec": {"configPatches": patches}},)
+    (found,) = find_causes(seen)
+    assert (found.id, found.fix.kind) == ("C16", kind)
+    assert "delete" not in found.fix.body
+
+
+def test_a_port_is_not_declared_as_http_unless_it_was_seen_to_be() -> None:
+    service = {**SERVICE, "spec": {**SERVICE["spec"], "ports": [{"name": "tcp-web", "port": 8000}]}}
+    (found,) = find_causes(situation(replace(envoy([]), route=None), service=service))
+    assert (found.id, found.fix.kind) == ("C30", "manual")
+
+
+def test_a_headless_service_stays_beside_one_with_an_address() -> None:
+    """To replace it, as was printed, takes it from all its callers for a while, and from some for good."""
+    headless = {**SERVICE, "spec": {**SERVICE["spec"], "clusterIP": "None"}}
+    view = envoy([])
+    assert view.cluster is not None
+    (found,) = [
+        entry for entry in find_causes(situation(replace(view, cluster=replace(view.cluster, type="ORIGINAL_DST")), service=headless)) if entry.id == "C32"
+    ]
+    service, made = yaml.safe_load_all(found.fix.body)
+    assert (service["metadata"]["name"], "clusterIP" in service["spec"]) == ("cart-sticky", False)
+    assert made["spec"]["host"] == "cart-sticky.shop.svc.cluster.local"

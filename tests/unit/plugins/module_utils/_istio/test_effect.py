@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from cart_mesh import FQDN, HASH, rule
+from cart_mesh import FQDN, HASH, RANDOM, RULES, port, rule
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -29,7 +29,6 @@ from ansible_collections.meshops.istio.plugins.module_utils._model import HashPo
 
 TO = Destination(FQDN, 8000)
 BY_ID = HashPolicy("header", "x-cart-id")
-RANDOM = {"loadBalancer": {"simple": "RANDOM"}}
 
 
 def wide(name: str, namespace: str = "shop", host: str = "*.shop.svc.cluster.local", **spec: Any) -> JsonDict:
@@ -62,10 +61,6 @@ SELECTED = rule("selected", workloadSelector={"matchLabels": {"app": "batch"}})
 )
 def test_what_is_in_force(rules: list[JsonDict], caller: Caller, expected: list[str]) -> None:
     assert [named(each) for each in in_force(rules, FQDN, "shop", caller)] == expected
-
-
-def port(number: int, policy: JsonDict) -> JsonDict:
-    return {"port": {"number": number}, **policy}
 
 
 V1 = Destination(FQDN, 8000, "v1")
@@ -142,23 +137,6 @@ def test_a_selector_that_goes_is_seen_by_the_callers_without_its_labels() -> Non
     assert "their hash on x-cart-id" in (harm_of(before, with_rule_in_place(before, plain), TO, [8000]) or "")
     older = changed(plain, ("metadata", "creationTimestamp"), "2025-01-01T00:00:00Z")
     assert "their hash on source_ip" in (harm_of(before, with_rule_in_place(before, older), TO, [8000]) or "")
-
-
-POLICIES = st.sampled_from([{}, RANDOM, HASH, {"tls": {"mode": "SIMPLE"}}, {"portLevelSettings": [port(8000, HASH)]}])
-RULES = st.builds(
-    lambda name, space, host, policy, subset, to, app: {
-        **rule(name, space),
-        "spec": {"host": host, "trafficPolicy": policy, "subsets": [{"name": "v1", "trafficPolicy": subset}], "exportTo": to}
-        | ({"workloadSelector": {"matchLabels": {"app": app}}} if app else {}),
-    },
-    st.sampled_from("abc"),
-    st.sampled_from(["shop", "till", "istio-system"]),
-    st.sampled_from([FQDN, "*.shop.svc.cluster.local", "*"]),
-    POLICIES,
-    POLICIES,
-    st.sampled_from([["*"], ["."]]),
-    st.sampled_from([None, "x"]),
-)
 
 
 @settings(max_examples=200)
