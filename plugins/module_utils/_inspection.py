@@ -33,7 +33,7 @@ from ansible_collections.meshops.istio.plugins.module_utils._envoy.view import (
 from ansible_collections.meshops.istio.plugins.module_utils._istio.hosts import hidden_from
 from ansible_collections.meshops.istio.plugins.module_utils._istio.ports import choose_port, is_http, listener_of, tcp_ports
 from ansible_collections.meshops.istio.plugins.module_utils._istio.rules import AffinityRules, Declared, name_of
-from ansible_collections.meshops.istio.plugins.module_utils._membership import membership_of, pods_without, ready_addresses, selected_by
+from ansible_collections.meshops.istio.plugins.module_utils._membership import membership_of, pods_of, pods_without, ready_addresses
 from ansible_collections.meshops.istio.plugins.module_utils._model import (
     Backend,
     CheckError,
@@ -291,14 +291,14 @@ def missing_half(client: ClientPod, view: ProxyView | None, key: Key | None, mem
         return f"the Envoy of pod {client} {halves(view, key)}"
     if membership is None:
         return "there is no permission to read the service's endpoints"
-    return missing_hosts(client, view, selected_by(membership, view))
+    return missing_hosts(client, view, membership)
 
 
-def missing_hosts(client: ClientPod, view: ProxyView, expected: Membership) -> str | None:
+def missing_hosts(client: ClientPod, view: ProxyView, membership: Membership) -> str | None:
     """None if Envoy can select exactly the ready pods, by any address of each."""
-    ready = {backend.pod for backend in expected.ready()}
-    others = view.eligible() - ready_addresses(expected)
-    lacking = pods_without(expected, view.eligible())
+    ready = pods_of(membership, [view])
+    others = view.eligible() - ready_addresses(membership)
+    lacking = pods_without(view, membership)
     if others or lacking:
         return f"the Envoy of pod {client} can select {len(ready - lacking)} of {len(ready)} ready pods, and {len(others)} others"
     return None if ready else "the service has no ready pod"

@@ -9,15 +9,12 @@ This module util is private to the collection: it may change at any time.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Set
-from dataclasses import replace
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-from ansible_collections.meshops.istio.plugins.module_utils._model import Backend, Checkpoint, JsonDict, Membership, ProxyView, Target
+from ansible_collections.meshops.istio.plugins.module_utils._model import Backend, Checkpoint, ClusterView, JsonDict, Membership, ProxyView, Target
 
-# The place of the subset in a cluster's name.
-SUBSET = 2
 # Seconds within which a change of the endpoints reaches Envoy. A tenth is usual; while pods come and go istiod waits
 # for quiet. More than needed excuses nothing by itself, as each move needs a change of its own.
 PUSH_DELAY = 5.0
@@ -83,43 +80,58 @@ def ready_addresses(membership: Membership) -> frozenset[str]:
     return frozenset(backend.address for backend in membership.ready())
 
 
-def pods_without(membership: Membership, addresses: Set[str]) -> frozenset[str]:
-    """The ready pods of which none of the addresses (two in a dual-stack service) is among these."""
-    ready = membership.ready()
-    reached = {backend.pod for backend in ready if backend.address in addresses}
-    return frozenset(backend.pod for backend in ready) - reached
+def addresses_by_pod(membership: Membership) -> dict[str, frozenset[str]]:
+    """The addresses of each ready pod: two in a dual-stack Service, of which Envoy may use one."""
+    addresses: dict[str, set[str]] = {}
+    for backend in membership.ready():
+        addresses.setdefault(backend.pod, set()).add(backend.address)
+    return {pod: frozenset(known) for pod, known in addresses.items()}
 
 
-def selected_by(membership: Membership, view: ProxyView) -> Membership:
-    """The endpoints that the cluster of the view is for: all, or for a subset those that Envoy has as hosts."""
-    if not view.cluster or subset_in(view.cluster.name) == "":
-        return membership
-    hosts = {host.address for host in view.hosts}
-    pods = {backend.pod for backend in membership.backends if backend.address in hosts}
-    return replace(membership, backends=tuple(backend for backend in membership.backends if backend.pod in pods))
+def pods_of(membership: Membership, views: Iterable[ProxyView]) -> frozenset[str]:
+    """The ready pods that the route's cluster selects from. The cluster of a subset has hosts of that subset only; where
+    localities have weights, a host may be missing for another reason, and all ready pods count."""
+    pods = frozenset(addresses_by_pod(membership))
+    for view in views:
+        if view.route and view.cluster and view.hosts and len(view.route.destinations()) == 1 and _is_subset(view.cluster) and not view.cluster.by_locality:
+            hosts = {host.address for host in view.hosts}
+            pods &= {pod for pod, addresses in addresses_by_pod(membership).items() if addresses & hosts}
+    return pods
 
 
-def subset_in(cluster: str) -> str:
-    """The subset in the name of a cluster: v1 of `outbound|80|v1|host`."""
-    parts = cluster.split("|")
-    return parts[2] if len(parts) > SUBSET + 1 else ""
+def _is_subset(cluster: ClusterView) -> bool:
+    """Whether a cluster is one of a subset, by its name: outbound|port|subset|host."""
+    parts = cluster.name.split("|")
+    return len(parts) == 4 and bool(parts[2])
+
+
+def agrees(view: ProxyView, membership: Membership) -> bool:
+    """Whether Envoy can select each pod that the cluster selects from, by any of its addresses, and nothing else."""
+    addresses = addresses_by_pod(membership)
+    eligible, pods = view.eligible(), pods_of(membership, [view])
+    return all(addresses[pod] & eligible for pod in pods) and eligible <= ready_addresses(membership)
 
 
 def is_settled(checkpoint: Checkpoint) -> bool:
     """Whether no change from before this checkpoint can still be on its way to Envoy. A late one would move sessions without
     a visible change. Requests may reach a replaced pod of the gateway for as long."""
+    if checkpoint.unread and checkpoint.membership.age is not None and checkpoint.membership.age < PUSH_DELAY:
+        return False
     if checkpoint.gateway.age is not None and checkpoint.gateway.age < PUSH_DELAY:
         return False
     age = checkpoint.membership.age
     if age is None or age >= PUSH_DELAY:
         return True
-    if checkpoint.unread or age < USUAL_DELAY:
-        return False
-    ready = ready_addresses(checkpoint.membership)
-    return all(eligible <= ready and not pods_without(checkpoint.membership, eligible) for eligible in checkpoint.eligible())
+    return age >= USUAL_DELAY and all(agrees(view, checkpoint.membership) for view in checkpoint.views() if view is not None)
 
 
 def all_backends(memberships: Iterable[Membership]) -> list[Backend]:
     """Every endpoint of the window, each in its latest state."""
     latest = {backend.address: backend for membership in memberships for backend in membership.backends}
     return list(latest.values())
+
+
+def pods_without(view: ProxyView, membership: Membership) -> frozenset[str]:
+    """The ready pods of the route's cluster that Envoy cannot select by any of their addresses."""
+    addresses, eligible = addresses_by_pod(membership), view.eligible()
+    return frozenset(pod for pod in pods_of(membership, [view]) if not addresses[pod] & eligible)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 
-from ansible_collections.meshops.istio.plugins.module_utils._membership import pods_without
 from ansible_collections.meshops.istio.plugins.module_utils._verdict.window import Control, Window
 
 # Fewer answers than this without the key can all meet one pod by chance (two pods, ten answers: 1 in 512).
@@ -22,9 +21,7 @@ SURPRISE = 0.001
 def eligibility(window: Window) -> dict[str, bool | None]:
     """For each ready backend, whether it was eligible in every client's Envoy at the last checkpoint; None if no Envoy was read."""
     views = [view for entry in window.client_windows for view in entry.last_views()]
-    ready = {backend.pod for backend in window.after.ready()}
-    barred = {pod for view in views for pod in pods_without(window.after, view.eligible())}
-    return {pod: pod not in barred if views else None for pod in sorted(ready)}
+    return {backend.pod: all(backend.address in view.eligible() for view in views) if views else None for backend in window.after.ready()}
 
 
 def spread_control(window: Window, eligible: dict[str, bool | None]) -> Control:

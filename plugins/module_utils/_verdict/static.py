@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from ansible_collections.meshops.istio.plugins.module_utils._envoy.prediction import touches_key
 from ansible_collections.meshops.istio.plugins.module_utils._istio.rules import Declared
-from ansible_collections.meshops.istio.plugins.module_utils._membership import pods_without, selected_by, subset_in
+from ansible_collections.meshops.istio.plugins.module_utils._membership import pods_of, pods_without, ready_addresses
 from ansible_collections.meshops.istio.plugins.module_utils._model import (
     DOES_NOT,
     HASHING,
@@ -224,11 +224,10 @@ def _of_hosts(membership: Membership | None, view: ProxyView, proxy: str) -> Sta
     eligible = view.eligible()
     if membership is None:
         return Static(UNKNOWN, "there is no permission to read the service's endpoints, so Envoy may not know all of them")
-    expected = selected_by(membership, view)
-    others = eligible - {backend.address for backend in expected.ready()}
+    others = eligible - ready_addresses(membership)
     if others:
         return Static(UNKNOWN, f"{proxy} can select {len(others)} hosts that are not ready pods of the service ({min(others)})")
-    ready, lacking = len({backend.pod for backend in expected.ready()}), len(pods_without(expected, eligible))
+    ready, lacking = len(pods_of(membership, [view])), len(pods_without(view, membership))
     if lacking:
         return Static(UNKNOWN, f"{proxy} can select {ready - lacking} of {ready} ready pods; sessions move when it adds the others")
     return None
@@ -287,13 +286,18 @@ def _sticks(key: Key, client_views: Sequence[ClientView]) -> Static:
     first = client_views[0].view
     policy = first.cluster.lb_policy if first and first.cluster else ""
     pods = len(first.eligible()) if first else 0
-    whole = f" of {_short(first.cluster.name)}" if first and first.cluster and subset_in(first.cluster.name) else ""
+    whole = f" of {_short(first.cluster.name)}" if first and first.cluster and _subset(first.cluster.name) else ""
     more = _keyless(first) + _lanes(first) if first else ""
     proxy = f"the Envoy of pod {client_views[0].client}" if len(client_views) == 1 else f"the Envoys of all {len(client_views)} client pods"
     verb = "hashes" if len(client_views) == 1 else "hash"
     if pods == 1:
         return Static(STICKS, f"{proxy} {verb} on {key}, and there is only one pod")
     return Static(STICKS, f"{proxy} {verb} on {key} by {policy} over {pods} ready pods{whole}{more}")
+
+
+def _subset(cluster: str) -> bool:
+    """Whether a cluster is for a subset of the pods: `outbound|80|v1|host`."""
+    return cluster.count("|") >= 3 and cluster.split("|")[2] != ""
 
 
 def _short(cluster: str) -> str:
