@@ -22,6 +22,7 @@ export ISTIO_LAB_CACHE := $(abspath $(or $(ISTIO_LAB_CACHE),$(cache_home)/meshop
 # With the tests that are marked `full` (tests/conftest.py).
 test-full soundness prediction: export ISTIO_TESTS := full
 
+uv_version := 0.13.9
 playbook := .venv/bin/ansible-playbook
 lab_playbook := $(playbook) -i localhost, -c local lab/lab.yml
 
@@ -133,6 +134,13 @@ test-full: ## All tests at full size, on ansible-core 2.19 too, others in part, 
 	$(MAKE) prediction
 	$(MAKE) soundness
 	$(MAKE) bench ARGS=--million
+
+.PHONY: lock
+lock: ## Lock the packages of requirements.txt by their hashes, after a change there
+	tool=$$(mktemp -d); trap 'rm -rf "$$tool"' EXIT; \
+	python3 -m venv "$$tool" && "$$tool/bin/pip" install --quiet uv==$(uv_version) && \
+	"$$tool/bin/uv" pip compile requirements.txt --quiet --universal --python-version 3.11 --no-deps --generate-hashes --no-annotate \
+	  --custom-compile-command 'make lock' --output-file .ci/requirements.lock
 
 .PHONY: venv
 venv: ## Install requirements.txt into .venv

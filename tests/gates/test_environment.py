@@ -21,10 +21,10 @@ CORES = {"3.11": "2.19.14", "3.12": "2.21.5", "3.13": "2.21.5", "3.14": "2.21.5"
 THIS = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
-def _pins(version: str) -> list[tuple[str, str]]:
+def _pins(version: str, requirements: list[Requirement] = REQUIREMENTS) -> list[tuple[str, str]]:
     """Name and version of each package for this Python."""
     environment = {"python_version": version, "python_full_version": f"{version}.0"}
-    chosen = [one for one in REQUIREMENTS if one.marker is None or one.marker.evaluate(environment)]
+    chosen = [one for one in requirements if one.marker is None or one.marker.evaluate(environment)]
     return [(canonicalize_name(one.name), str(one.specifier).removeprefix("==")) for one in chosen]
 
 
@@ -46,6 +46,15 @@ def test_each_python_gets_one_pinned_version_of_every_package(version: str):
     assert dict(_pins(version))["ansible-core"] == CORES[version]
 
 
+def test_every_package_is_locked_by_hash():
+    """A package that changed on its way is not installed. `make lock` writes the file again."""
+    entries = (ROOT / ".ci/requirements.lock").read_text().replace("\\\n", " ").splitlines()
+    locked = [entry.split(" --hash=") for entry in entries if entry and not entry.lstrip().startswith("#")]
+    assert all(len(parts) > 1 and all(part.strip().startswith("sha256:") for part in parts[1:]) for parts in locked)
+    for version in CORES:
+        assert sorted(_pins(version, [Requirement(name) for name, *_hashes in locked])) == sorted(_pins(version)), "run `make lock`"
+
+
 def test_installed_packages_agree():
     run(BIN / "python", "-m", "pip", "check").expect()
 
@@ -59,7 +68,8 @@ def checkout(tmp_path: Path) -> Path:
     (tmp_path / "checkout/.ci").mkdir(parents=True)
     for program in ("venv", "pythons"):
         shutil.copy2(ROOT / ".ci" / program, tmp_path / "checkout/.ci" / program)
-    (tmp_path / "checkout/requirements.txt").write_text("# nothing\n")
+    for name in ("requirements.txt", ".ci/requirements.lock"):
+        (tmp_path / "checkout" / name).write_text("# nothing\n")
     return tmp_path / "checkout"
 
 
