@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-from ansible_collections.meshops.istio.plugins.module_utils._model import Backend, Checkpoint, JsonDict, Membership, Target
+from ansible_collections.meshops.istio.plugins.module_utils._model import Backend, Checkpoint, ClusterView, JsonDict, Membership, ProxyView, Target
 
 # Seconds within which a change of the endpoints reaches Envoy. A tenth is usual; while pods come and go istiod waits
 # for quiet. More than needed excuses nothing by itself, as each move needs a change of its own.
@@ -80,6 +80,38 @@ def ready_addresses(membership: Membership) -> frozenset[str]:
     return frozenset(backend.address for backend in membership.ready())
 
 
+def addresses_by_pod(membership: Membership) -> dict[str, frozenset[str]]:
+    """The addresses of each ready pod: two in a dual-stack Service, of which Envoy may use one."""
+    addresses: dict[str, set[str]] = {}
+    for backend in membership.ready():
+        addresses.setdefault(backend.pod, set()).add(backend.address)
+    return {pod: frozenset(known) for pod, known in addresses.items()}
+
+
+def pods_of(membership: Membership, views: Iterable[ProxyView]) -> frozenset[str]:
+    """The ready pods that the route's cluster selects from. The cluster of a subset has hosts of that subset only; where
+    localities have weights, a host may be missing for another reason, and all ready pods count."""
+    pods = frozenset(addresses_by_pod(membership))
+    for view in views:
+        if view.route and view.cluster and view.hosts and len(view.route.destinations()) == 1 and _is_subset(view.cluster) and not view.cluster.by_locality:
+            hosts = {host.address for host in view.hosts}
+            pods &= {pod for pod, addresses in addresses_by_pod(membership).items() if addresses & hosts}
+    return pods
+
+
+def _is_subset(cluster: ClusterView) -> bool:
+    """Whether a cluster is one of a subset, by its name: outbound|port|subset|host."""
+    parts = cluster.name.split("|")
+    return len(parts) == 4 and bool(parts[2])
+
+
+def agrees(view: ProxyView, membership: Membership) -> bool:
+    """Whether Envoy can select each pod that the cluster selects from, by any of its addresses, and nothing else."""
+    addresses = addresses_by_pod(membership)
+    eligible, pods = view.eligible(), pods_of(membership, [view])
+    return all(addresses[pod] & eligible for pod in pods) and eligible <= ready_addresses(membership)
+
+
 def is_settled(checkpoint: Checkpoint) -> bool:
     """Whether no change from before this checkpoint can still be on its way to Envoy. A late one would move sessions without
     a visible change. Requests may reach a replaced pod of the gateway for as long."""
@@ -88,8 +120,7 @@ def is_settled(checkpoint: Checkpoint) -> bool:
     age = checkpoint.membership.age
     if age is None or age >= PUSH_DELAY:
         return True
-    ready = ready_addresses(checkpoint.membership)
-    return age >= USUAL_DELAY and all(eligible == ready for eligible in checkpoint.eligible())
+    return age >= USUAL_DELAY and all(agrees(view, checkpoint.membership) for view in checkpoint.views() if view is not None)
 
 
 def all_backends(memberships: Iterable[Membership]) -> list[Backend]:

@@ -61,7 +61,7 @@ def plan_of(sessions: int, rounds: int, key: Key | None = None) -> Plan:
 
 def job(lines: Sequence[bytes], plan: Plan, jar: CookieJar | None = None) -> Job:
     session: Any = Script(lines)
-    return Job(session, plan, TARGET, Sending(), Method("body", ("X-Pod",), re.compile(r"cart-\d+(?=!)")), lambda _since: "", time.monotonic() + 60, jar)
+    return Job(session, plan, TARGET, Sending(), Method("body", ("X-Pod",), re.compile(r"cart-\d+(?=!)")), lambda _since: "", jar)
 
 
 def pod_of(request: Request) -> str:
@@ -70,7 +70,7 @@ def pod_of(request: Request) -> str:
 
 
 def answer(request: Request, identity: str, mark: str = "") -> bytes:
-    return FIELD.join([f"{mark}R|{request.index}", "200", "0", "0.001234", identity, "", "."]).encode()
+    return FIELD.join([f"{mark}R|{request.index}", "200", "0", "0.001234", "", "", identity, "", "."]).encode()
 
 
 @st.composite
