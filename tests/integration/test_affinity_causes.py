@@ -136,7 +136,7 @@ GATEWAY = {"namespace": NAMESPACE, "service": "c44-gateway", "host": "c44.exampl
 CASES: dict[str, Case] = {
     "C01": Case({"metadata.labels['sidecar.istio.io/inject']": "false"}, {"client": {"pod": "client-c01"}}),
     "C02": Case(
-        {"spec.containers[curl].securityContext.runAsUser": "1337", "requests counted, of those answered": "0 of 128"}, {"client": {"pod": "client-c02"}}
+        {"spec.containers[curl].securityContext.runAsUser": "1337", "requests counted, of those answered": "0 of 87"}, {"client": {"pod": "client-c02"}}
     ),
     "C03": Case({"metadata.annotations['traffic.sidecar.istio.io/excludeOutboundPorts']": "80"}, {"client": {"pod": "client-c03"}}),
     "C04": Case({"host": "c04.example.com"}, {"via": {"address": "the cluster IP", "host": "c04.example.com"}}),

@@ -84,7 +84,7 @@ def test_one_probe_of_each_zone_is_the_default(zones: Mesh) -> None:
     result = look(zones)
     assert result["verdict"] == "passed", result["msg"]
     assert [(client["pod"], client["zone"]) for client in result["clients"]] == [("probe-1", "zone-a"), ("probe-3", "zone-b")]
-    assert all(f"{zones.namespace}/{name} (zone {zone})" in result["msg"] for name, zone in (("probe-1", "zone-a"), ("probe-3", "zone-b")))
+    assert all(f"{zones.namespace}/{name} (zone {zone})" in result["measured"] for name, zone in (("probe-1", "zone-a"), ("probe-3", "zone-b")))
     # 48 sessions for four backends, 20 requests each and 20 without the key, from each of the two.
     assert result["requests"]["planned"] == result["requests"]["identified"] == 2 * (48 * 20 + 20)
     for session in result["sessions"]:
@@ -132,8 +132,8 @@ def test_a_client_in_another_namespace(mesh: Mesh, namespace: Callable[..., str]
     mesh.kubectl("-n", where, "apply", "-f", "-", stdin=json.dumps(curl_pod("far")))
     mesh.kubectl("-n", where, "wait", "--for=condition=Ready", "pod/far", "--timeout=120s")
     result = mesh.look(client={"namespace": where, "pod": "far"}, profile="quick")
-    assert f"{where}/far" in result["msg"]
-    assert f"http://nginx-service.{mesh.namespace}/" in result["msg"]
+    assert f"{where}/far" in result["measured"]
+    assert f"http://nginx-service.{mesh.namespace}/" in result["measured"]
     assert (result["verdict"], result["clients"][0]["sidecar"]) == (("passed", True) if injection else ("failed", False)), result["msg"]
     assert ("has no sidecar" in result["msg"]) is not injection
 

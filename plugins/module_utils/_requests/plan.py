@@ -38,6 +38,8 @@ LEAST_ROUNDS = 2
 ENOUGH_SESSIONS = 72
 # A second look may take this many times the requests of the first.
 MOST_LONGER = 5
+# After so many rounds a session that is not kept has moved more often than pods come and go.
+MOVING_ROUNDS = 20
 
 
 @dataclass(frozen=True)

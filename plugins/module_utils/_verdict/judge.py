@@ -173,7 +173,7 @@ def nobody_served(window: Window) -> str | None:
     for entry in window.client_windows:
         statuses.update(entry.tally.by_status)
         by_proxy.update(entry.tally.by_proxy)
-        if entry.identified or entry.keyless or (entry.failure and entry.failure.code != "stopped"):
+        if entry.identified or entry.keyless or entry.failure:
             return None
     if not statuses or any(not status.startswith("5") for status in statuses):
         return None

@@ -20,7 +20,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ansible_collections.meshops.istio.plugins.module_utils._model import INCONCLUSIVE
-from ansible_collections.meshops.istio.plugins.module_utils._requests.plan import FIRST_LOOK, MOST_LONGER, SECOND_LOOK, Plan, least_trials
+from ansible_collections.meshops.istio.plugins.module_utils._requests.plan import FIRST_LOOK, MOST_LONGER, MOVING_ROUNDS, SECOND_LOOK, Plan, least_trials
 from ansible_collections.meshops.istio.plugins.module_utils._verdict.bounds import trials_of, upper_bound
 from ansible_collections.meshops.istio.plugins.module_utils._verdict.window import Verdict, Window
 
@@ -30,25 +30,27 @@ def further_plans(window: Window, verdict: Verdict, room: int | None = None) -> 
     more than `room`."""
     plans = [entry.plan for entry in window.client_windows]
     rounds, confidence = _needed(window, verdict)
+    each_round = sum(len(plan.sessions) for plan in plans)
+    if room is not None and rounds * each_round > room:
+        # Fewer rounds may still show that moves outnumber the changes; fewer than the bound needs show nothing.
+        rounds = room // each_round if any(fate.moved for fate in verdict.fates) else 0
     ours = all(plan.rate is not None and not plan.extra for plan in plans)
     unbroken = not any(entry.failure for entry in window.client_windows)
     if verdict.verdict != INCONCLUSIVE or not ours or not unbroken or not rounds:
         return None
-    more = [replace(plan, extra=rounds, confidence=confidence) for plan in plans]
-    sent = sum(plan.total for plan in plans)
-    return None if room is not None and sum(plan.total for plan in more) - sent > room else more
+    return [replace(plan, extra=rounds, confidence=confidence) for plan in plans]
 
 
 def _needed(window: Window, verdict: Verdict) -> tuple[int, float]:
     """How many rounds more, and the confidence at which the bound is to be reached."""
     trials, lost = trials_of(window, verdict.prediction.available), sum(entry.planned - entry.identified for entry in window.client_windows)
     each_round = sum(len(entry.plan.sessions) for entry in window.client_windows)
-    most = MOST_LONGER * least_trials(window.max_flip_rate)
     if any(fate.moved for fate in verdict.fates):
-        return max(0, -(-(most - trials) // each_round)), FIRST_LOOK
+        return max(0, MOVING_ROUNDS - window.client_windows[0].plan.rounds), FIRST_LOOK
     if not all(entry.identified for entry in window.client_windows):
         return 0, FIRST_LOOK
     confidence = SECOND_LOOK if lost else FIRST_LOOK
+    most = MOST_LONGER * least_trials(window.max_flip_rate)
     # Lost responses are rarely alone.
     allowed = lost + 1 if lost else 0
     wanted = next((count for count in range(trials, most, each_round) if upper_bound(allowed, count, confidence) <= window.max_flip_rate), trials)
