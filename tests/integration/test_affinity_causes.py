@@ -175,7 +175,7 @@ CASES: dict[str, Case] = {
     "C42-set": Case({"spec.http[].headers.request": "set to fixed"}, verdicts=("not_proven",)),
     "C43": Case({"ttl of the hash policy": "absent"}, {"key": COOKIE | {"cookie": "learned"}}),
     "C44": Case(
-        {"sources (X-Forwarded-For)": "36", "pods": "nginx-", "metadata.annotations['proxy.istio.io/config']": "absent"},
+        {"sources (X-Forwarded-For)": "39", "pods": "nginx-", "metadata.annotations['proxy.istio.io/config']": "absent"},
         {"client": {"pod": "client-c44"}, "via": GATEWAY, "key": {"type": "source_ip"}},
         ("not_proven",),
         follows=False,
