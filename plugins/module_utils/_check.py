@@ -38,11 +38,11 @@ from ansible_collections.meshops.istio.plugins.module_utils._model import (
 )
 from ansible_collections.meshops.istio.plugins.module_utils._options import Settings
 from ansible_collections.meshops.istio.plugins.module_utils._probe.gateway import find_gateway, read_gateways
+from ansible_collections.meshops.istio.plugins.module_utils._probe.pace import Pace
 from ansible_collections.meshops.istio.plugins.module_utils._probe.runner import Campaign, probe_all, read_view
 from ansible_collections.meshops.istio.plugins.module_utils._requests.brake import Brake
 from ansible_collections.meshops.istio.plugins.module_utils._requests.curl import check_sendable
 from ansible_collections.meshops.istio.plugins.module_utils._requests.identity import Identification, identify
-from ansible_collections.meshops.istio.plugins.module_utils._requests.pace import Pace
 from ansible_collections.meshops.istio.plugins.module_utils._requests.plan import PROFILES, Need, Plan, make_plan, of_one_source
 from ansible_collections.meshops.istio.plugins.module_utils._requests.tally import ClientRun
 from ansible_collections.meshops.istio.plugins.module_utils._result import attempt_result, full_result, planned_result

@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from ansible_collections.meshops.istio.plugins.module_utils._membership import addresses_by_pod
 from ansible_collections.meshops.istio.plugins.module_utils._model import (
     ERROR,
     FAILED,
@@ -123,12 +122,7 @@ def full_result(
         clients=[_client(run.client) for run in runs],
         membership={"changed": verdict.changed, "events": list(verdict.events)},
         bounds={"false_pass": verdict.false_pass, "flip_rate_95": verdict.flip_rate_95},
-        prediction={
-            "available": verdict.prediction.available,
-            "matched": verdict.prediction.matched,
-            "total": verdict.prediction.total,
-            "reason": verdict.prediction.reason,
-        },
+        prediction={name: getattr(verdict.prediction, name) for name in ("available", "matched", "total", "reason")},
         latency_ms=_latency(runs),
         findings=[finding_result(finding) for finding in findings],
         identified_by=window.identification.by,
@@ -227,8 +221,7 @@ def scope(survey: Survey, window: Window, runs: Sequence[ClientRun], elapsed: fl
     sent = sum(run.tally.sent for run in runs)
     planned = f" of {sum(run.plan.total for run in runs)} planned" if any(run.moved for run in runs) else ""
     url = url_of(survey.target, Key("header", None), None)
-    ready = len(addresses_by_pod(window.after))
-    return f"Measured: {sent}{planned} requests from {clients} to {url} (port {survey.target.port}), {ready} ready backends, {elapsed:.1f} s."
+    return f"Measured: {sent}{planned} requests from {clients} to {url} (port {survey.target.port}), {len(window.ready())} ready backends, {elapsed:.1f} s."
 
 
 def _control(control: Control) -> JsonDict:

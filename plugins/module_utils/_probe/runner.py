@@ -20,12 +20,12 @@ from typing import Any
 from ansible_collections.meshops.istio.plugins.module_utils._envoy.view import zone_of
 from ansible_collections.meshops.istio.plugins.module_utils._membership import PUSH_DELAY, is_settled
 from ansible_collections.meshops.istio.plugins.module_utils._model import NOWHERE, CheckError, Checkpoint, ClientPod, Membership, ProxyView, Survey, Target
+from ansible_collections.meshops.istio.plugins.module_utils._probe.pace import Pace
 from ansible_collections.meshops.istio.plugins.module_utils._probe.senders import SENDERS, Job, sample
 from ansible_collections.meshops.istio.plugins.module_utils._probe.session import PodSession
 from ansible_collections.meshops.istio.plugins.module_utils._requests.brake import Brake
 from ansible_collections.meshops.istio.plugins.module_utils._requests.curl import CookieJar, Sending, check_curl
 from ansible_collections.meshops.istio.plugins.module_utils._requests.identity import ACCESS_LOG, BODY, HEADER, UPSTREAM, Method, identify
-from ansible_collections.meshops.istio.plugins.module_utils._requests.pace import Pace
 from ansible_collections.meshops.istio.plugins.module_utils._requests.plan import Plan, Request
 from ansible_collections.meshops.istio.plugins.module_utils._requests.tally import ClientRun, Tally, Trace
 

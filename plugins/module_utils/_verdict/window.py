@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ansible_collections.meshops.istio.plugins.module_utils._envoy.prediction import Prediction
-from ansible_collections.meshops.istio.plugins.module_utils._membership import pods_of
+from ansible_collections.meshops.istio.plugins.module_utils._membership import addresses_by_pod, pods_of
 from ansible_collections.meshops.istio.plugins.module_utils._model import CheckError, Checkpoint, ClientPod, Key, Membership, ObjectVersion, ProxyView
 from ansible_collections.meshops.istio.plugins.module_utils._requests.identity import Identification
 from ansible_collections.meshops.istio.plugins.module_utils._requests.plan import Plan
@@ -71,6 +71,10 @@ class Window:
     def confidence(self) -> float:
         """The confidence at which the bound holds, so that all looks at it together are wrong in at most 5 % of runs."""
         return self.client_windows[0].plan.confidence
+
+    def ready(self) -> frozenset[str]:
+        """The pods that were ready at the end."""
+        return frozenset(addresses_by_pod(self.after))
 
     def pool(self) -> frozenset[str]:
         """The pods that the route's cluster selects from: those of the Service that are ready, or a subset's."""

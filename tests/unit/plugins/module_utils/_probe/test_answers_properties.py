@@ -306,7 +306,7 @@ def test_a_line_that_breaks_off_does_not_hide_the_end(monkeypatch: pytest.Monkey
     requests = list(plan.requests(range(2)))
     said = b"\n".join(answer(request, pod_of(request)) for request in requests)[:length]
     session = session_of(monkeypatch, said + (f"\n{NONCE} end 137\n".encode() if ended else b""), [])
-    answers = list(until_lost(by_header(Job(session, plan, TARGET, Sending(), Method("header", ("X-Pod",)), lambda _since: "", 0.0), requests), ended))
+    answers = list(until_lost(by_header(Job(session, plan, TARGET, Sending(), Method("header", ("X-Pod",)), lambda _since: ""), requests), ended))
     only_the_truth(plan, seen_by_tally(plan, iter(answers)))
 
 

@@ -131,4 +131,3 @@ def test_a_route_with_weights_over_different_hosts_never_passes() -> None:
         "not_proven",
         "the route splits requests over clusters with different hosts (99 to stable, 1 to canary), whatever their session",
     )
-

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ansible_collections.meshops.istio.plugins.module_utils._requests.pace import Pace
+from ansible_collections.meshops.istio.plugins.module_utils._probe.pace import Pace
 
 
 def sent_at(rate: int, clients: int, seconds: float, seed: int, most: float = 3.0) -> list[float]:
