@@ -31,8 +31,10 @@ from ansible_collections.meshops.istio.plugins.module_utils._model import (
     RouteView,
 )
 from ansible_collections.meshops.istio.plugins.module_utils._requests.identity import identify
-from ansible_collections.meshops.istio.plugins.module_utils._requests.plan import PROFILES, Plan, make_plan, of_one_source
+from ansible_collections.meshops.istio.plugins.module_utils._requests.plan import PROFILES, Need, Plan, make_plan, of_one_source
 from ansible_collections.meshops.istio.plugins.module_utils._requests.tally import MOST_RUNS, Run, Tally, Trace
+from ansible_collections.meshops.istio.plugins.module_utils._verdict.judge import judge
+from ansible_collections.meshops.istio.plugins.module_utils._verdict.stages import further_plans
 from ansible_collections.meshops.istio.plugins.module_utils._verdict.window import ClientWindow, Window
 
 KEY = Key("header", "user-session")
@@ -121,7 +123,9 @@ class Truth:
     balancer: Balancer = ring
     history: tuple[tuple[int, Hosts], ...] = ((0, ("a", "b", "c")),)
     sessions: int | None = None
-    rounds: int = 20
+    # None: as many as the profile needs, and more where the verdict needs them.
+    rounds: int | None = None
+    profile: str = "default"
     lost: float = 0.0
     clients: int = 1
     seed: int = 1
@@ -132,6 +136,9 @@ class Truth:
     lag: int = 0
     max_flip_rate: float = 0.02
     key: Key = KEY
+    # What the client's Envoy says of the route.
+    route: RouteView = ROUTE
+    alike: bool = True
 
 
 def hosts_at(truth: Truth, number: int) -> Hosts:
@@ -153,7 +160,8 @@ def _backends(hosts: Hosts) -> tuple[Backend, ...]:
 
 def view(truth: Truth, number: int, client: int, counters: Counter[str]) -> ProxyView:
     hosts = (Host(address(pod), True, "healthy", 1, 0, "", counters[pod]) for pod in _visible(truth, number, client))
-    return ProxyView("1.31.0", 100.0, BY_SOURCE if truth.key.type == "source_ip" else ROUTE, CLUSTER, tuple(hosts))
+    route = BY_SOURCE if truth.key.type == "source_ip" else truth.route
+    return ProxyView("1.31.0", 100.0, route, CLUSTER, tuple(hosts), alike=truth.alike)
 
 
 def _visible(truth: Truth, number: int, client: int) -> Hosts:
@@ -180,68 +188,81 @@ def trace_of(pods: Sequence[str | None]) -> Trace:
     return trace
 
 
-@dataclass
-class Sent:
+class Client:
     """One client's part of a window, in the making."""
 
-    tally: Tally
-    checkpoints: list[Checkpoint]
-    segments: list[range]
-    end: int
+    def __init__(self, truth: Truth, plan: Plan, number: int, chance: random.Random) -> None:
+        self.truth, self.plan, self.number, self.chance = truth, plan, number, chance
+        self.tally, self.counters = Tally([]), Counter[str]()
+        self.rounds: list[Sequence[str | None]] = []
+        self.start = next(at for at in itertools.count() if at * truth.pace >= PUSH_DELAY or is_settled(self.look(at)))
+        self.checkpoints, self.segments = [self.look(self.start)], []
+
+    def look(self, at: int) -> Checkpoint:
+        return Checkpoint(view(self.truth, at, self.number, self.counters), membership(self.truth, at), at=at * self.truth.pace)
+
+    @property
+    def end(self) -> int:
+        return self.start + len(self.rounds)
+
+    def send(self, segments: Iterable[list[range]]) -> None:
+        truth, plan, tally = self.truth, self.plan, self.tally
+        for batches in segments:
+            self.segments.append(range(batches[0].start, batches[-1].stop))
+            for at in self.segments[-1]:
+                hosts = _visible(truth, self.start + at, self.number)
+                answers = _answers(truth, truth.balancer.keyed(plan.sessions, hosts, self.chance), self.chance)
+                keyless = plan.keyless * min(at + 1, plan.rounds) // plan.rounds - plan.keyless * min(at, plan.rounds) // plan.rounds
+                others = _answers(truth, truth.balancer.keyless(keyless, hosts, self.chance), self.chance)
+                self.rounds.append(answers)
+                tally.keyless.update(pod for pod in others if pod is not None)
+                tally.sent += len(answers) + len(others)
+                self.counters.update(pod for pod in (*answers, *others) if pod is not None)
+            self.checkpoints.append(self.look(self.start + self.segments[-1].stop - 1))
+        tally.sessions = [trace_of(pods) for pods in zip(*self.rounds, strict=True)]
+        tally.answered = self.counters.total()
+        tally.identities = set(self.counters)
+
+    def part(self, pods: dict[str, str]) -> ClientWindow:
+        return ClientWindow(
+            ClientPod("sample", f"test-{self.number}", f"uid-{self.number}", None, f"zone-{self.number}", "curl", True),
+            self.plan,
+            self.tally,
+            tuple(self.tally.sessions),
+            {pods[name]: count for name, count in self.tally.keyless.items() if name in pods},
+            tuple(self.checkpoints),
+            tuple(self.segments),
+        )
 
 
 def window(truth: Truth) -> Window:
     """The window that a check of this truth would have seen, at the speed of one request after the other."""
     chance = random.Random(truth.seed)
-    plan = make_plan(truth.key, None, truth.sessions, truth.rounds, PROFILES["default"], len(hosts_at(truth, 0)), truth.seed, truth.keyless)
+    need = Need(truth.max_flip_rate if truth.rounds else None, truth.clients)
+    profile, backends = PROFILES[truth.profile], len(hosts_at(truth, 0))
+    plan = make_plan(truth.key, None, truth.sessions, truth.rounds, profile, backends, truth.seed, truth.keyless, need)
     plans = [of_one_source(plan, f"10.9.0.{number + 1}") if truth.key.own else plan for number in range(truth.clients)]
-    runs = [_client(truth, plans[number], number, chance) for number in range(truth.clients)]
+    clients = [Client(truth, plans[number], number, chance) for number in range(truth.clients)]
+    for client in clients:
+        client.send(client.plan.segments())
+    seen = _window(truth, clients)
+    further = further_plans(seen, judge(seen)) if truth.rounds is None else None
+    if further is None:
+        return seen
+    for client, longer in zip(clients, further, strict=True):
+        client.plan = longer
+        client.send(longer.extra_segments())
+    return _window(truth, clients)
+
+
+def _window(truth: Truth, clients: Sequence[Client]) -> Window:
     # The survey comes some tenths of a second before the first look.
-    before, after = membership(truth, -round(0.3 / truth.pace)), membership(truth, max(run.end for run in runs))
-    memberships = [before, *(checkpoint.membership for run in runs for checkpoint in run.checkpoints), after]
-    found = identify({identity for run in runs for identity in run.tally.identities}, ("header X-Pod-Name",), all_backends(memberships))
-    evidence = tuple(
-        ClientWindow(
-            ClientPod("sample", f"test-{number}", f"uid-{number}", None, f"zone-{number}", "curl", True),
-            plans[number],
-            run.tally,
-            tuple(run.tally.sessions),
-            {found.pods[name]: count for name, count in run.tally.keyless.items() if name in found.pods},
-            tuple(run.checkpoints),
-            tuple(run.segments),
-        )
-        for number, run in enumerate(runs)
-    )
+    before, after = membership(truth, -round(0.3 / truth.pace)), membership(truth, max(client.end for client in clients))
+    memberships = [before, *(checkpoint.membership for client in clients for checkpoint in client.checkpoints), after]
+    found = identify({identity for client in clients for identity in client.tally.identities}, ("header X-Pod-Name",), all_backends(memberships))
     rule = ObjectVersion("DestinationRule", "sample", "nginx-destinationrule", "uid", 1)
     later = replace(rule, generation=2) if truth.rules_changed else rule
-    return Window(truth.key, before, after, (rule,), (later,), found, evidence, truth.max_flip_rate)
-
-
-def _client(truth: Truth, plan: Plan, number: int, chance: random.Random) -> Sent:
-    tally, counters = Tally([]), Counter[str]()
-    rounds: list[Sequence[str | None]] = []
-
-    def look(at: int) -> Checkpoint:
-        return Checkpoint(view(truth, at, number, counters), membership(truth, at), at=at * truth.pace)
-
-    start = next(at for at in itertools.count() if at * truth.pace >= PUSH_DELAY or is_settled(look(at)))
-    checkpoints, segments = [look(start)], []
-    for batches in plan.segments():
-        segments.append(range(batches[0].start, batches[-1].stop))
-        for at in segments[-1]:
-            hosts = _visible(truth, start + at, number)
-            answers = _answers(truth, truth.balancer.keyed(plan.sessions, hosts, chance), chance)
-            keyless = plan.keyless * (at + 1) // plan.rounds - plan.keyless * at // plan.rounds
-            others = _answers(truth, truth.balancer.keyless(keyless, hosts, chance), chance)
-            rounds.append(answers)
-            tally.keyless.update(pod for pod in others if pod is not None)
-            tally.sent += len(answers) + len(others)
-            counters.update(pod for pod in (*answers, *others) if pod is not None)
-        checkpoints.append(look(start + segments[-1].stop - 1))
-    tally.sessions = [trace_of(pods) for pods in zip(*rounds, strict=True)]
-    tally.answered = counters.total()
-    tally.identities = set(counters)
-    return Sent(tally, checkpoints, segments, start + plan.rounds)
+    return Window(truth.key, before, after, (rule,), (later,), found, tuple(client.part(found.pods) for client in clients), truth.max_flip_rate)
 
 
 def _answers(truth: Truth, pods: Sequence[str], chance: random.Random) -> Sequence[str | None]:

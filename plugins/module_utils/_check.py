@@ -10,6 +10,7 @@ This module util is private to the collection: it may change at any time.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 from ansible_collections.meshops.istio.plugins.module_utils._causes import find_causes, situation_of
@@ -18,7 +19,7 @@ from ansible_collections.meshops.istio.plugins.module_utils._cluster.endpoints i
 from ansible_collections.meshops.istio.plugins.module_utils._cluster.facts import read_facts
 from ansible_collections.meshops.istio.plugins.module_utils._cluster.survey import find_target, read_rules, take_survey
 from ansible_collections.meshops.istio.plugins.module_utils._envoy.view import UNREAD, key_in_force
-from ansible_collections.meshops.istio.plugins.module_utils._membership import all_backends
+from ansible_collections.meshops.istio.plugins.module_utils._membership import addresses_by_pod, all_backends
 from ansible_collections.meshops.istio.plugins.module_utils._model import (
     ERROR,
     FAILED,
@@ -38,43 +39,53 @@ from ansible_collections.meshops.istio.plugins.module_utils._model import (
 )
 from ansible_collections.meshops.istio.plugins.module_utils._options import Settings
 from ansible_collections.meshops.istio.plugins.module_utils._probe.gateway import find_gateway, read_gateways
+from ansible_collections.meshops.istio.plugins.module_utils._probe.pace import Pace
 from ansible_collections.meshops.istio.plugins.module_utils._probe.runner import Campaign, probe_all, read_view
 from ansible_collections.meshops.istio.plugins.module_utils._requests.brake import Brake
 from ansible_collections.meshops.istio.plugins.module_utils._requests.curl import check_sendable
-from ansible_collections.meshops.istio.plugins.module_utils._requests.identity import identify
-from ansible_collections.meshops.istio.plugins.module_utils._requests.plan import PROFILES, Plan, make_plan, of_one_source
+from ansible_collections.meshops.istio.plugins.module_utils._requests.identity import Identification, identify
+from ansible_collections.meshops.istio.plugins.module_utils._requests.plan import PROFILES, Need, Plan, make_plan, of_one_source
 from ansible_collections.meshops.istio.plugins.module_utils._requests.tally import ClientRun
 from ansible_collections.meshops.istio.plugins.module_utils._result import attempt_result, full_result, planned_result
 from ansible_collections.meshops.istio.plugins.module_utils._verdict.judge import judge
+from ansible_collections.meshops.istio.plugins.module_utils._verdict.stages import further_plans
 from ansible_collections.meshops.istio.plugins.module_utils._verdict.window import ClientWindow, Verdict, Window
 
 
 def check(params: JsonDict, settings: Settings, access: Access, *, check_mode: bool = False) -> tuple[JsonDict, bool]:
     """Survey, plan, probe, survey again and judge; repeat if only churn prevented a conclusion and attempts are left.
 
-    Returns the result of the last attempt and whether any session moved in it.
+    The timeout is that of all attempts together. Returns the result of the last attempt and whether any session moved in it.
     """
     attempts: list[JsonDict] = []
     result: JsonDict = {}
     moved = False
+    deadline = time.monotonic() + params["timeout"]
     while True:
         started = time.monotonic()
-        survey, key, plans = prepare(params, settings, access)
-        if not below_cap(params["max_requests"], total_of(plans), attempts):
-            return result, moved
-        if check_mode:
-            return planned_result(survey, key, total_of(plans), settings.seed), False
-        window, runs, verdict = measure(params, settings, access, survey, plans)
-        again = verdict.churn_only and len(attempts) + 1 < params["attempts"]
+        try:
+            survey, key, plans = prepare(params, settings, access)
+            fits = below_cap(params["max_requests"], total_of(plans), attempts)
+            if fits and check_mode:
+                return planned_result(survey, key, total_of(plans), settings.seed), False
+            if not fits:
+                return result, moved
+            room = params["max_requests"] - sum(attempt["sent"] for attempt in attempts) - total_of(plans) if params["max_requests"] else None
+            window, runs, verdict = measure(params, settings, access, survey, plans, deadline, room)
+        except CheckError:
+            # What an earlier attempt measured stays.
+            if attempts:
+                return result, moved
+            raise
+        again = verdict.churn_only and len(attempts) + 1 < params["attempts"] and time.monotonic() + params["settle"] < deadline
         facts, findings = explain("never" if again else params["explain"], access.cluster, survey, window, verdict)
         result = full_result(survey, window, runs, verdict, settings.seed, params["max_sessions_returned"], time.monotonic() - started, findings)
         result["versions"].update(facts.versions if facts else {})
         moved = any(fate.moved for fate in verdict.fates)
         attempts.append(attempt_result(result))
         result["attempts"] = attempts
-        if not again:
+        if not again or not wait_for_quiet(access.cluster, survey, params["settle"], deadline):
             return result, moved
-        wait_for_quiet(access.cluster, survey, params["settle"], params["timeout"])
 
 
 def total_of(plans: dict[ClientPod, Plan]) -> int:
@@ -95,7 +106,9 @@ def below_cap(cap: int | None, planned: int, attempts: list[JsonDict]) -> bool:
         return True
     if not attempts:
         raise CheckError(
-            "too_many_requests", f"{planned} requests are planned and max_requests is {cap}. Next: lower sessions or requests, or raise max_requests."
+            "too_many_requests",
+            f"{planned} requests are planned and max_requests is {cap}. "
+            "Next: raise max_requests, or lower sessions or requests, or, where these are not set, raise max_flip_rate.",
         )
     return False
 
@@ -137,16 +150,12 @@ def key_to_use(given: Key | None, access: Access, survey: Survey) -> Key:
 
 
 def plans_of(params: JsonDict, settings: Settings, key: Key, survey: Survey) -> dict[ClientPod, Plan]:
-    plan = make_plan(
-        key,
-        params["session_ids"],
-        params["sessions"],
-        params["requests"],
-        PROFILES[params["profile"]],
-        len(survey.membership.ready()),
-        settings.seed,
-        keyless=key.type != "source_ip",
-    )
+    backends = len(addresses_by_pod(survey.membership))
+    predictable = not key.issued and (survey.target.via is None or survey.target.via.service is not None)
+    need = Need(params["max_flip_rate"], len(survey.clients), params["max_requests"], predictable)
+    profile = PROFILES[params["profile"]]
+    keyless = key.type != "source_ip"
+    plan = make_plan(key, params["session_ids"], params["sessions"], params["requests"], profile, backends, settings.seed, keyless, need)
     return {client: of_one_source(plan, client.address) if key.own else plan for client in survey.clients}
 
 
@@ -166,20 +175,32 @@ def first_view(access: Access, survey: Survey) -> ProxyView | None:
     return view
 
 
-def measure(params: JsonDict, settings: Settings, access: Access, survey: Survey, plans: dict[ClientPod, Plan]) -> tuple[Window, list[ClientRun], Verdict]:
-    """Send the requests and judge the responses."""
+def measure(
+    params: JsonDict, settings: Settings, access: Access, survey: Survey, plans: dict[ClientPod, Plan], deadline: float, room: int | None
+) -> tuple[Window, list[ClientRun], Verdict]:
+    """Send the requests and judge the responses; `room` is how many requests more than planned may be sent."""
     target = survey.target
+
+    def so_far(runs: list[ClientRun]) -> Window:
+        return make_window(settings, survey, runs[-1].checkpoints[-1].membership, survey.rules, runs)
+
+    def further(runs: list[ClientRun]) -> list[Plan] | None:
+        window = so_far(runs)
+        return further_plans(window, judge(window), room)
+
     campaign = Campaign(
         target,
         settings.sending,
         settings.method,
-        params["timeout"],
-        params["rate"],
+        deadline,
+        Pace(params["rate"]) if params["rate"] else None,
         Brake(settings.stop_on, total_of(plans)),
         configuration=access.configuration,
         read_membership=lambda: read_membership(access.cluster, target),
         read_log=access.cluster.sidecar_log,
         read_gateways=lambda: read_gateways(access.cluster, access.configuration, target),
+        further=further,
+        has_moved=(lambda run: judge(so_far([run])).verdict == FAILED) if params["fail_fast"] else None,
     )
     runs = probe_all(survey, plans, campaign)
     try:
@@ -196,41 +217,54 @@ def measure(params: JsonDict, settings: Settings, access: Access, survey: Survey
 def make_window(settings: Settings, survey: Survey, after: Membership, rules_after: tuple[ObjectVersion, ...], runs: list[ClientRun]) -> Window:
     """The window, with pods in place of the identities in the responses."""
     memberships = [survey.membership, *(checkpoint.membership for run in runs for checkpoint in run.checkpoints), after]
-    identities = {identity for run in runs for identity in run.tally.identities}
-    identification = identify(identities, settings.method.labels(runs[0].method), all_backends(memberships))
+    backends = all_backends(memberships)
+    # Each client identifies in its own way.
+    found = [identify(run.tally.identities, settings.method.labels(run.method), backends) for run in runs]
     return Window(
         runs[0].plan.key,
         survey.membership,
         after,
         survey.rules,
         rules_after,
-        identification,
-        tuple(client_window(run, identification.pods) for run in runs),
+        all_of(found),
+        tuple(client_window(run, identification) for run, identification in zip(runs, found, strict=True)),
         settings.max_flip_rate,
         settings.sending.keepalive,
         survey.target.via.address if survey.target.via else None,
     )
 
 
-def client_window(run: ClientRun, pods: dict[str, str]) -> ClientWindow:
-    """One client's part of the window; `pods` maps identities to pods."""
+def all_of(found: Sequence[Identification]) -> Identification:
+    """The identifications of all clients as one, for the result."""
+    ways = list(dict.fromkeys(one.by for one in found if one.by))
+    pods = {identity: pod for one in found for identity, pod in one.pods.items()}
+    return Identification(", ".join(ways) or None, pods, tuple(dict.fromkeys(value for one in found for value in one.unknown)))
+
+
+def client_window(run: ClientRun, identification: Identification) -> ClientWindow:
+    """One client's part of the window, with pods in place of identities."""
+    pods = identification.pods
     keyless: dict[str, int] = {}
     for identity, count in run.tally.keyless.items():
         if identity in pods:
             keyless[pods[identity]] = keyless.get(pods[identity], 0) + count
     traces = tuple(trace.mapped(pods) for trace in run.tally.sessions)
-    return ClientWindow(run.client, run.plan, run.tally, traces, keyless, tuple(run.checkpoints), tuple(run.segments), run.failure)
+    return ClientWindow(run.client, run.plan, run.tally, traces, keyless, tuple(run.checkpoints), tuple(run.segments), run.failure, run.method)
 
 
-def wait_for_quiet(cluster: Cluster, survey: Survey, settle: int, timeout: int) -> None:
-    """Wait until the endpoints have not changed for some seconds, or until the timeout; the next attempt decides."""
-    deadline = time.monotonic() + timeout
-    last, since = read_membership(cluster, survey.target), time.monotonic()
-    while time.monotonic() - since < settle and time.monotonic() < deadline:
-        time.sleep(min(1.0, settle))
-        now = read_membership(cluster, survey.target)
-        if now != last:
-            last, since = now, time.monotonic()
+def wait_for_quiet(cluster: Cluster, survey: Survey, settle: int, deadline: float) -> bool:
+    """Wait until the endpoints have not changed for some seconds, or until the deadline. False if the endpoints could not be
+    read, or if there is no time left: then the last attempt decides."""
+    try:
+        last, since = read_membership(cluster, survey.target), time.monotonic()
+        while time.monotonic() - since < settle and time.monotonic() < deadline:
+            time.sleep(min(1.0, settle))
+            now = read_membership(cluster, survey.target)
+            if now != last:
+                last, since = now, time.monotonic()
+    except CheckError:
+        return False
+    return time.monotonic() < deadline
 
 
 def fails_task(result: JsonDict, moved: bool, params: JsonDict) -> bool:

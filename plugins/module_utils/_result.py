@@ -27,7 +27,7 @@ from ansible_collections.meshops.istio.plugins.module_utils._model import (
     Survey,
     Target,
 )
-from ansible_collections.meshops.istio.plugins.module_utils._requests.curl import url_of
+from ansible_collections.meshops.istio.plugins.module_utils._requests.curl import exit_words, url_of
 from ansible_collections.meshops.istio.plugins.module_utils._requests.tally import ClientRun, Latencies
 from ansible_collections.meshops.istio.plugins.module_utils._verdict.static import other_routes
 from ansible_collections.meshops.istio.plugins.module_utils._verdict.window import Control, SessionFate, Verdict, Window
@@ -42,9 +42,11 @@ def empty_result(seed: int | None = None) -> JsonDict:
         "verdict": None,
         "error": None,
         "msg": None,
+        "reasons": [],
+        "measured": None,
         "key": None,
         "sessions": [],
-        "requests": {"planned": None, "sent": 0, "answered": 0, "identified": 0, "failed": 0, "by_status": {}},
+        "requests": {"planned": None, "sent": 0, "answered": 0, "identified": 0, "failed": 0, "by_status": {}, "by_error": {}},
         "controls": {name: _control(NOT_RUN) for name in ("spread", "keyless", "keepalive")},
         "backends": [],
         "clients": [],
@@ -106,10 +108,14 @@ def full_result(
 ) -> JsonDict:
     result = survey_result(survey, window.key, seed)
     failure = next((run.failure for run in runs if run.failure), None)
+    if verdict.verdict == ERROR:
+        failure = CheckError("not_served", f"{verdict.reasons[0][0].upper()}{verdict.reasons[0][1:]}.")
     result.update(
         verdict=verdict.verdict,
         error={"code": failure.code, "msg": failure.msg} if failure else None,
-        msg=message(survey, window, runs, verdict, elapsed, findings),
+        msg=message(survey, window, verdict, findings),
+        reasons=list(verdict.reasons),
+        measured=scope(survey, window, runs, elapsed),
         sessions=[_session(fate, verdict.prediction.pods.get(fate.id)) for fate in returned(verdict.fates, most_sessions)],
         requests=_requests(window, runs),
         controls={name: _control(verdict.controls.get(name, NOT_RUN)) for name in ("spread", "keyless", "keepalive")},
@@ -117,12 +123,7 @@ def full_result(
         clients=[_client(run.client) for run in runs],
         membership={"changed": verdict.changed, "events": list(verdict.events)},
         bounds={"false_pass": verdict.false_pass, "flip_rate_95": verdict.flip_rate_95},
-        prediction={
-            "available": verdict.prediction.available,
-            "matched": verdict.prediction.matched,
-            "total": verdict.prediction.total,
-            "reason": verdict.prediction.reason,
-        },
+        prediction={name: getattr(verdict.prediction, name) for name in ("available", "matched", "total", "reason")},
         latency_ms=_latency(runs),
         findings=[finding_result(finding) for finding in findings],
         identified_by=window.identification.by,
@@ -141,8 +142,8 @@ def returned(fates: Sequence[SessionFate], most: int) -> list[SessionFate]:
     return sorted(fates, key=lambda fate: not fate.moved)[:most]
 
 
-def message(survey: Survey, window: Window, runs: Sequence[ClientRun], verdict: Verdict, elapsed: float, findings: Sequence[Finding] = ()) -> str:
-    """The verdict, its reasons, the next step and the scope of the measurement."""
+def message(survey: Survey, window: Window, verdict: Verdict, findings: Sequence[Finding] = ()) -> str:
+    """The verdict and what was seen, then the cause, then what to do."""
     stuck = sum(1 for fate in verdict.fates if fate.pods and not fate.moved)
     if verdict.verdict == PASSED:
         bound = f"at most {verdict.flip_rate_95:.2%} of requests leave their session's pod (95 %)"
@@ -151,7 +152,7 @@ def message(survey: Survey, window: Window, runs: Sequence[ClientRun], verdict: 
         why = "; ".join(verdict.reasons)
     causes = [finding for finding in findings if finding.severity != "info"]
     advice = next_step(survey, window, causes) if verdict.verdict == FAILED else first_cause(causes) if verdict.verdict != PASSED else ""
-    return f"{verdict.verdict}: {why}. {advice}{persistence(survey.target, window)}{routes_of_others(window)}{scope(survey, window, runs, elapsed)}"
+    return f"{verdict.verdict}: {why}. {advice}{persistence(survey.target, window)}{routes_of_others(window)}".rstrip()
 
 
 def routes_of_others(window: Window) -> str:
@@ -227,8 +228,9 @@ def halves(view: ProxyView, key: Key) -> str:
 def scope(survey: Survey, window: Window, runs: Sequence[ClientRun], elapsed: float) -> str:
     clients = ", ".join(str(run.client) + (f" (zone {run.client.zone})" if run.client.zone else "") for run in runs)
     sent = sum(run.tally.sent for run in runs)
+    planned = f" of {sum(run.plan.total for run in runs)} planned" if any(run.moved for run in runs) else ""
     url = url_of(survey.target, Key("header", None), None)
-    return f"Measured: {sent} requests from {clients} to {url} (port {survey.target.port}), {len(window.after.ready())} ready backends, {elapsed:.1f} s."
+    return f"Measured: {sent}{planned} requests from {clients} to {url} (port {survey.target.port}), {len(window.ready())} ready backends, {elapsed:.1f} s."
 
 
 def _control(control: Control) -> JsonDict:
@@ -259,8 +261,13 @@ def _backend(backend: Backend, eligible: bool | None, sessions: int) -> JsonDict
 
 
 def _backends(window: Window, verdict: Verdict) -> list[JsonDict]:
+    """One entry for each ready pod. Of two addresses, the one that Envoy has comes first."""
     sessions = Counter(pod for fate in verdict.fates for pod in fate.pods)
-    return [_backend(backend, verdict.eligible.get(backend.pod), sessions[backend.pod]) for backend in window.after.ready()]
+    hosts = {host.address for entry in window.client_windows for view in entry.last_views() for host in view.hosts}
+    ready = sorted(window.after.ready(), key=lambda backend: backend.address not in hosts)
+    by_pod = {backend.pod: backend for backend in reversed(ready)}
+    listed = sorted(by_pod.values(), key=lambda backend: backend.address)
+    return [_backend(backend, verdict.eligible.get(backend.pod), sessions[backend.pod]) for backend in listed]
 
 
 def _session(fate: SessionFate, predicted: str | None) -> JsonDict:
@@ -276,8 +283,10 @@ def _session(fate: SessionFate, predicted: str | None) -> JsonDict:
 
 def _requests(window: Window, runs: Sequence[ClientRun]) -> JsonDict:
     by_status: Counter[str] = Counter()
+    by_error: Counter[str] = Counter()
     for run in runs:
         by_status.update(run.tally.by_status)
+        by_error.update({exit_words(code): count for code, count in run.tally.by_exit.items()})
     sent = sum(run.tally.sent for run in runs)
     answered = sum(run.tally.answered for run in runs)
     return {
@@ -287,6 +296,7 @@ def _requests(window: Window, runs: Sequence[ClientRun]) -> JsonDict:
         "identified": sum(entry.identified + sum(entry.keyless.values()) for entry in window.client_windows),
         "failed": sent - answered,
         "by_status": dict(sorted(by_status.items())),
+        "by_error": dict(sorted(by_error.items())),
     }
 
 

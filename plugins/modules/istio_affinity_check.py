@@ -191,6 +191,12 @@ options:
     description: Do not fail because of moves that a change of the backends explains, if V(inconclusive) is not in O(fail_on).
     type: bool
     default: false
+  fail_fast:
+    description:
+      - Stop as soon as a session landed on two pods and nothing explains it, and return what was measured until then.
+      - Without this option, the check sends all planned requests, and RV(sessions) shows how all of them moved.
+    type: bool
+    default: false
   attempts:
     description:
       - The maximum number of measurements. The module measures again only if the verdict is V(inconclusive) for no other
@@ -492,6 +498,7 @@ def argument_spec() -> JsonDict:
             "default": ["failed", "inconclusive", "not_proven"],
         },
         "tolerate_explained_moves": {"type": "bool", "default": False},
+        "fail_fast": {"type": "bool", "default": False},
         "attempts": {"type": "int", "default": 1},
         "settle": {"type": "int", "default": 10},
         "explain": {"type": "str", "default": "on_failure", "choices": ["on_failure", "always", "never"]},

@@ -161,7 +161,7 @@ CASES: dict[str, Case] = {
         by_hand=made_again("client-c01", "kubectl label --local -f - -o yaml sidecar.istio.io/inject-"),
     ),
     "C02": Case(
-        {"spec.containers[curl].securityContext.runAsUser": "1337", "requests counted, of those answered": "0 of 128"},
+        {"spec.containers[curl].securityContext.runAsUser": "1337", "requests counted, of those answered": "0 of 87"},
         {"client": {"pod": "client-c02"}},
         by_hand=made_again("client-c02", NOT_1337),
     ),
@@ -217,7 +217,7 @@ CASES: dict[str, Case] = {
     ),
     "C43": Case({"ttl of the hash policy": "absent"}, {"key": COOKIE | {"cookie": "learned"}}, by_hand=changed("destinationrule", "c43", WITH_TTL)),
     "C44": Case(
-        {"sources (X-Forwarded-For)": "36", "pods": "nginx-", "metadata.annotations['proxy.istio.io/config']": "absent"},
+        {"sources (X-Forwarded-For)": "39", "pods": "nginx-", "metadata.annotations['proxy.istio.io/config']": "absent"},
         {"client": {"pod": "client-c44"}, "via": GATEWAY, "key": {"type": "source_ip"}},
         ("not_proven",),
         follows=False,

@@ -69,7 +69,8 @@ def played_in_vain(mesh: Mesh) -> Played:
     """One play with what fails."""
     tasks = [
         {"name": "Check what is not there", CHECK: {"namespace": NAMESPACE, "service": "no-such", "key": KEY}, "ignore_errors": True},
-        {"name": "Check without a rule", CHECK: {"namespace": NAMESPACE, "service": "without-rule", "key": KEY}},
+        {"name": "Check without a rule", CHECK: {"namespace": NAMESPACE, "service": "without-rule", "key": KEY}, "ignore_errors": True},
+        {"name": "Stop at the first move", CHECK: {"namespace": NAMESPACE, "service": "without-rule", "key": KEY, "fail_fast": True}},
     ]
     return mesh.ansible(tasks)
 
@@ -78,9 +79,9 @@ def test_a_healthy_mesh_passes(mesh: Mesh, played: Played) -> None:
     result = played.named("Check").result
     assert (played.rc, result["verdict"], result["changed"]) == (0, "passed", False)
     assert result["identified_by"] == "header X-Pod-Name"
-    assert result["requests"] == {"planned": 740, "sent": 740, "answered": 740, "identified": 740, "failed": 0, "by_status": {"200": 740}}
-    assert len(result["sessions"]) == 36
-    assert all(len(session["pods"]) == 1 and sum(session["pods"].values()) == 20 for session in result["sessions"])
+    assert result["requests"] == {"planned": 171, "sent": 171, "answered": 171, "identified": 171, "failed": 0, "by_status": {"200": 171}, "by_error": {}}
+    assert len(result["sessions"]) == 39
+    assert all(len(session["pods"]) == 1 and sum(session["pods"].values()) == 4 for session in result["sessions"])
     assert {backend["pod"] for backend in result["backends"]} == {pod["metadata"]["name"] for pod in mesh.pods()}
     assert all(backend["eligible"] and backend["sessions"] > 0 for backend in result["backends"])
     assert {name: control["state"] for name, control in result["controls"].items()} == {"spread": "passed", "keyless": "passed", "keepalive": "not_applicable"}
@@ -88,8 +89,8 @@ def test_a_healthy_mesh_passes(mesh: Mesh, played: Played) -> None:
     assert result["clients"][0]["container"] != "istio-proxy"
     assert result["versions"]["kubernetes"].startswith("v1.")
     assert result["versions"]["curl"]
-    assert "36 of 36 sessions stayed on one pod each" in result["msg"]
-    assert f"{NAMESPACE}/test-pod" in result["msg"]
+    assert "39 of 39 sessions stayed on one pod each" in result["msg"]
+    assert f"Measured: 171 requests from {NAMESPACE}/test-pod" in result["measured"]
 
 
 def test_the_shortest_task_takes_key_and_client_by_itself(played: Played) -> None:
@@ -125,6 +126,14 @@ def test_without_the_rule_it_fails_and_names_a_session_and_its_pods(played_in_va
     first = result["findings"][0]
     assert first["severity"] == "error"
     assert f"{first['id']}: {first['title']}" in result["msg"]
+
+
+def test_it_stops_as_soon_as_a_session_moved(played_in_vain: Played) -> None:
+    result = played_in_vain.named("Stop at the first move").result
+    assert (result["verdict"], result["error"], result["bounds"]["flip_rate_95"]) == ("failed", None, None), result["msg"]
+    assert result["requests"]["planned"] == 171
+    assert result["requests"]["sent"] <= 80
+    assert " of 171 planned requests" in result["measured"]
 
 
 def test_without_a_virtual_service_it_passes(mesh: Mesh) -> None:
@@ -245,7 +254,7 @@ def test_a_rollout_during_the_check_is_neither_passed_nor_failed(broken: Mesh) -
 
     thread = threading.Thread(target=rollout)
     thread.start()
-    failed, result = task(broken, service="nginx-service", rate=25)
+    failed, result = task(broken, service="nginx-service", rate=25, requests=20)
     checked = time.monotonic()
     thread.join()
     assert ended, "the rollout did not end"
@@ -263,8 +272,8 @@ def test_check_mode_sends_nothing(mesh: Mesh) -> None:
     played = mesh.ansible([{"name": "Here", CHECK: options}, {"name": "Not yet", CHECK: options | {"namespace": "not-yet"}}], check=True).expect()
     here, not_yet = (played.named(name).result for name in ("Here", "Not yet"))
     assert here["verdict"] is None
-    assert here["requests"]["planned"] == 740
-    assert "740 requests would go to" in here["msg"]
+    assert here["requests"]["planned"] == 171
+    assert "171 requests would go to" in here["msg"]
     assert mesh.requests_seen() == before
     # Before anything exists.
     assert not_yet["verdict"] is None

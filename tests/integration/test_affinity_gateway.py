@@ -91,7 +91,7 @@ OUTSIDERS = {"namespace": OUTSIDE, "max": 2}
 def test_sessions_stick_through_every_pod_of_the_gateway(mesh: Mesh, gateway: dict[str, Any]) -> None:
     result = mesh.look(via=gateway, client=OUTSIDER)
     assert result["verdict"] == "passed", result["msg"]
-    assert (result["prediction"]["available"], result["prediction"]["matched"]) == (True, 36), result["prediction"]
+    assert (result["prediction"]["available"], result["prediction"]["matched"]) == (True, 39), result["prediction"]
     assert result["clients"][0]["sidecar"] is False
 
 

@@ -280,7 +280,7 @@ def test_on_a_tcp_port_each_client_is_a_session_by_its_own_address(mesh: Mesh, s
     assert {session["id"]: (session["predicted"], list(session["pods"])) for session in live["sessions"]} == {
         client: (pod, [pod]) for client, pod in placed(size).items()
     }
-    assert live["requests"]["answered"] == live["requests"]["planned"] == 2 * 36 * 20
+    assert live["requests"]["answered"] == live["requests"]["planned"] == 2 * 39 * 4
     from_rule = mesh.look(**options | {"key": None, "profile": "quick"})
     assert (from_rule["verdict"], from_rule["key"]) == ("passed", {"type": "source_ip", "name": None, "origin": "rule"}), from_rule["msg"]
     refused = mesh.look(**options, session_ids=["10.0.0.1"])

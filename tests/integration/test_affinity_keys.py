@@ -50,7 +50,7 @@ def test_each_key_sticks_where_it_must(mesh: Mesh, name: str) -> None:
     key = KEYS[name][1]
     result = mesh.look(service=name, key=key)
     assert result["verdict"] == "passed", result["msg"]
-    assert (result["prediction"]["available"], result["prediction"]["matched"]) == (True, 36)
+    assert (result["prediction"]["available"], result["prediction"]["matched"]) == (True, 39)
     assert states(result)["keyless"] == ("not_applicable" if key["type"] == "source_ip" else "passed")
 
 
@@ -90,7 +90,7 @@ def test_a_cookie_that_the_application_issues_moves_with_the_second_request(mesh
 def test_an_application_without_the_header_is_checkable(mesh: Mesh, options: dict[str, Any], by: str) -> None:
     result = mesh.look(**options)
     assert (result["verdict"], result["identified_by"]) == ("passed", by), result["msg"]
-    assert result["prediction"]["matched"] == 36
+    assert result["prediction"]["matched"] == 39
 
 
 def test_the_counters_also_show_what_does_not_stick(mesh: Mesh) -> None:

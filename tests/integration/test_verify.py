@@ -214,7 +214,7 @@ def test_what_is_wrong_with_an_annotation_is_said_and_check_mode_sends_nothing(s
     finally:
         mesh.kubectl("-n", mesh.namespace, "annotate", "service", "search", "meshops.istio/probe-", "meshops.istio/probe-key-")
     said = "\n".join(outcome(planned, "lab")["table"])
-    assert f"128 requests would go to {mesh.namespace}/cart:80" in said
+    assert f"87 requests would go to {mesh.namespace}/cart:80" in said
     assert "meshops.istio/probe is '{{ 6 * 7 }}'; it must be a path" in said
     assert "meshops.istio/probe-key is 'user-session'; it must be header:<name>" in said
     assert sum(seconds(mesh, "/verify/")) == before
@@ -222,7 +222,7 @@ def test_what_is_wrong_with_an_annotation_is_said_and_check_mode_sends_nothing(s
 
 
 def test_it_stops_for_the_services_sake(broken: Mesh) -> None:
-    """At the first 429, with at most the one that is in flight beside it; at more than 2 % of 5xx, here 3 of 128."""
+    """At the first 429, with at most the one that is in flight beside it; at more than 2 % of 5xx, here 2 of 87."""
     for status, most in ((429, 2), (503, 8)):
         abort = {"fault": {"abort": {"httpStatus": status, "percentage": {"value": 100}}}, "route": [{"destination": {"host": "nginx-service"}}]}
         broken.patch("virtualservice", "nginx-virtualservice", {"spec": {"http": [abort]}})
@@ -238,9 +238,9 @@ def test_it_stops_for_the_services_sake(broken: Mesh) -> None:
 def test_caps(mesh: Mesh) -> None:
     """A plan over the cap is refused before the first request."""
     before = mesh.requests_seen()
-    result = mesh.look(profile="quick", max_requests=127)
+    result = mesh.look(profile="quick", max_requests=86)
     assert (result["verdict"], result["error"]["code"]) == ("error", "too_many_requests"), result["msg"]
-    assert "128 requests are planned and max_requests is 127" in result["msg"]
+    assert "87 requests are planned and max_requests is 86" in result["msg"]
     assert mesh.requests_seen() == before
     for option in ({"max_requests": 0}, {"stop_on": {"statuses": [42]}}, {"stop_on": {"server_errors": 2.0}}):
         refused = mesh.look(**option)

@@ -31,15 +31,14 @@ if __name__ == "__main__":
 
 from ansible_collections.meshops.istio.plugins.module_utils._envoy import prediction
 from ansible_collections.meshops.istio.plugins.module_utils._model import FAILED, PASSED
-from ansible_collections.meshops.istio.plugins.module_utils._requests.plan import PROFILES
 from ansible_collections.meshops.istio.plugins.module_utils._verdict.judge import judge
 from ansible_collections.meshops.istio.plugins.module_utils._verdict.window import Verdict
-from simulation import CLUSTER, Balancer, Hosts, Truth, address, at_random, chooser, constant, flipping, ring, weighted, window
+from simulation import CLUSTER, ROUTE, Balancer, Hosts, Truth, address, at_random, chooser, constant, flipping, ring, weighted, window
 
 PODS = tuple(f"pod-{number}" for number in range(8))
 CHUNK = 500
-# Rounds and the bound asked for: those of the profiles quick and default, and lengths between.
-SIZES = ((3, 0.08), (5, 0.08), (8, 0.02), (20, 0.02), (20, 0.02))
+# Profile, rounds (None: the plan of the profile, which grows where the verdict needs it) and the bound asked for.
+SIZES = (("default", None, 0.02),) * 3 + (("quick", None, 0.08), ("default", 3, 0.08), ("default", 20, 0.02))
 
 # Some hundred different rings are judged over and over, so each is computed once, and before the work is shared out.
 prediction.chooser_of = chooser
@@ -56,22 +55,28 @@ class Kind:
     caught: bool = False
 
     def is_wrong(self, truth: Truth, found: Verdict) -> bool:
-        """C(sticks): never failed. C(proves) or C(rare): may pass, if nothing moved. C(caught): at the length of the default profile always failed."""
+        """C(sticks): never failed. C(proves) or C(rare): may pass, if nothing moved. C(caught): always failed with the plan of the
+        default profile, or of its former length."""
         moved = any(fate.moved for fate in found.fates)
         if found.verdict == PASSED:
             return moved or not (self.proves or self.rare)
         if found.verdict == FAILED:
             return self.sticks
-        return self.caught and truth.rounds >= PROFILES["default"].requests
+        return self.caught and truth.profile == "default" and truth.rounds != SHORT
+
+
+SHORT = 3
+# A plan of the default profile has 2 to 7 rounds, and more where pods come and go.
+LONG = 7
 
 
 def quiet(chance: random.Random, balancer: Balancer, clients: int | None = None, lost: float = 0.0) -> Truth:
     """Some pods throughout, and a size: small ones, as wrong verdicts are likelier there."""
-    rounds, bound = chance.choice(SIZES)
+    profile, rounds, bound = chance.choice(SIZES)
     hosts = tuple(sorted(chance.sample(PODS, chance.randint(2, 6))))
-    sessions = chance.choice((20, 30))
+    sessions = chance.choice((20, 30)) if rounds else None
     number = clients or chance.choice((1, 1, 2))
-    return Truth(balancer, ((0, hosts),), sessions, rounds, lost, number, chance.randrange(2**31), max_flip_rate=bound)
+    return Truth(balancer, ((0, hosts),), sessions, rounds, profile, lost, number, chance.randrange(2**31), max_flip_rate=bound)
 
 
 def stirred(chance: random.Random, balancer: Balancer, most: int, least: int = 1, lost: float = 0.0) -> Truth:
@@ -82,7 +87,7 @@ def stirred(chance: random.Random, balancer: Balancer, most: int, least: int = 1
     lag = chance.randint(0, int(1 / pace))
     hosts = truth.history[0][1]
     history = [(-1_000_000, hosts)]
-    moments = range(-lag, truth.rounds + chance.choice((0, lag)))
+    moments = range(-lag, (truth.rounds or LONG) + chance.choice((0, lag)))
     for at in sorted(chance.sample(moments, min(len(moments), chance.randint(least, most)))):
         hosts = _stirred(hosts, chance)
         history.append((at, hosts))
@@ -104,6 +109,13 @@ def locality(chance: random.Random, clients: int) -> Truth:
     return replace(truth, seen_by={0: hosts[:here], 1: hosts[here:]})
 
 
+def split(chance: random.Random, rate: float) -> Truth:
+    """Weights as the client's Envoy shows them: two clusters with different hosts."""
+    truth = quiet(chance, weighted(rate))
+    share = round(100 * rate)
+    return replace(truth, route=replace(ROUTE, clusters=((CLUSTER.name, 100 - share), (f"{CLUSTER.name}-canary", share))), alike=False)
+
+
 def any_loss(chance: random.Random) -> float:
     return chance.choice((0.0005, 0.002, 0.01, 0.05, 0.3, 1.0))
 
@@ -118,9 +130,11 @@ KINDS = {
     "no rule, answers lost": Kind(lambda chance: quiet(chance, at_random, lost=any_loss(chance))),
     "no rule, pods come and go": Kind(lambda chance: stirred(chance, at_random, 6), caught=True),
     "part of requests elsewhere": Kind(lambda chance: quiet(chance, flipping(chance.uniform(0.02, 0.5))), rare=True),
-    "weights 90/10": Kind(lambda chance: quiet(chance, weighted(0.1)), rare=True, caught=True),
-    "weights 99/1": Kind(lambda chance: quiet(chance, weighted(0.01)), rare=True),
-    "weights 90/10, pods come and go": Kind(lambda chance: stirred(chance, weighted(0.1), 4), rare=True),
+    "weights 90/10": Kind(lambda chance: split(chance, 0.1)),
+    "weights 99/1": Kind(lambda chance: split(chance, 0.01)),
+    "weights 90/10, out of Envoy's sight": Kind(lambda chance: quiet(chance, weighted(0.1)), rare=True),
+    "weights 99/1, out of Envoy's sight": Kind(lambda chance: quiet(chance, weighted(0.01)), rare=True),
+    "the same, pods come and go": Kind(lambda chance: stirred(chance, weighted(0.1), 4), rare=True),
     "locality, one client": Kind(lambda chance: locality(chance, 1), sticks=True),
     "locality, two zones": Kind(lambda chance: locality(chance, 2), caught=True),
     "key set to a constant": Kind(lambda chance: quiet(chance, constant), sticks=True),

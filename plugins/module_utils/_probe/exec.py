@@ -35,13 +35,18 @@ with contextlib.suppress(ImportError):
 STDIN, STDOUT, STDERR, STATUS, CLOSE = 0, 1, 2, 3, 255
 CHUNK = 32 * 1024
 STDERR_KEPT = 4096
+# A pod that keeps writing must not fill this host's memory: the longest line, the most that one command may print before the
+# next is sent, and the most of an exec.
+MOST_LINE = 16 * 2**20
+MOST_PAGE = 256 * 2**20
+MOST_TOTAL = 4 * 2**30
 
 
 class Exec:
     """A running command. Use it as a context manager; leaving it always closes the connection.
 
     Iterate over `lines()` for the command's standard output; `send()` writes to its standard input.
-    Raises `CheckError` with the codes `exec_forbidden`, `exec_refused`, `exec_lost` and `timeout`.
+    Raises `CheckError` with the codes `exec_forbidden`, `exec_refused`, `exec_lost`, `exec_flooded` and `timeout`.
     """
 
     def __init__(self, configuration: Any, namespace: str, pod: str, container: str, command: list[str], deadline: float, stdin: bool = True) -> None:
@@ -49,7 +54,8 @@ class Exec:
         self.deadline = deadline
         self.stderr = b""
         self.status: dict[str, Any] | None = None
-        self._partial = b""
+        self._partial: list[bytes] = []
+        self._line = self._page = self._total = 0
         self._socket = self._open(configuration, namespace, pod, container, command, stdin)
 
     def __enter__(self) -> Exec:
@@ -93,6 +99,7 @@ class Exec:
 
     def send(self, data: bytes) -> None:
         """Write to the command's standard input, in frames that are small enough for every proxy on the path."""
+        self._page = 0
         try:
             for start in range(0, len(data), CHUNK):
                 self._limit()
@@ -107,20 +114,46 @@ class Exec:
         while True:
             channel, data = self._frame()
             if channel is None:
-                if self._partial:
-                    yield self._partial
-                    self._partial = b""
+                if any(self._partial):
+                    yield b"".join(self._partial)
+                    self._partial = []
                 return
+            self._measure(channel, data)
             if channel == STDOUT:
-                *complete, self._partial = (self._partial + data).split(b"\n")
-                yield from complete
+                first, *complete = data.split(b"\n")
+                self._partial.append(first)
+                for following in complete:
+                    line, self._partial = b"".join(self._partial), [following]
+                    yield line
             elif channel == STDERR:
                 self.stderr = (self.stderr + data)[:STDERR_KEPT]
             elif channel == STATUS:
                 self.status = _status(data)
 
+    def _measure(self, channel: int, data: bytes) -> None:
+        """Raises `CheckError` with `exec_flooded` if the pod writes more than any command of ours makes it write."""
+        self._page += len(data)
+        self._total += len(data)
+        if channel == STDOUT:
+            newline = data.rfind(b"\n")
+            # A line that ends in this frame is as long as what was there before, at most, and the frame.
+            longest = self._line + len(data)
+            self._line = longest if newline < 0 else len(data) - newline - 1
+        else:
+            longest = 0
+        sizes = {"a line": (longest, MOST_LINE), "the output of one command": (self._page, MOST_PAGE), "the whole output": (self._total, MOST_TOTAL)}
+        for name, (size, most) in sizes.items():
+            if size > most:
+                raise CheckError(
+                    "exec_flooded",
+                    f"{self.where} wrote too much: {name} has more than {most // 2**20} MiB. Next: use another client pod, or a path with a smaller response.",
+                )
+
     def _frame(self) -> tuple[int | None, bytes]:
         while True:
+            # The deadline holds for each frame: a pod that keeps writing never lets a wait run out.
+            if time.monotonic() > self.deadline:
+                raise self._late()
             self._wait()
             self._limit()
             try:

@@ -39,6 +39,7 @@ from ansible_collections.meshops.istio.plugins.module_utils._requests.identity i
     addresses_by_counters,
     in_body,
     in_log,
+    named_pods,
 )
 from ansible_collections.meshops.istio.plugins.module_utils._requests.observation import Observation
 from ansible_collections.meshops.istio.plugins.module_utils._requests.plan import Plan, Request
@@ -58,7 +59,6 @@ class Job:
     sending: Sending
     method: Method
     read_log: Callable[[float], str]
-    deadline: float
     jar: CookieJar | None = None
 
 
@@ -73,6 +73,41 @@ def by_header(job: Job, requests: Sequence[Request]) -> Answers:
 def by_body(job: Job, requests: Sequence[Request]) -> Answers:
     """Send one after the other, because bodies that arrive together cannot be told apart; the pattern matches the pod."""
     pattern = job.method.pattern
+    for request, observation, body in _with_bodies(job, requests):
+        yield request, replace(observation, identity=in_body(pattern, body) if pattern else "")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A request that was sent alone: its observation with the identity headers, the pods that headers and body name, and the
+    identity by the sidecar's counters, empty if they were not read."""
+
+    request: Request
+    observation: Observation
+    names: frozenset[str]
+    counted: str
+
+
+def sample(job: Job, requests: Sequence[Request], counters: bool) -> list[Sample]:
+    """Send requests one after the other and read whatever the responses say of the pods behind them."""
+    before = _hosts(job.session.hosts(hosts_filter(job.target))) if counters else ()
+    sent = list(_with_bodies(job, requests))
+    after = _hosts(job.session.hosts(hosts_filter(job.target))) if counters else ()
+    answered = sum(1 for _request, observation, _body in sent if observation.answered)
+    addresses = iter((counters and addresses_by_counters(before, after, answered)) or [""] * answered)
+    return [
+        Sample(
+            request,
+            observation,
+            named_pods(f"{observation.identity}\n{body.decode('utf-8', 'replace')}"),
+            next(addresses, "") if observation.answered else "",
+        )
+        for request, observation, body in sent
+    ]
+
+
+def _with_bodies(job: Job, requests: Sequence[Request]) -> Iterator[tuple[Request, Observation, bytes]]:
+    """Requests one after the other, each with its body; empty if it may belong to more than one response."""
     mark = f"{job.session.nonce} "
     by_index = {request.index: request for request in requests}
     places = {request.index: place for place, request in enumerate(requests)}
@@ -88,7 +123,7 @@ def by_body(job: Job, requests: Sequence[Request]) -> Answers:
             # If a line is missing, the body may belong to more than one response.
             in_step = places[observation.index] == expected
             expected = places[observation.index] + 1
-            yield request, replace(observation, identity=in_body(pattern, body) if pattern and in_step else "")
+            yield request, observation, body if in_step else b""
         body = b""
 
 

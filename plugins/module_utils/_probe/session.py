@@ -35,6 +35,8 @@ from ansible_collections.meshops.istio.plugins.module_utils._probe.exec import E
 SCRIPT = r"""
 export LC_ALL=C
 set -f
+# A variable that the image exports would take the configuration into the environment of every process.
+unset nonce deadline pid comm state parent group rest kind size wanted config
 IFS=' ' read -r nonce deadline || exit 90
 read -r pid comm state parent group rest < /proc/$$/stat || exit 91
 [ "$group" = "$$" ] || exit 91
@@ -85,6 +87,8 @@ PAGE_TIMEOUT, PAGE_WORDS = 20, 5
 # curl's exit codes if nothing listens, and if the time was up.
 REFUSED, TOO_LATE = b"7", b"28"
 NO_ENVOY = Unread("nothing listens on Envoy's admin port")
+# A shell's statuses for a command that cannot be started, and, from 128 on, for one that a signal ended.
+NOT_STARTED = 126
 
 
 class PodSession:
@@ -92,6 +96,8 @@ class PodSession:
 
     def __init__(self, configuration: Any, client: ClientPod, timeout: float) -> None:
         self.client = client
+        # The exit status of the last command.
+        self.status: int | None = None
         self.nonce = secrets.token_hex(16)
         self.exec = Exec(configuration, client.namespace, client.pod, client.container, ["sh", "-c", SCRIPT], time.monotonic() + timeout + GRACE)
         self.lines = self.exec.lines()
@@ -128,6 +134,7 @@ class PodSession:
         marker = f"{self.nonce} end ".encode()
         for line in self.lines:
             if line.startswith(marker):
+                self.status = int(line[len(marker) :]) if line[len(marker) :].isdigit() else None
                 return
             yield line
         raise CheckError(
@@ -135,6 +142,10 @@ class PodSession:
             f"The probe in {self.exec.where} ended early ({exit_reason(self.exec.status)[:200]}). "
             "Next: check whether the pod or container was restarted (kubectl describe pod), then run the check again.",
         )
+
+    def killed(self) -> list[int]:
+        """The status of the last command if a signal ended it, or if it could not be started."""
+        return [self.status] if self.status is not None and self.status >= NOT_STARTED else []
 
     def view(self, target: Target) -> tuple[ProxyView | Unread | None, Pages]:
         """The view and the pages that it is from; None if there is no Envoy."""

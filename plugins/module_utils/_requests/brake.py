@@ -38,6 +38,8 @@ class Brake:
         self._planned = planned
         self._counts: Counter[int] = Counter()
         self._lock = threading.Lock()
+        # A client saw a session move, and no client sends more (the option fail_fast).
+        self.halted = False
 
     @property
     def watches(self) -> bool:

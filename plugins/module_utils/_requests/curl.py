@@ -29,12 +29,23 @@ IDENTITY_HEADERS = ("X-Pod-Name", "X-Pod", "X-Hostname", "X-Served-By", "X-Backe
 END = f"{FIELD}."
 # Envoy accepts up to 60 KiB of headers by default; this leaves room for the headers that it adds.
 MOST_BYTES = 56 * 1024
+LONGEST_SERVER = 80
+# curl's exit codes that say why there is no response: https://curl.se/docs/manpage.html#EXIT
+EXIT_CODES = {
+    6: "the host name could not be resolved",
+    7: "the connection was refused",
+    28: "no response in time",
+    35: "the TLS handshake failed",
+    52: "the connection was closed without a response",
+    55: "the request could not be sent",
+    56: "the connection was reset",
+}
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _HOST = re.compile(r"[0-9A-Za-z_]([0-9A-Za-z_.-]*[0-9A-Za-z_.])?")
 # Envoy compares a parameter's name as written in the URL, so it is sent unchanged.
 _PARAMETER = re.compile(r"[!$'()*,./0-9:;?@A-Z\[\]_a-z~%-]+")
-_LINE = re.compile(rb"R\|(\d{1,9})\x1f(\d{3})\x1f(\d{1,3})\x1f(\d{1,7}\.\d{1,9})\x1f(.*)\x1f\.", re.DOTALL)
+_LINE = re.compile(rb"R\|(\d{1,9})\x1f(\d{3})\x1f(\d{1,3})\x1f(\d{1,7}\.\d{1,9})\x1f([^\x1f]*)\x1f([^\x1f]*)\x1f(.*)\x1f\.", re.DOTALL)
 # They control the connection or the routing; as a key they would change the measurement.
 _RESERVED = frozenset(
     ("connection", "content-length", "expect", "host", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade", "user-agent")
@@ -305,13 +316,18 @@ def _header(name: str, value: str) -> str:
 
 
 def _write_out(identity_headers: Iterable[str]) -> str:
-    fields = ["%{http_code}", "%{exitcode}", "%{time_total}"]
+    fields = ["%{http_code}", "%{exitcode}", "%{time_total}", "%header{server}", "%header{x-envoy-upstream-service-time}"]
     fields.extend(f"%header{{{name.lower()}}}" for name in identity_headers)
     return FIELD + FIELD.join(fields)
 
 
 def _quoted(value: str) -> str:
     return '"' + value.replace("\\", "\\\\").replace('"', '\\"').replace("\t", "\\t") + '"'
+
+
+def exit_words(code: int) -> str:
+    """Why a request has no response, by curl's exit code."""
+    return f"{EXIT_CODES[code]} (curl {code})" if code in EXIT_CODES else f"curl ended with code {code}"
 
 
 def set_cookies(headers: bytes) -> list[str]:
@@ -329,5 +345,13 @@ def parse_line(line: bytes) -> Observation | None:
     match = _LINE.fullmatch(line)
     if match is None:
         return None
-    index, status, code, seconds, identity = match.groups()
-    return Observation(int(index), int(status), int(code), float(seconds), identity.decode("utf-8", "replace"))
+    index, status, code, seconds, server, upstream, identity = match.groups()
+    return Observation(
+        int(index),
+        int(status),
+        int(code),
+        float(seconds),
+        identity.decode("utf-8", "replace"),
+        server[:LONGEST_SERVER].decode("utf-8", "replace"),
+        bool(upstream),
+    )

@@ -20,6 +20,10 @@ from ansible_collections.meshops.istio.plugins.module_utils._requests.observatio
 HEADER, BODY, ACCESS_LOG, UPSTREAM = METHODS = ("header", "body", "access_log", "upstream")
 # A body that names its pod does so early; the rest of a large body is dropped.
 BODY_KEPT = 64 * 1024
+# The letters that Kubernetes generates names from: k8s.io/apimachinery/pkg/util/rand.
+_OF_REPLICA_SET = re.compile(r"-[bcdfghjklmnpqrstvwxz2456789]{6,10}-[bcdfghjklmnpqrstvwxz2456789]{5}(?![a-z0-9-])")
+_IN_NAME = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-.")
+LONGEST_NAME = 240
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,18 @@ def identify(identities: Iterable[str], labels: Sequence[str], backends: Iterabl
         if len(pods) > len(best.pods):
             best = Identification(label, pods, tuple(unknown))
     return best
+
+
+def named_pods(text: str) -> frozenset[str]:
+    """The names in a text that only a pod of a ReplicaSet has: its hash and five letters more, both without vowels."""
+    names = set()
+    for match in _OF_REPLICA_SET.finditer(text):
+        start = match.start()
+        while start > 0 and text[start - 1] in _IN_NAME and match.start() - start < LONGEST_NAME:
+            start -= 1
+        if name := text[start : match.end()].lstrip("-."):
+            names.add(name)
+    return frozenset(names)
 
 
 def in_body(pattern: re.Pattern[str], body: bytes) -> str:

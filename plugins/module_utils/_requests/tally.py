@@ -22,6 +22,8 @@ from ansible_collections.meshops.istio.plugins.module_utils._requests.plan impor
 MOST_RUNS = 64
 # An identity header with more values than this identifies requests, not pods.
 MOST_IDENTITIES = 2048
+# No name or address of a pod is longer.
+LONGEST_IDENTITY = 1024
 BUCKETS_PER_E = 20
 
 
@@ -138,16 +140,26 @@ class Tally:
     sent: int = 0
     answered: int = 0
     by_status: Counter[str] = field(default_factory=Counter)
+    # Of these, the error responses that a proxy wrote instead of the application.
+    by_proxy: Counter[str] = field(default_factory=Counter)
+    # curl's exit codes of the requests without a response, and those of curl itself where it was killed.
+    by_exit: Counter[int] = field(default_factory=Counter)
+    killed: Counter[int] = field(default_factory=Counter)
+    # The pods that sampled responses name, where the responses do not identify the backend.
+    samples: list[frozenset[str]] = field(default_factory=list)
     identities: set[str] = field(default_factory=set)
     latencies: Latencies = field(default_factory=Latencies)
 
     def add(self, request: Request, observation: Observation) -> None:
         if not observation.answered:
+            self.by_exit[observation.exit] += 1
             return
         self.answered += 1
         self.by_status[str(observation.status)] += 1
+        if observation.by_proxy:
+            self.by_proxy[str(observation.status)] += 1
         self.latencies.add(observation.seconds)
-        if observation.identity.strip(FIELD) == "" or not self._known(observation.identity):
+        if observation.identity.strip(FIELD) == "" or len(observation.identity) > LONGEST_IDENTITY or not self._known(observation.identity):
             return
         if request.session is None:
             self.keyless[observation.identity] += 1
@@ -173,3 +185,5 @@ class ClientRun:
     segments: list[range] = field(default_factory=list)
     failure: CheckError | None = None
     elapsed: float = 0.0
+    # The run ended early because a session had moved (the option fail_fast).
+    moved: bool = False

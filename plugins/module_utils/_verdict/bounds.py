@@ -11,19 +11,24 @@ from __future__ import annotations
 
 import math
 
+from ansible_collections.meshops.istio.plugins.module_utils._requests.plan import CONFIDENCE
 from ansible_collections.meshops.istio.plugins.module_utils._verdict.window import Window
 
-CONFIDENCE = 0.95
 
+def flip_bound(window: Window, predicted: bool) -> float:
+    """The upper bound of the share of requests on which a session leaves its pod, at the window's confidence; each request
+    without an identified response counts as one that did.
 
-def flip_bound(window: Window) -> float | None:
-    """The 95 % upper bound of the share of requests on which a session leaves its pod; each request without an
-    identified response counts as one that did."""
-    opportunities = sum(len(entry.plan.sessions) * (entry.plan.rounds - 1) for entry in window.client_windows)
+    Where the landing pod of every session was computed from Envoy's state, and every session landed there, each request
+    was a trial. Otherwise the first request of a session only shows which pod is its own.
+    """
+    trials = trials_of(window, predicted)
     lost = sum(entry.planned - entry.identified for entry in window.client_windows)
-    if opportunities < 1:
-        return 1.0
-    return upper_bound(min(lost, opportunities), opportunities)
+    return upper_bound(min(lost, trials), trials, window.confidence) if trials > 0 else 1.0
+
+
+def trials_of(window: Window, predicted: bool) -> int:
+    return sum(len(entry.plan.sessions) * (entry.plan.all_rounds - (0 if predicted else 1)) for entry in window.client_windows)
 
 
 def upper_bound(events: int, trials: int, confidence: float = CONFIDENCE) -> float:
@@ -57,6 +62,6 @@ def _at_most(events: int, trials: int, rate: float, ways: float) -> float:
 
 def false_pass_bound(window: Window) -> float | None:
     """The chance that random balancing over the ready backends would have shown no move either."""
-    backends = len(window.after.ready())
+    backends = len(window.pool())
     repeats = sum(max(0, sum(trace.counts.values()) - 1) for entry in window.client_windows for trace in entry.traces)
     return math.pow(backends, -repeats) if backends > 1 and repeats * math.log10(backends) < 300 else (0.0 if backends > 1 else None)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 
+from ansible_collections.meshops.istio.plugins.module_utils._membership import addresses_by_pod
 from ansible_collections.meshops.istio.plugins.module_utils._verdict.window import Control, Window
 
 # Fewer answers than this without the key can all meet one pod by chance (two pods, ten answers: 1 in 512).
@@ -19,9 +20,11 @@ SURPRISE = 0.001
 
 
 def eligibility(window: Window) -> dict[str, bool | None]:
-    """For each ready backend, whether it was eligible in every client's Envoy at the last checkpoint; None if no Envoy was read."""
+    """For each pod that the route's cluster selects from, whether it was eligible, by any of its addresses, in every client's
+    Envoy at the last checkpoint; None if no Envoy was read."""
     views = [view for entry in window.client_windows for view in entry.last_views()]
-    return {backend.pod: all(backend.address in view.eligible() for view in views) if views else None for backend in window.after.ready()}
+    addresses, pool = addresses_by_pod(window.after), window.pool()
+    return {pod: all(addresses[pod] & view.eligible() for view in views) if views else None for pod in addresses if pod in pool}
 
 
 def spread_control(window: Window, eligible: dict[str, bool | None]) -> Control:
@@ -30,11 +33,11 @@ def spread_control(window: Window, eligible: dict[str, bool | None]) -> Control:
     if barred:
         pods = f"{barred[0]} and {len(barred) - 1} more" if len(barred) > 1 else barred[0]
         return Control("failed", f"ready backends that are not eligible in a client's Envoy: {pods}; check locality settings, subsets and outlier detection")
-    ready = {backend.pod for backend in window.after.ready()}
+    ready = window.pool()
     if len(ready) < 2:
         return Control("not_applicable", f"{len(ready)} ready backends")
     worst = 1.0
-    unused: set[str] = set()
+    unused: frozenset[str] = frozenset()
     for entry in window.client_windows:
         used = entry.pods()
         sessions = sum(1 for trace in entry.traces if trace.counts)

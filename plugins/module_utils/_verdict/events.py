@@ -13,7 +13,7 @@ import itertools
 from collections.abc import Set
 from dataclasses import replace
 
-from ansible_collections.meshops.istio.plugins.module_utils._membership import changes, gateway_changes
+from ansible_collections.meshops.istio.plugins.module_utils._membership import addresses_by_pod, changes, gateway_changes
 from ansible_collections.meshops.istio.plugins.module_utils._model import ProxyView
 from ansible_collections.meshops.istio.plugins.module_utils._verdict.window import ClientWindow, Window
 
@@ -22,10 +22,10 @@ def membership_events(window: Window) -> list[str]:
     """Events of the endpoints: pods that were added, removed or changed readiness, and changes between two reads."""
     events: list[str] = []
     for before, after in itertools.pairwise(window.memberships()):
-        old, new = ({b.pod: b for b in m.backends} for m in (before, after))
-        events.extend(added_and_removed(old.keys(), new.keys()))
-        both = sorted(old.keys() & new.keys())
-        events.extend(f"pod {pod} became {'ready' if new[pod].ready else 'not ready'}" for pod in both if old[pod].ready != new[pod].ready)
+        old, new = ({backend.pod for backend in membership.backends} for membership in (before, after))
+        events.extend(added_and_removed(old, new))
+        was, now = addresses_by_pod(before).keys(), addresses_by_pod(after).keys()
+        events.extend(f"pod {pod} became {'ready' if pod in now else 'not ready'}" for pod in sorted((was ^ now) & old & new))
     if not events and changes(window.before, window.after):
         events.append("endpoints changed and changed back")
     for entry in window.client_windows:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ansible_collections.meshops.istio.plugins.module_utils._envoy.prediction import Prediction
+from ansible_collections.meshops.istio.plugins.module_utils._membership import addresses_by_pod, pods_of
 from ansible_collections.meshops.istio.plugins.module_utils._model import CheckError, Checkpoint, ClientPod, Key, Membership, ObjectVersion, ProxyView
 from ansible_collections.meshops.istio.plugins.module_utils._requests.identity import Identification
 from ansible_collections.meshops.istio.plugins.module_utils._requests.plan import Plan
@@ -30,10 +31,11 @@ class ClientWindow:
     checkpoints: tuple[Checkpoint, ...]
     segments: tuple[range, ...]
     failure: CheckError | None = None
+    identified_by: str | None = None
 
     @property
     def planned(self) -> int:
-        return len(self.plan.sessions) * self.plan.rounds
+        return self.plan.keyed
 
     @property
     def identified(self) -> int:
@@ -64,6 +66,19 @@ class Window:
     max_flip_rate: float
     keepalive: bool = False
     via: str | None = None
+
+    @property
+    def confidence(self) -> float:
+        """The confidence at which the bound holds, so that all looks at it together are wrong in at most 5 % of runs."""
+        return self.client_windows[0].plan.confidence
+
+    def ready(self) -> frozenset[str]:
+        """The pods that were ready at the end."""
+        return frozenset(addresses_by_pod(self.after))
+
+    def pool(self) -> frozenset[str]:
+        """The pods that the route's cluster selects from: those of the Service that are ready, or a subset's."""
+        return pods_of(self.after, (view for entry in self.client_windows for view in entry.last_views()))
 
     def memberships(self) -> list[Membership]:
         read = [checkpoint.membership for entry in self.client_windows for checkpoint in entry.checkpoints]

@@ -58,7 +58,7 @@ def test_the_keys_are_the_same_whatever_happened() -> None:
     planned = planned_result(survey_of(measured), KEY, 740, 7)
     results = [result_of(measured), planned, error_result(CheckError("no_service", "There is none.")), empty_result()]
     assert len({tuple(result) for result in results}) == 1
-    assert {tuple(result["requests"]) for result in results} == {("planned", "sent", "answered", "identified", "failed", "by_status")}
+    assert {tuple(result["requests"]) for result in results} == {("planned", "sent", "answered", "identified", "failed", "by_status", "by_error")}
     assert {tuple(result["versions"]) for result in results} == {("istiod", "proxy", "kubernetes", "curl")}
 
 
@@ -78,7 +78,8 @@ def test_a_passed_check_says_what_it_proved() -> None:
     result = result_of(window(Truth()))
     assert result["verdict"] == "passed"
     assert "sessions stayed on one pod each; at most" in result["msg"]
-    assert result["msg"].endswith("ready backends, 1.2 s.")
+    assert result["measured"].startswith("Measured: 171 requests from sample/test-0")
+    assert result["measured"].endswith("ready backends, 1.2 s.")
     assert (result["elapsed"], result["seed"], result["versions"]["curl"]) == (1.235, 7, "8.16.0")
     assert result["requests"]["sent"] == result["requests"]["identified"] == result["requests"]["planned"]
     assert sum(backend["sessions"] for backend in result["backends"]) == len(result["sessions"])
@@ -89,7 +90,7 @@ def test_a_failed_check_says_what_to_do() -> None:
     measured = window(Truth(balancer=at_random))
     assert "Next: kubectl -n sample get destinationrules,virtualservices" in result_of(measured)["msg"]
     result = result_of(measured, findings=(FINDING,))
-    assert "Cause C10: No rule (Service a/b, field: x). Fix: kubectl get x. " in result["msg"]
+    assert "Cause C10: No rule (Service a/b, field: x). Fix: kubectl get x." in result["msg"]
     assert result["findings"][0]["evidence"] == [{"source": "Service a/b", "field": "field", "value": "x"}]
 
 

@@ -61,7 +61,7 @@ def plan_of(sessions: int, rounds: int, key: Key | None = None) -> Plan:
 
 def job(lines: Sequence[bytes], plan: Plan, jar: CookieJar | None = None) -> Job:
     session: Any = Script(lines)
-    return Job(session, plan, TARGET, Sending(), Method("body", ("X-Pod",), re.compile(r"cart-\d+(?=!)")), lambda _since: "", time.monotonic() + 60, jar)
+    return Job(session, plan, TARGET, Sending(), Method("body", ("X-Pod",), re.compile(r"cart-\d+(?=!)")), lambda _since: "", jar)
 
 
 def pod_of(request: Request) -> str:
@@ -70,7 +70,7 @@ def pod_of(request: Request) -> str:
 
 
 def answer(request: Request, identity: str, mark: str = "") -> bytes:
-    return FIELD.join([f"{mark}R|{request.index}", "200", "0", "0.001234", identity, "", "."]).encode()
+    return FIELD.join([f"{mark}R|{request.index}", "200", "0", "0.001234", "", "", identity, "", "."]).encode()
 
 
 @st.composite
@@ -328,7 +328,7 @@ def test_a_line_that_breaks_off_does_not_hide_the_end(monkeypatch: pytest.Monkey
     requests = list(plan.requests(range(2)))
     said = b"\n".join(answer(request, pod_of(request)) for request in requests)[:length]
     session = session_of(monkeypatch, said + (f"\n{NONCE} end 137\n".encode() if ended else b""), [])
-    answers = list(until_lost(by_header(Job(session, plan, TARGET, Sending(), Method("header", ("X-Pod",)), lambda _since: "", 0.0), requests), ended))
+    answers = list(until_lost(by_header(Job(session, plan, TARGET, Sending(), Method("header", ("X-Pod",)), lambda _since: ""), requests), ended))
     only_the_truth(plan, seen_by_tally(plan, iter(answers)))
 
 

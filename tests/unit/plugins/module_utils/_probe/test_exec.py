@@ -112,6 +112,45 @@ def test_silence_ends_at_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     assert caught.value.code == "timeout"
 
 
+def test_a_pod_that_keeps_writing_ends_at_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    with running(monkeypatch, Wire([(STDOUT, b"x\n")] * 10**6), seconds=0.05) as found, pytest.raises(CheckError, match="option timeout") as caught:
+        list(found.lines())
+    assert caught.value.code == "timeout"
+
+
+@pytest.mark.parametrize(
+    ("cap", "frames", "words"),
+    [
+        ("MOST_LINE", [b"x" * 600, b"x" * 600], "a line has more than"),
+        ("MOST_LINE", [b"\n" + b"x" * 600, b"x" * 600 + b"\n"], "a line has more than"),
+        ("MOST_PAGE", [b"x\n" * 300, b"x\n" * 300], "the output of one command has more than"),
+        ("MOST_TOTAL", [b"x\n" * 300, b"x\n" * 300], "the whole output has more than"),
+    ],
+)
+def test_what_a_pod_may_write_is_capped(monkeypatch: pytest.MonkeyPatch, cap: str, frames: list[bytes], words: str) -> None:
+    monkeypatch.setattr(pod_exec, cap, 1024)
+    with running(monkeypatch, Wire([(STDOUT, data) for data in frames])) as found, pytest.raises(CheckError, match=words) as caught:
+        list(found.lines())
+    assert caught.value.code == "exec_flooded"
+
+
+def test_each_command_has_its_own_page_and_a_line_its_own_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pod_exec, "MOST_PAGE", 1024)
+    monkeypatch.setattr(pod_exec, "MOST_LINE", 1024)
+    with running(monkeypatch, Wire([(STDOUT, b"x" * 600 + b"\n"), (STDOUT, b"y" * 600 + b"\n")])) as found:
+        lines = found.lines()
+        assert next(lines) == b"x" * 600
+        found.send(b"another command")
+        assert next(lines) == b"y" * 600
+
+
+def test_a_long_line_in_small_frames_takes_no_longer_than_its_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    started = time.monotonic()
+    with running(monkeypatch, Wire([(STDOUT, b"x" * 64)] * 100_000), seconds=60) as found:
+        assert sum(map(len, found.lines())) == 6_400_000
+    assert time.monotonic() - started < 10
+
+
 def test_what_is_sent_arrives_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     wire = Wire([])
     with running(monkeypatch, wire) as found:

@@ -4,17 +4,10 @@
 
 from __future__ import annotations
 
-import itertools
-from typing import Any
-
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from ansible_collections.meshops.istio.plugins.module_utils._model import CheckError
-from ansible_collections.meshops.istio.plugins.module_utils._probe.runner import pace
 from ansible_collections.meshops.istio.plugins.module_utils._requests.brake import Brake, StopOn
-from ansible_collections.meshops.istio.plugins.module_utils._requests.curl import Sending
 
 GENTLE = StopOn(frozenset([429]), 0.02)
 
@@ -60,19 +53,3 @@ def test_the_message_has_the_figures() -> None:
         Brake(GENTLE, 100).note([503, 503, 503])
     assert stopped.value.code == "stopped"
     assert "3 responses are server errors (5xx), more than 2.00% of the 100 requests planned" in stopped.value.msg
-
-
-@given(rate=st.integers(1, 2000), cost=st.floats(0, 0.2))
-def test_no_second_has_more_than_the_rate(rate: int, cost: float) -> None:
-    """Chunks as they are sent, each taking some time: the busiest second, which begins with a chunk."""
-    size, pause = pace(Sending(), rate, stops=False)
-    assert size is not None
-    assert size <= rate
-    starts = list(itertools.takewhile(lambda start: start < 3, (number * (pause + cost) for number in itertools.count())))
-    busiest = max(sum(size for other in starts if start <= other < start + 1 - 1e-9) for start in starts)
-    assert busiest <= rate
-
-
-@pytest.mark.parametrize(("rate", "stops", "pace_"), [(None, False, (None, 0.0)), (None, True, (4, 0.0)), (1, True, (1, 1.0))])
-def test_without_a_rate_only_one_that_may_stop_goes_step_by_step(rate: int | None, stops: bool, pace_: tuple[Any, float]) -> None:
-    assert pace(Sending(concurrency=4), rate, stops=stops) == pace_

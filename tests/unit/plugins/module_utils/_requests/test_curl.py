@@ -180,8 +180,8 @@ def test_no_curl_and_an_old_curl_are_told_apart() -> None:
 
 
 def test_a_line_becomes_an_observation() -> None:
-    line = FIELD.join(["R|17", "200", "0", "0.002604", "nginx-1", "", "", "."]).encode()
-    assert parse_line(line) == Observation(17, 200, 0, 0.002604, FIELD.join(["nginx-1", "", ""]))
+    line = FIELD.join(["R|17", "200", "0", "0.002604", "envoy", "3", "nginx-1", "", "", "."]).encode()
+    assert parse_line(line) == Observation(17, 200, 0, 0.002604, FIELD.join(["nginx-1", "", ""]), "envoy", True)
     assert parse_line(line).answered
     assert not any(parse_line(line[:length]) for length in range(len(line))), "a name that was cut short may be another pod's"
 

@@ -9,7 +9,7 @@ import re
 import pytest
 
 from ansible_collections.meshops.istio.plugins.module_utils._model import Backend, Host
-from ansible_collections.meshops.istio.plugins.module_utils._requests.identity import addresses_by_counters, identify, in_body, in_log
+from ansible_collections.meshops.istio.plugins.module_utils._requests.identity import addresses_by_counters, identify, in_body, in_log, named_pods
 from ansible_collections.meshops.istio.plugins.module_utils._requests.observation import FIELD
 
 HEADERS = ("header X-Pod-Name", "header X-Served-By")
@@ -79,3 +79,17 @@ def test_counters_that_add_up_tell_the_addresses() -> None:
 @pytest.mark.parametrize("after", [[("a:1", 9), ("b:1", 1)], [("a:1", 6), ("b:1", 0)], [("a:1", 0), ("b:1", 8)], []])
 def test_counters_that_do_not_add_up_tell_nothing(after: list[tuple[str, int]]) -> None:
     assert addresses_by_counters([host("a:1", 5), host("b:1", 0)], [host(*entry) for entry in after], 3) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("cart of cart-66c4db59bb-nfcmr\n", {"cart-66c4db59bb-nfcmr"}),
+        ('{"pod": "a.b-c-7d9f8b6c5d-x2x4z", "id": 1} on shop-7d9f8b6c5d-bbbbb', {"a.b-c-7d9f8b6c5d-x2x4z", "shop-7d9f8b6c5d-bbbbb"}),
+        # Neither a UUID, nor words, nor a name that goes on.
+        ("123e4567-e89b-12d3-a456-426614174000 session-affinity-check cart-66c4db59bb-nfcmrx web-0", set()),
+        ("", set()),
+    ],
+)
+def test_pods_that_a_text_names(text: str, names: set[str]) -> None:
+    assert named_pods(text) == names

@@ -4,12 +4,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ansible_collections.meshops.istio.plugins.module_utils._model import CheckError, Key
-from ansible_collections.meshops.istio.plugins.module_utils._requests.plan import BATCH, KEYLESS_REQUESTS, PROFILES, Plan, make_plan, of_one_source
+from ansible_collections.meshops.istio.plugins.module_utils._requests.plan import (
+    BATCH,
+    KEYLESS_REQUESTS,
+    PROFILES,
+    Need,
+    Plan,
+    least_trials,
+    make_plan,
+    of_one_source,
+)
 
 KEY = Key("header", "user-session")
 
@@ -48,11 +59,75 @@ def test_no_batch_is_larger_than_curl_can_hold() -> None:
     assert sum(sizes) == plan.total
 
 
-@pytest.mark.parametrize(("profile", "backends", "sessions"), [("default", 1, 20), ("default", 3, 36), ("quick", 50, 120), ("deep", 3, 60), ("deep", 8, 96)])
-def test_sizes_follow_profile_and_backends(profile: str, backends: int, sessions: int) -> None:
+@pytest.mark.parametrize(
+    ("profile", "backends", "sessions", "rounds"),
+    [
+        ("quick", 3, 36, 2),
+        ("quick", 50, 72, 2),
+        ("default", 1, 22, 7),
+        ("default", 2, 26, 6),
+        ("default", 3, 39, 4),
+        ("default", 10, 77, 2),
+        ("deep", 3, 61, 51),
+        ("deep", 8, 97, 32),
+    ],
+)
+def test_sizes_follow_profile_and_backends(profile: str, backends: int, sessions: int, rounds: int) -> None:
     plan = make_plan(KEY, None, None, None, PROFILES[profile], backends, 1)
-    assert len(plan.sessions) == sessions
-    assert plan.rounds == PROFILES[profile].requests
+    assert (len(plan.sessions), plan.rounds) == (sessions, rounds)
+    assert plan.keyed >= least_trials(PROFILES[profile].rate)
+
+
+@pytest.mark.parametrize("backends", range(1, 40))
+def test_a_pass_of_the_default_profile_costs_at_most_a_third_more_than_its_bound_needs(backends: int) -> None:
+    plan = make_plan(KEY, None, None, None, PROFILES["default"], backends, 1)
+    assert least_trials(0.02, 0.95) == 149
+    assert plan.total <= 1.3 * 149
+
+
+@pytest.mark.parametrize(("rate", "confidence", "trials"), [(0.02, 0.95, 149), (0.02, 0.955, 154), (0.08, 0.955, 38), (0.001, 0.955, 3100), (1.0, 0.95, 1)])
+def test_the_least_that_a_bound_needs(rate: float, confidence: float, trials: int) -> None:
+    assert least_trials(rate, confidence) == trials
+
+
+@pytest.mark.parametrize(
+    ("requests", "need", "sessions", "rounds"),
+    [
+        # A looser bound allows more losses, but needs no fewer requests; a tighter one needs more.
+        (None, Need(max_flip_rate=0.1), 39, 4),
+        (None, Need(max_flip_rate=0.001), 37, 86),
+        # Where the landing pods cannot be computed, the first round is no trial.
+        (None, Need(predictable=False), 39, 5),
+        # Each client proves the bound; with less room, all of them together do.
+        (None, Need(clients=3, cap=2500), 39, 4),
+        (None, Need(clients=3, cap=300), 36, 2),
+        # The number of rounds is the user's, whatever the cap.
+        (20, Need(cap=100), 36, 20),
+    ],
+)
+def test_what_a_plan_must_show_and_may_cost(requests: int | None, need: Need, sessions: int, rounds: int) -> None:
+    plan = make_plan(KEY, None, None, requests, PROFILES["default"], 3, 1, need=need)
+    assert (len(plan.sessions), plan.rounds) == (sessions, rounds)
+    assert (plan.rate, plan.confidence) == ((None, 0.95) if requests else (min(0.02, need.max_flip_rate or 1), 0.955))
+
+
+@given(st.sampled_from(sorted(PROFILES)), st.integers(1, 30), st.integers(1, 5), st.integers(1, 5000))
+def test_no_plan_of_ours_exceeds_a_cap_that_the_bound_fits(profile: str, backends: int, clients: int, cap: int) -> None:
+    plan = make_plan(KEY, None, None, None, PROFILES[profile], backends, 1, need=Need(clients=clients, cap=cap))
+    pooled = least_trials(PROFILES[profile].max_flip_rate) / clients
+    if plan.total * clients > cap:
+        assert cap < clients * (max(2 * 72, 2 * pooled) + KEYLESS_REQUESTS)
+    assert plan.keyed * clients >= least_trials(PROFILES[profile].max_flip_rate)
+
+
+def test_rounds_that_are_added_continue_the_plan() -> None:
+    plan = make_plan(KEY, None, None, None, PROFILES["default"], 3, 7)
+    longer = replace(plan, extra=3)
+    more = [request for batches in longer.extra_segments() for rounds in batches for request in longer.requests(rounds)]
+    assert everything(longer) == everything(plan)
+    assert [request.index for request in more] == list(range(plan.total, longer.total))
+    assert {request.round for request in more} == {4, 5, 6}
+    assert all(request.session is not None for request in more)
 
 
 def test_few_given_ids_are_filled_up_for_the_spread_without_a_collision() -> None:
@@ -63,7 +138,7 @@ def test_few_given_ids_are_filled_up_for_the_spread_without_a_collision() -> Non
 
 
 def test_a_cap_on_the_total() -> None:
-    assert make_plan(KEY, None, 100, 10_000, PROFILES["default"], 3, 1).total == 1_000_020
+    assert make_plan(KEY, None, 100, 10_000, PROFILES["default"], 3, 1).total == 1_000_015
     with pytest.raises(CheckError, match="cap of 1000000") as caught:
         make_plan(KEY, None, 100_000, 1_000, PROFILES["default"], 3, 1)
     assert caught.value.code == "too_many_requests"
