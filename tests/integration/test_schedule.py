@@ -287,11 +287,8 @@ def test_stops_before_any_change(scheduled: Hosts):
     box = scheduled.box
     box.write("/etc/systemd/system/somebodys.service", "# theirs\n")
     box.write("/etc/private.yml", "{}", "0600")
-    box("install", "--directory", "--owner=nobody", "/srv/nobodys")
     cases: Cases = {
-        "noinventory": ({"istio_schedule_inventory": "/etc/nowhere.yml"}, "there is no /etc/nowhere.yml."),
         "theirs": ({"istio_schedule_name": "somebodys"}, "/etc/systemd/system/somebodys.service: already there, and not written by this role."),
-        "replaceable": ({"istio_schedule_data_dir": "/srv/nobodys/data"}, "/srv/nobodys can be changed by others than root."),
         # What only the user of the runs can tell: an inventory that it may not read.
         "private": ({"istio_schedule_inventory": "/etc/private.yml"}, "as user other"),
     }
@@ -303,9 +300,12 @@ def test_stops_before_any_change_for_every_option(scheduled: Hosts):
     hidden = "/tmp/hidden.yml"  # noqa: S108 - where nothing of a schedule may be
     scheduled.box.write(hidden, "{}")
     scheduled.box("ln", "-sf", "/var/lib", "/srv/link")
+    scheduled.box("install", "--directory", "--owner=nobody", "/srv/nobodys")
     cases: Cases = {
         "name": ({"istio_schedule_name": "Bad Name"}, "istio_schedule_name is 'Bad Name'"),
         "inventory": ({"istio_schedule_inventory": ""}, "istio_schedule_inventory is ''; it must be the absolute path"),
+        "noinventory": ({"istio_schedule_inventory": "/etc/nowhere.yml"}, "there is no /etc/nowhere.yml."),
+        "replaceable": ({"istio_schedule_data_dir": "/srv/nobodys/data"}, "/srv/nobodys can be changed by others than root."),
         "hidden": ({"istio_schedule_inventory": hidden}, f"{hidden}: the service has its own temporary directory"),
         "noprogram": ({"istio_schedule_ansible_playbook": "none"}, "there is no program none."),
         "nopython": ({"istio_schedule_python": "/usr/bin/true-not"}, "there is no program /usr/bin/true-not."),

@@ -64,7 +64,7 @@ def _told(folder: Path) -> str:
 
 def _has_ended(process: int) -> bool:
     """Whether it's gone or dead, at last: a signal takes a moment, and whose parent has died waits for the machine's first process to look."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     stat = Path(f"/proc/{process}/stat")
     while time.monotonic() < deadline:
         try:
@@ -142,14 +142,14 @@ def test_a_signal_ends_the_run_and_is_told(folder: Path):
         while not (folder / "started").exists() or not (folder / "started").read_text():
             time.sleep(0.05)
         program.send_signal(signal.SIGTERM)
-        assert program.wait(20) == 143
+        assert program.wait(60) == 143
     assert _told(folder) == "verify 143 it was killed by signal 15\n"
     assert _has_ended(int((folder / "started").read_text()))
 
 
 def _started(folder: Path) -> int:
     """The process of the run, once it has started."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         if (folder / "started").exists() and (folder / "started").read_text().strip():
             return int((folder / "started").read_text())
@@ -164,7 +164,7 @@ def test_two_runs_exclude_each_other(folder: Path):
         assert "skipped, because another run is active" in _run(config).expect(75).stderr
         assert not _told(folder)
         program.terminate()
-        assert program.wait(20) == 143
+        assert program.wait(60) == 143
     _run(_config(folder, "true")).expect()
 
 
