@@ -392,7 +392,8 @@ class Finding:
 class Facts:
     """The objects that a cause may involve: services and pods by namespace and name, rules by kind, and the
     versions of the control plane. `unread` are the kinds of rules that could not be read everywhere, each with the reason:
-    of these, one that is missing here may be there."""
+    of these, one that is missing here may be there. `root_namespace` is that of the clients' control plane, whose rules are
+    for all namespaces unless the mesh names another one."""
 
     services: dict[tuple[str, str], JsonDict]
     namespaces: dict[str, JsonDict]
@@ -400,6 +401,7 @@ class Facts:
     pods: dict[tuple[str, str], JsonDict]
     versions: dict[str, str | None] = field(default_factory=dict)
     unread: dict[str, str] = field(default_factory=dict)
+    root_namespace: str = "istio-system"
 
 
 @dataclass(frozen=True)
