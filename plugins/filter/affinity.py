@@ -175,8 +175,9 @@ def judged_by_expectation(target: Options, service: Mapping[str, Any] | None, ru
     """
     expected = as_dict(target.get("key"))
     learned = expected.get("cookie", "given") != "given"
-    # Without a key of its own, the static verdict says whether none is there or none could be read.
-    fits = service is not None and (not expected or not service.get("key") or same_key(expected, as_dict(service.get("key"))))
+    # Without a key, the static verdict says whether there is none or none could be read.
+    keyless = service is not None and not service.get("key") and service.get("static_verdict") != "sticks"
+    fits = service is not None and (not expected or keyless or same_key(expected, as_dict(service.get("key"))))
     if fits or learned or not rules_read:
         return service
     if service is None:

@@ -398,7 +398,8 @@ class Finding:
 class Facts:
     """The objects that a cause may involve: services and pods by namespace and name, rules by kind, the versions of the
     control plane, and the revisions of the istiod pods that were read. `unread` are the kinds of rules that could not be read
-    everywhere, each with the reason: of these, one that is missing here may be there."""
+    everywhere, each with the reason: of these, one that is missing here may be there. `root_namespace` is that of the clients'
+    control plane, whose rules are for all namespaces unless the mesh names another one."""
 
     services: dict[tuple[str, str], JsonDict]
     namespaces: dict[str, JsonDict]
@@ -407,6 +408,7 @@ class Facts:
     versions: dict[str, str | None] = field(default_factory=dict)
     revisions: tuple[str, ...] = ()
     unread: dict[str, str] = field(default_factory=dict)
+    root_namespace: str = "istio-system"
 
 
 @dataclass(frozen=True)

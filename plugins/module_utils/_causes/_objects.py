@@ -54,12 +54,13 @@ def rules_of(situation: Situation) -> list[JsonDict]:
 
 def consulted(situation: Situation, client: Client) -> list[str]:
     """The namespaces that Istio searches for a DestinationRule, in this order."""
-    return consulted_namespaces(situation.namespace_of(client), situation.target.namespace)
+    return consulted_namespaces(situation.namespace_of(client), situation.target.namespace, situation.facts.root_namespace)
 
 
 def applies(situation: Situation, client: Client, rule: JsonDict) -> bool:
     """Whether the rule is a candidate for this client."""
-    return applies_to(rule, situation.namespace_of(client), situation.target.namespace, situation.labels_of(client))
+    facts = situation.facts
+    return applies_to(rule, situation.namespace_of(client), situation.target.namespace, situation.labels_of(client), facts.root_namespace)
 
 
 def rule_in_force(situation: Situation, client: Client) -> JsonDict | None:

@@ -235,8 +235,9 @@ def another_network(situation: Situation) -> Iterator[Hit]:
     for client, view in situation.readable():
         foreign = sorted(host.address for host in view.hosts if host.address not in addresses)
         own = _network(situation.body_of(client))
-        # Pods of another cluster are not in this API: only the port of their network's gateway shows them.
-        gateways = [address for address in foreign if address.endswith(f":{CROSS_NETWORK_PORT}")]
+        # Pods of another cluster are not in this API: only the port of their network's gateway shows them, beside the local pods.
+        beside = not addresses or any(host.address in addresses for host in view.hosts)
+        gateways = [address for address in foreign if beside and address.endswith(f":{CROSS_NETWORK_PORT}")]
         if situation.target.via or not foreign or not (gateways or (own and networks - {own, None})):
             continue
         items: list[Item] = [

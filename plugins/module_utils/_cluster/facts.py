@@ -48,32 +48,46 @@ def read_facts(cluster: Cluster, targets: Sequence[Target], clients: Sequence[Cl
         pods += _pods_of(cluster, gateway) if gateway else []
     known = {name_of(pod) for pod in pods}
     pods += [pod for client in clients if (client.namespace, client.pod) not in known and (pod := _readable(cluster.pod, client.namespace, client.pod))]
-    rules = {kind: _rules_to_explain(cluster, plural, namespaces) for plural, (kind, _version) in EXPLAINING.items()}
-    istiod = _readable(cluster.pods, ISTIO_NAMESPACE, ISTIOD_SELECTOR) or []
+    planes = {view.control_plane for view in views if view is not None and view.control_plane}
+    root = root_of(planes)
+    rules = {kind: _rules_to_explain(cluster, plural, (*namespaces, root)) for plural, (kind, _version) in EXPLAINING.items()}
+    istiod = _readable(cluster.pods, root, ISTIOD_SELECTOR) or []
     return Facts(
         services={name_of(service): service for service in services},
         namespaces={name: body for name in namespaces if (body := _readable(cluster.namespace, name))},
         rules={kind: tuple(found) for kind, (found, _why) in rules.items()},
         pods={name_of(pod): pod for pod in pods},
-        versions={"istiod": control_plane_version(cluster, views, istiod)},
+        versions={"istiod": control_plane_version(cluster, planes, istiod)},
         revisions=tuple(sorted({(pod["metadata"].get("labels") or {}).get("istio.io/rev", "default") for pod in istiod})),
+        root_namespace=root,
         unread={kind: why for kind, (_found, why) in rules.items() if why},
     )
 
 
-def control_plane_version(cluster: Cluster, views: Iterable[ProxyView | None], istiod: Sequence[JsonDict]) -> str | None:
+def root_of(planes: Iterable[str]) -> str:
+    """The namespace of the control planes with these addresses, by default Istio's root namespace."""
+    namespaces = {namespace for plane in planes if (namespace := _place_of(plane)[0])}
+    return namespaces.pop() if len(namespaces) == 1 else ISTIO_NAMESPACE
+
+
+def _place_of(address: str) -> tuple[str, str]:
+    """Namespace and name of the Service in `istiod-canary.istio-system.svc:15012`; no namespace for another host."""
+    match = re.fullmatch(r"([^.:]+)\.([^.:]+)\.svc(?:[.:].*)?", address)
+    return (match.group(2), match.group(1)) if match else ("", "")
+
+
+def control_plane_version(cluster: Cluster, planes: Iterable[str], istiod: Sequence[JsonDict]) -> str | None:
     """The version of the control plane that serves the clients' proxies, by default that of these pods; None if it is not known, or
     they have several."""
-    addresses = {view.control_plane for view in views if view is not None and view.control_plane}
-    pods = [pod for address in sorted(addresses) for pod in _pods_at(cluster, address)] if addresses else []
+    pods = [pod for address in sorted(planes) for pod in _pods_at(cluster, address)]
     versions = {image_version(pod) for pod in pods or istiod}
     return versions.pop() if len(versions) == 1 else None
 
 
 def _pods_at(cluster: Cluster, address: str) -> list[JsonDict]:
-    """The pods behind the address of a Service: `istiod-canary.istio-system.svc:15012`."""
-    name, _dot, rest = address.partition(":")[0].partition(".")
-    service = _readable(cluster.service, rest.partition(".")[0], name) if rest else None
+    """The pods behind the address of a Service."""
+    namespace, name = _place_of(address)
+    service = _readable(cluster.service, namespace, name) if namespace else None
     return _pods_of(cluster, service) if service else []
 
 
@@ -91,7 +105,7 @@ def _rules_to_explain(cluster: Cluster, plural: str, namespaces: Sequence[str]) 
         return cluster.listed(plural, None), None
     except CheckError as error:
         why = error.msg
-    by_namespace = [_readable(cluster.listed, plural, namespace) for namespace in dict.fromkeys((*namespaces, ISTIO_NAMESPACE))]
+    by_namespace = [_readable(cluster.listed, plural, namespace) for namespace in dict.fromkeys(namespaces)]
     return [rule for rules in by_namespace for rule in rules or []], why if None in by_namespace else None
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from ansible_collections.meshops.istio.plugins.module_utils._istio.hosts import covers, exported, names_service, selects
 from ansible_collections.meshops.istio.plugins.module_utils._model import HashPolicy, JsonDict, Key, Target
 
-# Istio's root namespace, whose rules apply to the whole mesh.
+# Istio's usual root namespace, whose rules apply to the whole mesh.
 ROOT_NAMESPACE = "istio-system"
 
 Name = tuple[str, str]
@@ -79,14 +79,14 @@ def _oldest_first(rules: Iterable[JsonDict]) -> list[JsonDict]:
     return sorted(rules, key=lambda rule: (rule["metadata"].get("creationTimestamp") or "", named(rule)))
 
 
-def consulted_namespaces(client_namespace: str, service_namespace: str) -> list[str]:
+def consulted_namespaces(client_namespace: str, service_namespace: str, root: str = ROOT_NAMESPACE) -> list[str]:
     """The namespaces that Istio searches for a DestinationRule, in this order."""
-    return list(dict.fromkeys((client_namespace, service_namespace, ROOT_NAMESPACE)))
+    return list(dict.fromkeys((client_namespace, service_namespace, root)))
 
 
-def applies_to(rule: JsonDict, client_namespace: str, service_namespace: str, labels: JsonDict) -> bool:
+def applies_to(rule: JsonDict, client_namespace: str, service_namespace: str, labels: JsonDict, root: str = ROOT_NAMESPACE) -> bool:
     """Whether a DestinationRule is a candidate for a client with these labels."""
-    near = rule["metadata"]["namespace"] in consulted_namespaces(client_namespace, service_namespace)
+    near = rule["metadata"]["namespace"] in consulted_namespaces(client_namespace, service_namespace, root)
     return near and exported(rule, client_namespace) and selects(spec_of(rule).get("workloadSelector"), labels)
 
 

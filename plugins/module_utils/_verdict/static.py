@@ -31,8 +31,8 @@ from ansible_collections.meshops.istio.plugins.module_utils._model import (
     Target,
 )
 
-# Envoy's lb_policy of a cluster that has a load_balancing_policy.
-OWN_POLICY = "LOAD_BALANCING_POLICY_CONFIG"
+# Where a cluster has it, Envoy ignores the cluster's lb_policy.
+OWN_POLICY = "load_balancing_policy"
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,8 @@ def _without_key(target: Target, client_views: Sequence[ClientView]) -> Static:
     """Nobody asks for affinity, as far as it was read."""
     verdicts = [_unreadable(target, entry) for entry in client_views]
     unknown = next((entry for entry in verdicts if entry is not None), None)
+    if any(entry.view and entry.view.policies() for entry in client_views):
+        unknown = unknown or Static(UNKNOWN, f"the route of service {target} hashes on something that no option key.type stands for")
     cluster = next((entry.view.cluster for entry in client_views if entry.view and entry.view.cluster), None)
     if unknown or cluster is None:
         return unknown or Static(DOES_NOT, f"no client's Envoy has a route or a cluster for service {target}")
@@ -197,7 +199,7 @@ def _of_cluster(key: Key, view: ProxyView, proxy: str) -> Static | None:
     if cluster is None:
         name = f"cluster {_short(view.route.destinations()[0])}, which does not exist" if view.route and view.route.clusters else "no cluster"
         return Static(UNKNOWN, f"the route in {proxy} leads to {name}")
-    if cluster.lb_policy == OWN_POLICY:
+    if OWN_POLICY in cluster.unusual:
         return Static(UNKNOWN, f"an EnvoyFilter gives {_short(cluster.name)} in {proxy} a load_balancing_policy of its own, which is not evaluated")
     if cluster.lb_policy not in HASHING:
         rule = f"DestinationRule {cluster.rule}" if cluster.rule else "no DestinationRule in force"

@@ -12,7 +12,7 @@ import pytest
 from kubernetes.client.exceptions import ApiException
 
 from ansible_collections.meshops.istio.plugins.module_utils._cluster.api import AT_ONCE, Cluster
-from ansible_collections.meshops.istio.plugins.module_utils._cluster.facts import read_facts
+from ansible_collections.meshops.istio.plugins.module_utils._cluster.facts import read_facts, root_of
 from ansible_collections.meshops.istio.plugins.module_utils._cluster.services import Lists
 from ansible_collections.meshops.istio.plugins.module_utils._model import CheckError, ProxyView, Target
 
@@ -100,3 +100,17 @@ def test_the_version_is_that_of_the_clients_own_control_plane() -> None:
     cluster: Any = TwoControlPlanes()
     assert read_facts(cluster, [target], [], [view]).versions == {"istiod": "1.31.0"}
     assert read_facts(cluster, [target], []).versions == {"istiod": None}
+
+
+@pytest.mark.parametrize(
+    ("planes", "root"),
+    [
+        (["istiod.mesh.svc:15012"], "mesh"),
+        (["istiod.istio-system.svc:15012", "istiod-canary.istio-system.svc.cluster.local:15012"], "istio-system"),
+        (["istiod.a.svc:15012", "istiod.b.svc:15012"], "istio-system"),
+        (["control.example.com:443"], "istio-system"),
+        ([], "istio-system"),
+    ],
+)
+def test_the_root_namespace_is_that_of_the_clients_own_control_plane(planes: list[str], root: str) -> None:
+    assert root_of(planes) == root

@@ -139,6 +139,8 @@ def test_without_a_key_none_is_made_up() -> None:
     plain = replace(route(hash_policies=()), cluster=replace(CLUSTER, lb_policy="LEAST_REQUEST", rule=None))
     found = static_verdict(None, TARGET, Declared(), MEMBERSHIP, [ClientView(CLIENT, plain)])
     assert (found.verdict, "balances nginx-service.sample:80 by LEAST_REQUEST" in found.why, "user-session" in found.why) == ("does_not", True, False)
+    state = static_verdict(None, TARGET, Declared(), MEMBERSHIP, [ClientView(CLIENT, route(hash_policies=(HashPolicy("other", None),)))])
+    assert (state.verdict, "hashes on something" in state.why) == ("unknown", True)
     unread = static_verdict(None, TARGET, Declared(), MEMBERSHIP, [ClientView(CLIENT, None, "routes: cut short")])
     assert (unread.verdict, "cut short" in unread.why) == ("unknown", True)
 
@@ -149,7 +151,7 @@ def test_the_policies_of_the_cluster_come_before_the_routes() -> None:
     other = cluster(hash_policies=(HashPolicy("cookie", "user"),))
     assert static_verdict(KEY, TARGET, Declared(), MEMBERSHIP, [ClientView(CLIENT, own)]).verdict == "sticks"
     assert static_verdict(KEY, TARGET, Declared(), MEMBERSHIP, [ClientView(CLIENT, other)]).verdict == "does_not"
-    foreign = static_verdict(KEY, TARGET, Declared(), MEMBERSHIP, [ClientView(CLIENT, cluster(lb_policy="LOAD_BALANCING_POLICY_CONFIG"))])
+    foreign = static_verdict(KEY, TARGET, Declared(), MEMBERSHIP, [ClientView(CLIENT, cluster(unusual=("load_balancing_policy",)))])
     assert (foreign.verdict, "load_balancing_policy of its own" in foreign.why) == ("unknown", True)
 
 
