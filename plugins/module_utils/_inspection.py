@@ -90,7 +90,7 @@ def inspect(wanted: Wanted, access: Access) -> tuple[list[JsonDict], list[str]]:
     """
     objects = read_objects(access.cluster, wanted.scope, wanted.choice)
     readings = read_proxies(access.configuration, wanted.scope, objects)
-    inspections = inspect_ports(wanted.scope, objects, readings, trusted=bool(wanted.choice.namespace))
+    inspections = inspect_ports(wanted.scope, objects, readings)
     if wanted.scenario and inspections:
         check_scenario(access.cluster, wanted.scenario, inspections)
     unread = [*objects.unread, *(reading.error for reading in readings.values() if reading.error)]
@@ -128,10 +128,9 @@ def read_proxies(configuration: Any, scope: Scope, objects: Objects) -> dict[Cli
 # -- which ports to show --
 
 
-def inspect_ports(scope: Scope, objects: Objects, readings: Mapping[ClientPod, Reading], *, trusted: bool = False) -> list[PortInspection]:
+def inspect_ports(scope: Scope, objects: Objects, readings: Mapping[ClientPod, Reading]) -> list[PortInspection]:
     """The ports to return: those of a named service that the scope selects, else all that ask for affinity.
 
-    `trusted`: the options name the clients' namespace, so they speak for every service; else each speaks for those in its own namespace.
     Raises `CheckError` with `no_port` where the named service has no such port.
     """
     dumps = [reading.dump for reading in readings.values() if reading.dump]
@@ -140,10 +139,9 @@ def inspect_ports(scope: Scope, objects: Objects, readings: Mapping[ClientPod, R
     inspections: list[PortInspection] = []
     for service in sorted(objects.services, key=name_of):
         declared = rules.for_service(service)
-        clients = _clients_of(service["metadata"]["namespace"], objects.clients, trusted=trusted)
-        hashing = {port for client in clients for port in hashed.get(client, {}).get(name_of(service), ())}
-        shown = _ports_to_show(scope, service, declared, hashing)
-        inspections.extend(_inspection_of(objects, readings, service, port, declared, clients) for port in shown)
+        clients = _clients_of(service["metadata"]["namespace"], objects)
+        shown = _ports_to_show(scope, service, declared, {port for client in clients for port in hashed.get(client, {}).get(name_of(service), ())})
+        inspections.extend(_inspection_of(objects, readings, service, port, declared) for port in shown)
     return inspections
 
 
@@ -159,14 +157,12 @@ def _ports_to_show(scope: Scope, service: JsonDict, declared: Declared, hashed: 
     return [port for port in ports if is_http(port)] or ports
 
 
-def _inspection_of(
-    objects: Objects, readings: Mapping[ClientPod, Reading], service: JsonDict, port: JsonDict, declared: Declared, clients: Sequence[ClientPod]
-) -> PortInspection:
+def _inspection_of(objects: Objects, readings: Mapping[ClientPod, Reading], service: JsonDict, port: JsonDict, declared: Declared) -> PortInspection:
     namespace, name = name_of(service)
     target = Target(namespace, name, port["port"], port.get("name"), f"{name}.{namespace}", listener=listener_of(service, port))
     membership = membership_of(objects.slices.get((namespace, name), []), target) if objects.slices is not None else None
     client_views = []
-    for client in clients:
+    for client in _clients_of(namespace, objects):
         near = replace(target, host=name) if client.namespace == namespace else target
         view, error = _view(readings[client], near)
         client_views.append(ClientView(client, view, error, objects.filters.get(client, ())))
@@ -183,13 +179,13 @@ def _view(reading: Reading, target: Target) -> tuple[ProxyView | None, str | Non
         return None, error.msg
 
 
-def _clients_of(namespace: str, clients: Sequence[ClientPod], *, trusted: bool) -> tuple[ClientPod, ...]:
-    """The clients in the service's namespace; if there are none, one for each zone of the trusted ones.
+def _clients_of(namespace: str, objects: Objects) -> tuple[ClientPod, ...]:
+    """The clients in the service's namespace; if there are none, one for each zone of trusted ones.
 
     Anyone who may create a pod can label it as a client and forge its Envoy's pages: it must not vouch for the services of others.
     """
-    near = tuple(client for client in clients if client.namespace == namespace)
-    return near or (pick_clients(clients, None) if trusted else ())
+    near = tuple(client for client in objects.clients if client.namespace == namespace)
+    return near or (pick_clients(objects.clients, None) if objects.trusted else ())
 
 
 # -- what is returned --

@@ -27,7 +27,8 @@ SERVICE_LABEL = "kubernetes.io/service-name"
 @dataclass(frozen=True)
 class Objects:
     """The objects that were read. `slices` are the EndpointSlices by (namespace, service), or None without permission
-    to read them; `filters` are the EnvoyFilters that change each client's filter chains; `unread` are messages."""
+    to read them; `filters` are the EnvoyFilters that change each client's filter chains; `unread` are messages; `trusted`
+    tells whether the options name the clients' namespace, so that they may speak for services in others."""
 
     services: tuple[JsonDict, ...]
     slices: Mapping[Name, list[JsonDict]] | None
@@ -35,6 +36,7 @@ class Objects:
     clients: tuple[ClientPod, ...]
     filters: Mapping[ClientPod, tuple[str, ...]]
     unread: tuple[str, ...]
+    trusted: bool = False
 
 
 class Lists:
@@ -96,7 +98,8 @@ def read_objects(cluster: Cluster, scope: Scope, choice: ClientChoice | None) ->
         rules_read = pool.submit(lists.items, "destinationrules", extra)
         envoy_filters = lists.items("envoyfilters", extra) or []
         filters = {client: _filters_of(cluster, client, envoy_filters) for client in clients}
-        return Objects(services, slices_read.result(), tuple(rules_read.result() or ()), clients, filters, tuple(dict.fromkeys(lists.unread)))
+        unread, trusted = tuple(dict.fromkeys(lists.unread)), choice is not None and bool(choice.namespace)
+        return Objects(services, slices_read.result(), tuple(rules_read.result() or ()), clients, filters, unread, trusted)
 
 
 def _services(lists: Lists, scope: Scope) -> tuple[JsonDict, ...]:
