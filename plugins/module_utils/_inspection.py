@@ -97,7 +97,7 @@ def inspect(wanted: Wanted, access: Access) -> tuple[list[JsonDict], list[str]]:
     """
     objects = read_objects(access.cluster, wanted.scope, wanted.choice)
     readings = read_proxies(access.configuration, wanted.scope, objects)
-    inspections = inspect_ports(wanted.scope, objects, readings, wanted.key, wanted.sessions, trusted=bool(wanted.choice.namespace))
+    inspections = inspect_ports(wanted.scope, objects, readings, wanted.key, wanted.sessions)
     if wanted.scenario and inspections:
         check_scenario(access.cluster, wanted.scenario, inspections)
     unread = [*objects.unread, *(reason for client, reading in readings.items() for reason in reading.reasons(client))]
@@ -139,12 +139,11 @@ def read_proxies(configuration: Any, scope: Scope, objects: Objects) -> dict[Cli
 
 
 def inspect_ports(
-    scope: Scope, objects: Objects, readings: Mapping[ClientPod, Reading], key: Key | None = None, sessions: tuple[str, ...] = (), *, trusted: bool = False
+    scope: Scope, objects: Objects, readings: Mapping[ClientPod, Reading], key: Key | None = None, sessions: tuple[str, ...] = ()
 ) -> list[PortInspection]:
     """The ports to return: those of a named service that the scope selects, else all that ask for affinity. `key` and
     `sessions` are those of the options.
 
-    `trusted`: the options name the clients' namespace, so they speak for every service; else each speaks for those in its own namespace.
     Raises `CheckError` with `no_port` where the named service has no such port.
     """
     dumps = [reading.dump for reading in readings.values() if reading.dump]
@@ -153,10 +152,9 @@ def inspect_ports(
     inspections: list[PortInspection] = []
     for service in sorted(objects.services, key=name_of):
         declared = rules.for_service(service)
-        clients = _clients_of(service["metadata"]["namespace"], objects.clients, trusted=trusted)
-        hashing = {port for client in clients for port in hashed.get(client, {}).get(name_of(service), ())}
-        shown = _ports_to_show(scope, service, declared, hashing)
-        inspections.extend(_inspection_of(objects, readings, service, port, declared, clients, key, sessions) for port in shown)
+        clients = _clients_of(service["metadata"]["namespace"], objects)
+        shown = _ports_to_show(scope, service, declared, {port for client in clients for port in hashed.get(client, {}).get(name_of(service), ())})
+        inspections.extend(_inspection_of(objects, readings, service, port, declared, key, sessions) for port in shown)
     return inspections
 
 
@@ -178,26 +176,23 @@ def _inspection_of(
     service: JsonDict,
     port: JsonDict,
     declared: Declared,
-    clients: Sequence[ClientPod],
     key: Key | None,
     sessions: tuple[str, ...],
 ) -> PortInspection:
     namespace, name = name_of(service)
     target = Target(namespace, name, port["port"], port.get("name"), f"{name}.{namespace}", listener=listener_of(service, port), key=key, sessions=sessions)
     membership = membership_of(objects.slices.get((namespace, name), []), target) if objects.slices is not None else None
-    inspection = PortInspection(target, declared, membership, _client_views(objects, readings, service, target, clients))
+    inspection = PortInspection(target, declared, membership, _client_views(objects, readings, service, target))
     if key is None and (in_force := key_of(inspection)):
         # The route may depend on whether a request carries the key.
         target = replace(target, key=in_force)
-        inspection = replace(inspection, target=target, client_views=_client_views(objects, readings, service, target, clients))
+        inspection = replace(inspection, target=target, client_views=_client_views(objects, readings, service, target))
     return inspection
 
 
-def _client_views(
-    objects: Objects, readings: Mapping[ClientPod, Reading], service: JsonDict, target: Target, clients: Sequence[ClientPod]
-) -> tuple[ClientView, ...]:
+def _client_views(objects: Objects, readings: Mapping[ClientPod, Reading], service: JsonDict, target: Target) -> tuple[ClientView, ...]:
     client_views = []
-    for client in clients:
+    for client in _clients_of(target.namespace, objects):
         near = replace(target, host=target.service) if client.namespace == target.namespace else target
         view, error = _view(readings[client], near)
         hidden = hidden_from(service, client.namespace, objects.sidecars_for(client.namespace))
@@ -215,13 +210,13 @@ def _view(reading: Reading, target: Target) -> tuple[ProxyView | None, str | Non
         return None, error.msg
 
 
-def _clients_of(namespace: str, clients: Sequence[ClientPod], *, trusted: bool) -> tuple[ClientPod, ...]:
-    """The clients in the service's namespace; if there are none, one for each zone of the trusted ones.
+def _clients_of(namespace: str, objects: Objects) -> tuple[ClientPod, ...]:
+    """The clients in the service's namespace; if there are none, one for each zone of trusted ones.
 
     Anyone who may create a pod can label it as a client and forge its Envoy's pages: it must not vouch for the services of others.
     """
-    near = tuple(client for client in clients if client.namespace == namespace)
-    return near or (pick_clients(clients, None) if trusted else ())
+    near = tuple(client for client in objects.clients if client.namespace == namespace)
+    return near or (pick_clients(objects.clients, None) if objects.trusted else ())
 
 
 # -- what is returned --

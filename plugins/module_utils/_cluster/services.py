@@ -28,7 +28,8 @@ SERVICE_LABEL = "kubernetes.io/service-name"
 class Objects:
     """The objects that were read. `slices` are the EndpointSlices by (namespace, service), or None without permission
     to read them; `filters` are the EnvoyFilters that change each client's filter chains; `unread` are messages. `sidecars` are
-    those of the clients' namespaces and the root namespace, or None without permission to read them."""
+    those of the clients' namespaces and the root namespace, or None without permission to read them. `trusted` tells whether the
+    options name the clients' namespace, so that they may speak for services in others."""
 
     services: tuple[JsonDict, ...]
     slices: Mapping[Name, list[JsonDict]] | None
@@ -37,6 +38,7 @@ class Objects:
     filters: Mapping[ClientPod, tuple[str, ...]]
     unread: tuple[str, ...]
     sidecars: tuple[JsonDict, ...] | None = ()
+    trusted: bool = False
 
     def sidecars_for(self, namespace: str) -> list[JsonDict] | None:
         """The Sidecars that may apply to the pods of a namespace, or None if they are not known."""
@@ -110,7 +112,8 @@ def read_objects(cluster: Cluster, scope: Scope, choice: ClientChoice | None) ->
         envoy_filters = lists.items("envoyfilters", extra) or []
         filters = {client: _filters_of(cluster, client, envoy_filters) for client in clients}
         rules, slices, sidecars = tuple(rules_read.result() or ()), slices_read.result(), sidecars_read.result()
-        return Objects(services, slices, rules, clients, filters, tuple(dict.fromkeys(lists.unread)), sidecars)
+        unread, trusted = tuple(dict.fromkeys(lists.unread)), choice is not None and bool(choice.namespace)
+        return Objects(services, slices, rules, clients, filters, unread, sidecars, trusted)
 
 
 def _sidecars(cluster: Cluster, namespaces: Iterable[str]) -> tuple[JsonDict, ...] | None:

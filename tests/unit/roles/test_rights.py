@@ -72,7 +72,7 @@ def test_the_policy_is_for_the_pod_that_the_role_creates() -> None:
     defaults = yaml.safe_load((ROOT / "roles/istio_affinity/defaults/main.yml").read_text())
     policy = manifests("rbac-probe-pod")["ValidatingAdmissionPolicy/meshops-istio-verify-probe-pod"]["spec"]
     variables = {entry["name"]: entry["expression"].strip("'") for entry in policy["variables"]}
-    assert (variables["namespace"], variables["pod"], variables["image"]) == (
+    assert (variables["place"], variables["pod"], variables["image"]) == (
         defaults["istio_affinity_probe_pod_namespace"],
         defaults["istio_affinity_probe_pod_name"],
         defaults["istio_affinity_probe_pod_image"],
