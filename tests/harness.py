@@ -32,6 +32,8 @@ WHOLE_CLUSTER = (
     "tests/integration/test_roles.py::test_drift_of_the_control_plane_is_reported_and_corrected_where_asked",
     "tests/integration/test_roles.py::test_a_release_without_the_mark_is_left_alone_until_it_is_adopted",
     "tests/integration/test_roles.py::test_what_a_killed_helm_left_is_recorded_as_failed_and_helm_continues",
+    "tests/integration/test_roles.py::test_a_revision_is_a_release_of_its_own",
+    "tests/integration/test_roles.py::test_another_namespace",
     "tests/integration/test_lab_lifecycle.py::test_nothing_remains_of_a_lab_taken_down",
     "tests/integration/test_lab_site",
 )

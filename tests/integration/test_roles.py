@@ -251,6 +251,40 @@ def test_what_a_killed_helm_left_is_recorded_as_failed_and_helm_continues(ansibl
     assert ansible([_role("istio_control_plane")]).expect().changed == ()
 
 
+@pytest.mark.full
+@pytest.mark.usefixtures("sample")
+def test_a_revision_is_a_release_of_its_own(ansible: Ansible, kubectl: Kubectl):
+    """Beside the default control plane, which stays as it is; and the chart base stays while one of them runs."""
+    before = _generations(kubectl)
+    canary = {"istio_control_plane_revision": "canary", "istio_control_plane_delete_crds": True}
+    ansible([_role("istio_control_plane", **canary)]).expect()
+    assert ansible([_role("istio_control_plane", **canary)]).expect().changed == ()
+    after = _generations(kubectl)
+    assert {name: after[name] for name in before} == before
+    assert "Deployment istiod-canary" in after
+    gone = ansible([_role("istio_control_plane", istio_control_plane_state="absent", **canary)]).expect()
+    assert "The release istio-base and the custom resource definitions stay: istio-system/istiod needs them." in _said(gone)
+    assert _generations(kubectl) == before
+
+
+@pytest.mark.full
+@pytest.mark.usefixtures("sample")
+def test_another_namespace(ansible: Ansible, kubectl: Kubectl):
+    mesh = {"istio_control_plane_namespace": "test-mesh", "istio_control_plane_delete_crds": True}
+    try:
+        stopped = ansible([_role("istio_control_plane", **mesh)]).expect(2)
+        assert "belongs to the Helm release istio-base in namespace istio-system" in _said(stopped)
+        ansible([_role("istio_control_plane", istio_control_plane_state="absent", istio_control_plane_delete_crds=True)]).expect()
+        ansible([_role("istio_control_plane", **mesh)]).expect()
+        assert ansible([_role("istio_control_plane", **mesh)]).expect().changed == ()
+        hooks = _get(kubectl, "validatingwebhookconfiguration", "istio-validator-test-mesh")["webhooks"]
+        assert {hook["clientConfig"]["service"]["namespace"] for hook in hooks} == {"test-mesh"}
+        ansible([_role("istio_control_plane", istio_control_plane_state="absent", **mesh)]).expect()
+        kubectl("get", "namespace", "test-mesh", codes=(1,))
+    finally:
+        ansible(SITE).expect()
+
+
 def _named(item: str) -> tuple[str, ...]:
     kind, where = item.split(" ")
     *namespace, name = where.split("/")
