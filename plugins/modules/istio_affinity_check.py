@@ -279,7 +279,7 @@ verdict:
     - V(failed) if a session landed on more than one pod and no change of the backends explains it.
     - V(inconclusive) if the measurement allows no statement, for example because backends or rules changed.
     - V(not_proven) if sessions stuck, but perhaps for another reason than the key.
-    - V(error) if the check could not run.
+    - V(error) if the check could not run, or if no session is served.
     - V(null) in check mode.
   returned: always
   type: str
@@ -296,12 +296,21 @@ error:
       description: The explanation, in a sentence.
       type: str
 msg:
-  description: The verdict with its reasons, the next step and a summary of the measurement.
+  description: The verdict and what was seen, then the cause, then what to do.
   returned: always
   type: str
   sample: >-
-    passed: 36 of 36 sessions stayed on one pod each; at most 0.44% of requests leave their session's pod (95 %).
-    Measured: 740 requests from sample/test-pod to http://nginx-service/ (port 80), 3 ready backends, 0.9 s.
+    passed: 39 of 39 sessions stayed on one pod each; at most 1.97% of requests leave their session's pod (95 %).
+reasons:
+  description: Why the verdict is not V(passed), one sentence each. RV(msg) has them too.
+  returned: always
+  type: list
+  elements: str
+measured:
+  description: How many requests went from where to where, and how long it took. V(null) if none was sent.
+  returned: always
+  type: str
+  sample: "Measured: 171 requests from sample/test-pod to http://nginx-service/ (port 80), 3 ready backends, 0.9 s."
 key:
   description: The key that identifies a session. C(origin) says whether it comes from the option or from the rule in force.
   returned: always
@@ -333,10 +342,11 @@ sessions:
       description: Whether a change of the backends explains every move. V(null) if the session did not move.
       type: bool
 requests:
-  description: The number of requests by outcome. C(failed) had no response. C(by_status) counts responses by status code.
+  description: The number of requests by outcome. C(failed) had no response. C(by_status) counts responses by status code,
+    C(by_error) requests without a response by curl's reason.
   returned: always
   type: dict
-  sample: {planned: 740, sent: 740, answered: 740, identified: 740, failed: 0, by_status: {'200': 740}}
+  sample: {planned: 171, sent: 171, answered: 171, identified: 171, failed: 0, by_status: {'200': 171}, by_error: {}}
 controls:
   description:
     - The controls that keep a result from being right by accident, each with C(state) V(passed), V(failed) or
@@ -361,7 +371,8 @@ membership:
 bounds:
   description:
     - C(false_pass) is the probability that random balancing would have shown no move either.
-    - C(flip_rate_95) is the maximum share of requests on which sessions move, with 95 % confidence.
+    - C(flip_rate_95) is the maximum share of requests on which sessions move, with 95 % confidence. It is V(null) if
+      sessions moved.
   returned: always
   type: dict
 prediction:
