@@ -52,8 +52,10 @@ options:
   profile:
     description:
       - How much to send unless O(sessions), O(session_ids) and O(requests) set it.
-      - V(quick) sends 3 requests for each session, V(default) 20 and V(deep) 50.
-      - V(quick) and V(default) use 20 sessions, or 12 for each ready backend if that is more, V(deep) at least 60. None uses more than 120.
+      - As many requests are sent as exclude, if nothing is lost, that sessions move on 8 % (V(quick)), 2 % (V(default)) or 0.1 %
+        (V(deep)) of the requests; for three backends, these are 87, 171 and about 3,100. A smaller O(max_flip_rate) needs more.
+      - More rounds follow, once, if landing pods cannot be computed, if responses are lost, or if sessions move while backends change.
+      - There are at least 20 sessions (V(deep) has 60), and 12 for each ready backend, as far as these requests suffice for two each.
     type: str
     choices: [quick, default, deep]
     default: default
@@ -72,7 +74,7 @@ options:
     type: list
     elements: str
   requests:
-    description: The number of requests to send for each session ID, at least 2.
+    description: The number of requests to send for each session ID, at least 2. By default, as many as O(profile) needs.
     type: int
   concurrency:
     description: The maximum number of concurrent requests from each client.
@@ -86,7 +88,8 @@ options:
   max_requests:
     description:
       - The maximum number of requests to send, from all clients together and over all O(attempts).
-      - A larger request plan is refused before anything is sent. Another attempt that would exceed the number is not made.
+      - A plan by O(profile) gets smaller to fit, as long as it proves O(max_flip_rate). A larger request plan is refused before
+        anything is sent. Another attempt that would exceed the number is not made.
     type: int
   stop_on:
     description:
@@ -105,7 +108,7 @@ options:
         description: Stop when server errors (5xx) exceed this share of the planned requests.
         type: float
   timeout:
-    description: The deadline for the whole run, in seconds. It also ends the processes inside the client pods.
+    description: The deadline for the whole run with all its O(attempts), in seconds. It also ends the processes inside the client pods.
     type: int
     default: 300
   connection:
@@ -172,7 +175,7 @@ options:
     description:
       - The maximum share of requests on which sessions may move for the verdict V(passed), compared with the upper 95 %
         bound of the measurement. Every request without a response from a known pod counts as a move.
-      - The default is V(0.02), or V(0.08) with O(profile=quick), which sends too few requests to prove more.
+      - The default is V(0.02), or V(0.08) with O(profile=quick).
     type: float
   fail_on:
     description:
