@@ -142,9 +142,7 @@ def refuse_blank(params: JsonDict) -> None:
     options |= {f"{group}.{name}": (params[group] or {}).get(name) for group, names in NAMES_IN.items() for name in names}
     blank = next((name for name, value in options.items() if value is not None and not str(value).strip()), None)
     if blank:
-        raise CheckError(
-            "bad_option", f"Option {blank} is empty. Next: give it a value, or leave out an optional one (in a template, default(omit, true))."
-        )
+        raise CheckError("bad_option", f"Option {blank} is empty. Next: give it a value, or leave out an optional one (in a template, default(omit, true)).")
 
 
 def key_to_use(given: Key | None, access: Access, survey: Survey) -> Key:
