@@ -65,7 +65,7 @@ class Session:
 
     def command(self, _kind: str, body: bytes, _wanted: str = "") -> Iterator[bytes]:
         for stanza in body.decode().split("\nnext\n"):
-            start, index = re.search(r'write-out = "(?:\\n)?(.*?)R\|(\d+)', stanza).groups()  # type: ignore[union-attr]
+            start, index = re.search(r'write-out = "(?:\\n)?(.*?)R\|(\d+)', stanza).groups()
             value = re.search(r'header = "user: (.*)"', stanza)
             Session.sent += 1
             yield FIELD.join([f"{start}R|{index}", "200", "0", "0.001", "", "", self._choose(value and value.group(1)), "."]).encode()
