@@ -196,7 +196,8 @@ class Client:
         self.tally, self.counters = Tally([]), Counter[str]()
         self.rounds: list[Sequence[str | None]] = []
         self.start = next(at for at in itertools.count() if at * truth.pace >= PUSH_DELAY or is_settled(self.look(at)))
-        self.checkpoints, self.segments = [self.look(self.start)], []
+        self.checkpoints = [self.look(self.start)]
+        self.segments: list[range] = []
 
     def look(self, at: int) -> Checkpoint:
         return Checkpoint(view(self.truth, at, self.number, self.counters), membership(self.truth, at), at=at * self.truth.pace)

@@ -51,6 +51,9 @@ from ansible_collections.meshops.istio.plugins.module_utils._verdict.judge impor
 from ansible_collections.meshops.istio.plugins.module_utils._verdict.stages import further_plans
 from ansible_collections.meshops.istio.plugins.module_utils._verdict.window import ClientWindow, Verdict, Window
 
+# Options with names in them, by the option that contains them.
+NAMES_IN = {"client": ("pod", "selector", "container", "namespace"), "via": ("namespace", "service", "address", "host")}
+
 
 def check(params: JsonDict, settings: Settings, access: Access, *, check_mode: bool = False) -> tuple[JsonDict, bool]:
     """Survey, plan, probe, survey again and judge; repeat if only churn prevented a conclusion and attempts are left.
@@ -115,6 +118,7 @@ def below_cap(cap: int | None, planned: int, attempts: list[JsonDict]) -> bool:
 
 def prepare(params: JsonDict, settings: Settings, access: Access) -> tuple[Survey, Key, dict[ClientPod, Plan]]:
     """Validate everything that can be checked before the first request; the request plan of each client."""
+    refuse_blank(params)
     choice = settings.choice
     target = find_target(access.cluster, params["namespace"], params["service"], choice.namespace, params["port"], params["path"], params["method"])
     if params["via"]:
@@ -134,6 +138,15 @@ def prepare(params: JsonDict, settings: Settings, access: Access) -> tuple[Surve
             "pod's own address. Next: leave session_ids out, or name the port http.",
         )
     return survey, key, plans
+
+
+def refuse_blank(params: JsonDict) -> None:
+    """Refuse names that are empty or blank, as `default('')` in a template makes them. Raises `CheckError` with `bad_option`."""
+    options = {name: params[name] for name in ("namespace", "service", "path", "identify_pattern")}
+    options |= {f"{group}.{name}": (params[group] or {}).get(name) for group, names in NAMES_IN.items() for name in names}
+    blank = next((name for name, value in options.items() if value is not None and not str(value).strip()), None)
+    if blank:
+        raise CheckError("bad_option", f"Option {blank} is empty. Next: give it a value, or leave out an optional one (in a template, default(omit, true)).")
 
 
 def key_to_use(given: Key | None, access: Access, survey: Survey) -> Key:

@@ -56,8 +56,10 @@ options:
   profile:
     description:
       - How much to send unless O(sessions), O(session_ids) and O(requests) set it.
-      - V(quick) sends 3 requests for each session, V(default) 20 and V(deep) 50.
-      - V(quick) and V(default) use 20 sessions, or 12 for each ready backend if that is more, V(deep) at least 60. None uses more than 120.
+      - As many requests are sent as exclude, if nothing is lost, that sessions move on 8 % (V(quick)), 2 % (V(default)) or 0.1 %
+        (V(deep)) of the requests; for three backends, these are 87, 171 and about 3,100. A smaller O(max_flip_rate) needs more.
+      - More rounds follow, once, if landing pods cannot be computed, if responses are lost, or if sessions move while backends change.
+      - There are at least 20 sessions (V(deep) has 60), and 12 for each ready backend, as far as these requests suffice for two each.
     type: str
     choices: [quick, default, deep]
     default: default
@@ -76,7 +78,7 @@ options:
     type: list
     elements: str
   requests:
-    description: The number of requests to send for each session ID, at least 2.
+    description: The number of requests to send for each session ID, at least 2. By default, as many as O(profile) needs.
     type: int
   concurrency:
     description: The maximum number of concurrent requests from each client.
@@ -90,7 +92,8 @@ options:
   max_requests:
     description:
       - The maximum number of requests to send, from all clients together and over all O(attempts).
-      - A larger request plan is refused before anything is sent. Another attempt that would exceed the number is not made.
+      - A plan by O(profile) gets smaller to fit, as long as it proves O(max_flip_rate). A larger request plan is refused before
+        anything is sent. Another attempt that would exceed the number is not made.
     type: int
   stop_on:
     description:
@@ -109,7 +112,7 @@ options:
         description: Stop when server errors (5xx) exceed this share of the planned requests.
         type: float
   timeout:
-    description: The deadline for the whole run, in seconds. It also ends the processes inside the client pods.
+    description: The deadline for the whole run with all its O(attempts), in seconds. It also ends the processes inside the client pods.
     type: int
     default: 300
   connection:
@@ -176,7 +179,7 @@ options:
     description:
       - The maximum share of requests on which sessions may move for the verdict V(passed), compared with the upper 95 %
         bound of the measurement. Every request without a response from a known pod counts as a move.
-      - The default is V(0.02), or V(0.08) with O(profile=quick), which sends too few requests to prove more.
+      - The default is V(0.02), or V(0.08) with O(profile=quick).
     type: float
   fail_on:
     description:
@@ -283,7 +286,7 @@ verdict:
     - V(failed) if a session landed on more than one pod and no change of the backends explains it.
     - V(inconclusive) if the measurement allows no statement, for example because backends or rules changed.
     - V(not_proven) if sessions stuck, but perhaps for another reason than the key.
-    - V(error) if the check could not run.
+    - V(error) if the check could not run, or if no session is served.
     - V(null) in check mode.
   returned: always
   type: str
@@ -300,12 +303,21 @@ error:
       description: The explanation, in a sentence.
       type: str
 msg:
-  description: The verdict with its reasons, the next step and a summary of the measurement.
+  description: The verdict and what was seen, then the cause, then what to do.
   returned: always
   type: str
   sample: >-
-    passed: 36 of 36 sessions stayed on one pod each; at most 0.44% of requests leave their session's pod (95 %).
-    Measured: 740 requests from sample/test-pod to http://nginx-service/ (port 80), 3 ready backends, 0.9 s.
+    passed: 39 of 39 sessions stayed on one pod each; at most 1.97% of requests leave their session's pod (95 %).
+reasons:
+  description: Why the verdict is not V(passed), one sentence each. RV(msg) has them too.
+  returned: always
+  type: list
+  elements: str
+measured:
+  description: How many requests went from where to where, and how long it took. V(null) if none was sent.
+  returned: always
+  type: str
+  sample: "Measured: 171 requests from sample/test-pod to http://nginx-service/ (port 80), 3 ready backends, 0.9 s."
 key:
   description: The key that identifies a session. C(origin) says whether it comes from the option or from the rule in force.
   returned: always
@@ -337,10 +349,11 @@ sessions:
       description: Whether a change of the backends explains every move. V(null) if the session did not move.
       type: bool
 requests:
-  description: The number of requests by outcome. C(failed) had no response. C(by_status) counts responses by status code.
+  description: The number of requests by outcome. C(failed) had no response. C(by_status) counts responses by status code,
+    C(by_error) requests without a response by curl's reason.
   returned: always
   type: dict
-  sample: {planned: 740, sent: 740, answered: 740, identified: 740, failed: 0, by_status: {'200': 740}}
+  sample: {planned: 171, sent: 171, answered: 171, identified: 171, failed: 0, by_status: {'200': 171}, by_error: {}}
 controls:
   description:
     - The controls that keep a result from being right by accident, each with C(state) V(passed), V(failed) or
@@ -365,7 +378,8 @@ membership:
 bounds:
   description:
     - C(false_pass) is the probability that random balancing would have shown no move either.
-    - C(flip_rate_95) is the maximum share of requests on which sessions move, with 95 % confidence.
+    - C(flip_rate_95) is the maximum share of requests on which sessions move, with 95 % confidence. It is V(null) if
+      sessions moved.
   returned: always
   type: dict
 prediction:

@@ -177,7 +177,8 @@ def nobody_served(window: Window) -> str | None:
             return None
     if not statuses or any(not status.startswith("5") for status in statuses):
         return None
-    writer = "an Envoy wrote all of them itself" if by_proxy == statuses else f"an Envoy wrote {sum(by_proxy.values())} of them itself"
+    wrote = sum(by_proxy.values())
+    writer = f"an Envoy wrote {'all' if by_proxy == statuses else wrote} of them itself" if wrote else "none of them is an Envoy's own"
     return f"no session is served: all {sum(statuses.values())} responses are server errors ({_counts(statuses)}), and {writer}"
 
 

@@ -25,7 +25,7 @@ BEHIND = frozenset({"cart-66c4db59bb-nfcmr"})
 
 def with_tally(seen: Window, by: str = "header", **fields: object) -> Window:
     entry = seen.client_windows[0]
-    return replace(seen, client_windows=(replace(entry, tally=replace(entry.tally, **fields), identified_by=by),))  # type: ignore[arg-type]
+    return replace(seen, client_windows=(replace(entry, tally=replace(entry.tally, **fields), identified_by=by),))
 
 
 @pytest.mark.parametrize("by", ["upstream", "access_log"])
@@ -52,7 +52,7 @@ def unserved(**fields: object) -> Window:
     """A window in which no response names a pod."""
     seen = window(Truth())
     entry = seen.client_windows[0]
-    tally = Tally([], sent=171, **fields)  # type: ignore[arg-type]
+    tally = Tally([], sent=171, **fields)
     traces = tuple(replace(trace, runs=[], counts=Counter()) for trace in entry.traces)
     return replace(seen, client_windows=(replace(entry, tally=tally, traces=traces, keyless={}),))
 

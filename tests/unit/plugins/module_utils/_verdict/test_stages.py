@@ -50,9 +50,9 @@ def lossy(lost: int) -> Window:
 
     def balance(sessions: tuple[str, ...], hosts: tuple[str, ...], chance: object) -> list[str | None]:
         taken, left[0] = left[0], 0
-        return [None if number < taken else pod for number, pod in enumerate(ring.keyed(sessions, hosts, chance))]  # type: ignore[arg-type]
+        return [None if number < taken else pod for number, pod in enumerate(ring.keyed(sessions, hosts, chance))]
 
-    return window(Truth(balancer=Balancer(balance)))  # type: ignore[arg-type]
+    return window(Truth(balancer=Balancer(balance)))
 
 
 @pytest.mark.parametrize(("lost", "extra"), [(0, 0), (1, 8), (3, 13), (4, 15), (5, 0)])
