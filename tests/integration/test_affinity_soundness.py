@@ -119,7 +119,7 @@ def test_what_happens_at_a_random_moment_is_never_passed_over_nor_taken_for_a_fa
         moment = threading.Timer(chance.uniform(0, 6), event, (broken,))
         moment.start()
         # Some eight seconds, so that most of a rollout fits in.
-        result = broken.look(rate=100)
+        result = broken.look(rate=22)
         moment.join()
         return result
 
