@@ -70,7 +70,7 @@ def test_a_client_speaks_for_its_own_namespace(trusted: bool) -> None:
     """A labelled pod of a tenant vouched for every namespace without a client. A client that the options name speaks for all."""
     ours, theirs = ClientPod("sample", "b", "uid", None, None, "curl", True), ClientPod("tenant", "a", "uid", None, None, "curl", True)
     services = (service("shop", (80, "http")), service("cart", (80, "http"), namespace="orphan"))
-    objects = Objects(services, {}, (rule("shop"), rule("cart", "orphan")), (theirs, ours), {}, (), trusted)
+    objects = Objects(services, {}, (rule("shop"), rule("cart", "orphan")), (theirs, ours), {}, (), trusted=trusted)
     entries = inspect_ports(Scope(None), objects, {ours: Reading(None), theirs: Reading(None)})
     spoke = {entry.target.namespace: [view.client for view in entry.client_views] for entry in entries}
     assert spoke == {"sample": [ours], "orphan": [ours] if trusted else []}
