@@ -55,7 +55,7 @@ def helm_unlocked(record: Any) -> dict[str, Any]:
 
 
 def gitops_owner(live: Any) -> str:
-    """The GitOps tool that keeps an object, by its labels and annotations; empty if there is none."""
+    """The GitOps tool that manages an object, by its labels and annotations; empty if there is none."""
     metadata = [(item.get("metadata") or {}).get(part) or {} for item in dicts(live, "gitops_owner") for part in ("labels", "annotations")]
     return next((tool for names in metadata for name in names for domain, tool in GITOPS.items() if name.split("/")[0] == domain), "")
 

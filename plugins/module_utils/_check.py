@@ -156,7 +156,7 @@ def key_to_use(given: Key | None, access: Access, survey: Survey) -> Key:
     view = first_view(access, survey)
     if given is None and view is not None and view.doubt:
         raise CheckError(
-            "unknown_route", f"Envoy's route for Service {survey.target}, and so its key, cannot be told: {view.doubt}. Next: name the key in the option key."
+            "unknown_route", f"Envoy's route for Service {survey.target}, and its key, cannot be determined: {view.doubt}. Next: set the option key."
         )
     key = given or key_in_force(view)
     return replace(key, own=may_be_own(key, survey.target) and view is not None and view.is_tcp())

@@ -67,7 +67,7 @@ class Reading:
     def reasons(self, client: ClientPod) -> list[str]:
         """Why there are no pages, or not all of them."""
         lost = self.dump.unread if self.dump else {}
-        pages = [f"The Envoy of pod {client} could not be read whole ({name}: {why})." for name, why in lost.items()]
+        pages = [f"The Envoy of pod {client} could not be read completely ({name}: {why})." for name, why in lost.items()]
         return [self.error, *pages] if self.error else pages
 
 

@@ -56,7 +56,7 @@ options:
   profile:
     description:
       - How much to send unless O(sessions), O(session_ids) and O(requests) set it.
-      - As many requests are sent as exclude, if nothing is lost, that sessions move on 8 % (V(quick)), 2 % (V(default)) or 0.1 %
+      - The check sends as many requests as are needed to exclude, if nothing is lost, that sessions move on 8 % (V(quick)), 2 % (V(default)) or 0.1 %
         (V(deep)) of the requests; for three backends, these are 87, 171 and about 3,100. A smaller O(max_flip_rate) needs more.
       - More rounds follow, once, if landing pods cannot be computed, if responses are lost, or if sessions move while backends change.
       - There are at least 20 sessions (V(deep) has 60), and 12 for each ready backend, as far as these requests suffice for two each.
@@ -196,7 +196,7 @@ options:
     default: false
   fail_fast:
     description:
-      - Stop as soon as a session landed on two pods and nothing explains it, and return what was measured until then.
+      - Stop as soon as a session landed on two pods and nothing explains it, and return the result up to that point.
       - Without this option, the check sends all planned requests, and RV(sessions) shows how all of them moved.
     type: bool
     default: false
@@ -303,7 +303,7 @@ error:
       description: The explanation, in a sentence.
       type: str
 msg:
-  description: The verdict and what was seen, then the cause, then what to do.
+  description: The verdict and the measurement, then the cause, then what to do.
   returned: always
   type: str
   sample: >-

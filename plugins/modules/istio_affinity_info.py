@@ -187,7 +187,7 @@ services:
         - Whether sessions can stick according to the inspection. V(sticks) if every client's Envoy has both halves of
           affinity for the key, all Envoys balance alike, and each can select every ready pod. V(does_not) if a finding
           breaks affinity.
-        - V(unknown) if the inspection allows no statement, for example because a page of Envoy could not be read whole, or
+        - V(unknown) if the inspection allows no statement, for example because a page of Envoy could not be read completely, or
           the service is hidden from the client pod. C(why) names the reason.
       type: str
       sample: sticks

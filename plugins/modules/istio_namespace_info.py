@@ -10,10 +10,10 @@ module: istio_namespace_info
 short_description: List what would be lost with a namespace
 version_added: 1.0.0
 description:
-  - Lists the objects of a namespace that neither belong to the owner of O(own) nor come by themselves. The kinds are
+  - Lists the objects of a namespace that neither have the labels in O(own) nor are created automatically. The kinds are
     discovered from the API server, custom resources included.
   - The roles of this collection use it before they delete a namespace.
-  - Objects come by themselves if Kubernetes or Istio creates them in every namespace (the ServiceAccount C(default) and its
+  - Objects count as automatic if Kubernetes or Istio creates them in every namespace (the ServiceAccount C(default) and its
     token, the ConfigMaps C(kube-root-ca.crt) and C(istio-ca-root-cert)), if they only record something (Events, Leases,
     Endpoints of a Service), or if a controller in the namespace manages them (ReplicaSets, Pods, EndpointSlices).
   - Objects that are already being deleted are not listed.
@@ -85,7 +85,7 @@ foreign:
       description: The name of the object.
       type: str
 unread:
-  description: In sentences, the kinds that cannot be listed. Whether they have objects in the namespace is unknown.
+  description: The kinds that cannot be listed, one sentence each. Whether the namespace has objects of these kinds is unknown.
   returned: always
   type: list
   elements: str

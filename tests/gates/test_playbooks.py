@@ -115,7 +115,7 @@ REFUSED = {
     "two": (OWN["path"] | OWN["token"], "more than one way: istio_cluster_kubeconfig, istio_cluster_host"),
     "text": ({"istio_cluster_kubeconfig": f"users:\n- user: {{token: {CANARY}}}\n"}, "more than one line (its value is not shown)"),
     "tokenless": ({"istio_cluster_host": "https://127.0.0.1:9"}, "without istio_cluster_api_key"),
-    "outside": ({"istio_cluster_in_cluster": True}, "this is no pod with a service account"),
+    "outside": ({"istio_cluster_in_cluster": True}, "Ansible does not run in a pod with a service account"),
     "unset": ({"istio_cluster_from_environment": True}, "has istio_cluster_from_environment, but the environment names no cluster"),
 }
 

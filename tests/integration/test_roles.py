@@ -460,6 +460,6 @@ def test_uninstall_says_what_it_would_keep(ansible: Ansible, kubectl: Kubectl):
         predicted = ansible(UNINSTALL, check=True).expect()
     finally:
         kubectl("--namespace=istio-system", "delete", "configmap", "somebodys")
-    assert "Namespace istio-system stays: in it are ConfigMap somebodys." in _said(predicted)
+    assert "Namespace istio-system stays: it contains ConfigMap somebodys." in _said(predicted)
     assert re.search(r"1\d custom resource definitions of Istio stay", _said(predicted))
     assert kubectl("get", "namespaces", "sample", "istio-system", "--output=name").stdout.split() == ["namespace/sample", "namespace/istio-system"]

@@ -305,7 +305,7 @@ def test_stops_before_any_change_for_every_option(scheduled: Hosts):
         "name": ({"istio_schedule_name": "Bad Name"}, "istio_schedule_name is 'Bad Name'"),
         "inventory": ({"istio_schedule_inventory": ""}, "istio_schedule_inventory is ''; it must be the absolute path"),
         "noinventory": ({"istio_schedule_inventory": "/etc/nowhere.yml"}, "there is no /etc/nowhere.yml."),
-        "replaceable": ({"istio_schedule_data_dir": "/srv/nobodys/data"}, "/srv/nobodys can be changed by others than root."),
+        "replaceable": ({"istio_schedule_data_dir": "/srv/nobodys/data"}, "/srv/nobodys can be changed by users other than root."),
         "hidden": ({"istio_schedule_inventory": hidden}, f"{hidden}: the service has its own temporary directory"),
         "noprogram": ({"istio_schedule_ansible_playbook": "none"}, "there is no program none."),
         "nopython": ({"istio_schedule_python": "/usr/bin/true-not"}, "there is no program /usr/bin/true-not."),
@@ -315,7 +315,7 @@ def test_stops_before_any_change_for_every_option(scheduled: Hosts):
         "webhook": ({"istio_schedule_on_failure_webhook": "file:///etc/passwd"}, "must begin with http:// or https://"),
         "reports": ({"istio_schedule_variables": {"istio_affinity_report_dir": "/x"}}, "which this role sets itself"),
         "link": ({"istio_schedule_data_dir": "/srv", "istio_schedule_name": "link"}, "/srv/link is a link."),
-        "temporary": ({"istio_schedule_config_dir": "/tmp/config"}, "/tmp can be changed by others than root."),  # noqa: S108 - it must be refused
+        "temporary": ({"istio_schedule_config_dir": "/tmp/config"}, "/tmp can be changed by users other than root."),  # noqa: S108 - it must be refused
     }
     _stop(scheduled, cases)
 

@@ -40,7 +40,7 @@ from ansible_collections.meshops.istio.plugins.module_utils._model import Fix, H
 KEY_FIELDS = ("httpHeaderName", "httpCookie", "httpQueryParameterName", "useSourceIp")
 # A rule that does not exist yet is newer than all others.
 NEWEST = "9999-12-31T23:59:59Z"
-NO_TEXT = "its names or values are not printed, because a shell or Ansible could run a part of them"
+NO_TEXT = "a shell or Ansible could run a part of its names or values"
 
 
 # -- the three kinds --

@@ -171,7 +171,7 @@ def version_of(text: str | None) -> tuple[int, int, int] | None:
 
 def workload_of(pod: JsonDict) -> tuple[str, str] | None:
     """Kind and name of a pod's workload, its Deployment rather than the ReplicaSet; None for any other owner, or for an owner
-    that no workload can be: whoever creates a pod writes what he likes as its owner."""
+    that no workload can be: the creator of a pod can write anything as its owner."""
     owner = next((entry for entry in pod["metadata"].get("ownerReferences") or [] if entry.get("controller")), None)
     if owner is None:
         return None

@@ -52,7 +52,7 @@ def weighted(situation: Situation) -> Iterator[Hit]:
             items.append((where, "spec.http[].route[].weight", [weight for _name, weight in shares]))
         text = (
             f"Finish or roll back the rollout that {where} carries out, or give the sessions of one version a route of their own, for example by a cookie that "
-            "the other route sets. To keep one destination ends the canary for all callers."
+            "the other route sets. Keeping only one destination ends the canary for all callers."
         )
         # The route hashes, so affinity is expected of it, whatever the rules of the requested host say.
         hashing = view.route is not None and bool(view.route.hash_policies)
@@ -60,10 +60,10 @@ def weighted(situation: Situation) -> Iterator[Hit]:
 
 
 def _recreate(situation: Situation, client: Client) -> Fix:
-    """A proxy starts anew with its pod. Whether the pod comes back is for the operator to see first."""
+    """A proxy restarts with its pod. The operator must first make sure that the pod comes back."""
     return manual(
-        f"Recreate pod {client.pod} ({workload_text(client, situation.body_of(client))}): its Envoy then builds its ring anew. Requests in flight are lost; "
-        "see first that a new pod of this workload becomes ready."
+        f"Recreate pod {client.pod} ({workload_text(client, situation.body_of(client))}): its Envoy then rebuilds its ring. Requests in flight are lost; "
+        "first make sure that a new pod of this workload becomes ready."
     )
 
 
@@ -154,7 +154,7 @@ def unequal_weights(situation: Situation) -> Iterator[Hit]:
 
 def _algorithm(situation: Situation, client: Client, view: ProxyView, rule: JsonDict, value: JsonDict, words: str) -> Fix:
     """A patch of the rule's hash; a manual fix if it belongs to a port or a subset."""
-    what, also = f"set {words} in the consistentHash of this port or subset", "Each session is then assigned anew, once."
+    what, also = f"set {words} in the consistentHash of this port or subset", "Each session is then reassigned once."
     if not (policy_of(rule).get("loadBalancer") or {}).get("consistentHash"):
         return manual(f"In {label('DestinationRule', rule)}, {what}. {also}")
     return change_balancer(situation, client, view, {"consistentHash": value}, what, also)

@@ -79,10 +79,10 @@ def no_waypoint(situation: Situation) -> Iterator[Hit]:
 
 @SECTION.cause(
     "C71",
-    "The client pod has no sidecar, because the revision of its label is not one that a control plane serves",
+    "The client pod has no sidecar, because no control plane serves the revision of its label",
     symptom="sessions move across all pods, from the clients of some namespaces",
     evidence="istio.io/rev of the pod or its namespace names no revision of the istiod pods, and the pod has no sidecar",
-    fix="label with a revision or tag that exists (istioctl tag list), then recreate the pod",
+    fix="set the label to a revision or tag that exists (istioctl tag list), then recreate the pod",
     reference="https://istio.io/latest/docs/setup/upgrade/canary/#stable-revision-labels",
     synthetic="a state that was measured on Istio 1.31: a namespace with the label of a revision that was removed",
 )
@@ -280,7 +280,7 @@ def _within(address: str, ranges: list[str]) -> bool:
 
 @SECTION.cause(
     "C72",
-    "The client's requests are not redirected to its sidecar, which is not told so by an annotation",
+    "The client's requests are not redirected to its sidecar, although no annotation of the pod excludes them",
     symptom="sessions move although route and cluster in the client's Envoy are correct; the sidecar counts none of the requests",
     evidence="istio-init of the pod runs something other than istio-iptables, or its arguments exclude the Service's address or port; Envoy counted no request",
     fix="correct the injection template or its values (global.proxy.excludeIPRanges and others), then recreate the pod",
@@ -349,7 +349,7 @@ def no_such_host(situation: Situation) -> Iterator[Hit]:
 
 
 def _by_host(situation: Situation, host: str) -> Fix:
-    """A VirtualService for the host, for callers in the client's namespace only; it is for nobody who reaches another service by that name."""
+    """A VirtualService for the host, for callers in the client's namespace only; not if callers reach another service by that name."""
     text = f"Call {situation.fqdn} by its name, or create a VirtualService for host {host} that leads to it"
     entries = [name for entry in situation.facts.rules.get("ServiceEntry", ()) for name in spec_of(entry).get("hosts") or []]
     if not is_dns_name(host) or "." not in host or ".svc." in host or host in entries:

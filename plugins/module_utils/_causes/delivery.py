@@ -105,10 +105,10 @@ def _filters(situation: Situation, client: Client) -> list[JsonDict]:
 
 @SECTION.cause(
     "C74",
-    "Envoy refuses the cluster: minimumRingSize is above its limit, and the configuration before it stays in force",
+    "Envoy refuses the cluster: minimumRingSize is above its limit, and the previous configuration stays in force",
     symptom="sessions move although all objects are correct; a client pod that is recreated does not become ready",
     evidence="minimumRingSize of the rule that applies is above 8388608, the limit of Envoy",
-    fix="lower minimumRingSize; do not recreate client pods before, as a new Envoy does not start with a cluster that it refuses",
+    fix="lower minimumRingSize before any client pod is recreated: a new Envoy does not start with a cluster that it refuses",
     reference="https://www.envoyproxy.io/docs/envoy/latest/api-v3/extensions/load_balancing_policies/ring_hash/v3/ring_hash.proto",
     synthetic="a state that was measured on Istio 1.31: a ring of 10,000,000, after which the client's Envoy counts cds.update_rejected",
 )
@@ -126,17 +126,17 @@ def refused(situation: Situation) -> Iterator[Hit]:
         items = ((rule, "consistentHash.ringHash.minimumRingSize", size), ("Envoy", "its limit", LARGEST_RING), *items_in_force(situation, client, view))
         yield Hit(
             evidence(*items),
-            manual(f"In {rule}, set minimumRingSize to 1024, or to {LARGEST_RING} at most. Recreate no client pod before: it would not start."),
+            manual(f"In {rule}, set minimumRingSize to 1024, or to {LARGEST_RING} at most. Do this before any client pod is recreated: it would not start."),
         )
 
 
 @SECTION.cause(
     "C17",
-    "The rules are correct, but Envoy has not received them: what it has is older than the last change of the rule",
+    "The rules are correct, but Envoy has not received them: its configuration is older than the last change of the rule",
     symptom="sessions move although all objects are correct",
     evidence="the DestinationRule hashes on the key, Envoy does not; Envoy received its route and its cluster before the rule was last changed; no "
     "EnvoyFilter selects the client",
-    fix="see istioctl proxy-status; if only this proxy is out of date, recreate its pod; if others are too, look at istiod",
+    fix="run istioctl proxy-status; if only this proxy is out of date, recreate its pod; if others are too, look at istiod",
     reference="https://istio.io/latest/docs/ops/diagnostic-tools/proxy-cmd/",
 )
 def not_delivered(situation: Situation) -> Iterator[Hit]:
@@ -162,7 +162,7 @@ def not_delivered(situation: Situation) -> Iterator[Hit]:
 def _reconnect(situation: Situation, client: Client) -> Fix:
     return manual(
         f"Run istioctl proxy-status. If only the proxy of pod {client.pod} is out of date, recreate it ({workload_text(client, situation.body_of(client))}) "
-        "after seeing that another new pod becomes ready; if others are out of date or refuse their configuration, look at istiod first."
+        "after you make sure that a new pod becomes ready; if others are out of date or refuse their configuration, look at istiod first."
     )
 
 
@@ -192,7 +192,7 @@ def _time(text: str | None) -> datetime | None:
     "Ready pods are missing from the client's Envoy, which receives no more updates",
     symptom="some ready pods get no session from this client; the same session lands on different pods from different clients",
     evidence="the EndpointSlices have not changed for a while, and have ready pods that are not among Envoy's hosts",
-    fix="see istioctl proxy-status; if only this proxy is out of date, recreate its pod; if others are too, look at istiod",
+    fix="run istioctl proxy-status; if only this proxy is out of date, recreate its pod; if others are too, look at istiod",
     reference="https://istio.io/latest/docs/ops/diagnostic-tools/proxy-cmd/",
 )
 def missing_pods(situation: Situation) -> Iterator[Hit]:

@@ -76,7 +76,7 @@ def one_pod_in_the_subset(situation: Situation) -> Iterator[Hit]:
         items.append((label("VirtualService", rule), "spec.http[].route[].destination.subset", parts[1]))
         text = (
             f"Run more than one pod with the labels of subset {parts[1]}, or route these requests to a larger subset, in {label('VirtualService', rule)}. "
-            "If the subset is a version in rollout, wait for its end: without the subset, requests reach the other versions too."
+            "If the subset is a version in rollout, wait until it has finished: without the subset, requests reach the other versions too."
         )
         yield Hit(evidence(*items), manual(text), "warning")
 
@@ -143,7 +143,7 @@ def not_identified(situation: Situation) -> Iterator[Hit]:
         (situation.source, "pods", [backend.pod for backend in situation.membership.ready()][:3]),
     ]
     fix = manual(
-        "Find out who responds. If these are pods behind the ones of the service, such as those of a proxy, check that service instead: no counter of this "
-        "client's Envoy sees them. Otherwise make the application return its pod name, or name the header or pattern in identify_header or identify_pattern."
+        "Find out who responds. If the pods of the service are a proxy for other pods, check the service of those pods instead: no counter of this "
+        "client's Envoy counts them. Otherwise make the application return its pod name, or name the header or pattern in identify_header or identify_pattern."
     )
     yield Hit(evidence(*items), fix, "warning")

@@ -195,8 +195,8 @@ def another_host(situation: Situation) -> Iterator[Hit]:
 
 @SECTION.cause(
     "C70",
-    "The VirtualService leads to an alias of the service, and Istio looks up the hash policy of the route by the alias",
-    symptom="sessions move although the service has a rule, since requests are routed by the alias (an ExternalName Service)",
+    "The VirtualService routes to an alias of the service, and Istio looks up the hash policy of the route by the alias",
+    symptom="sessions move although the service has a rule, because requests are routed by an alias (an ExternalName Service)",
     evidence="a destination of the VirtualService is another host, and its cluster in Envoy is the service's own; the cluster hashes, the route does not",
     fix="name the service itself as the destination",
     reference="https://github.com/istio/istio/issues/50912",

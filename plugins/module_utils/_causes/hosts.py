@@ -51,7 +51,7 @@ def _lower_priority(situation: Situation, view: ProxyView) -> list[str]:
     "Locality load balancing limits this client to the pods of its own zone, and clients of different zones disagree",
     symptom="some ready pods get no session; the same session lands on different pods from different zones",
     evidence="Envoy has the other pods at a lower priority; the rule has outlierDetection, which enables locality failover, or the Service or its namespace "
-    "prefers near pods (trafficDistribution, or the annotation networking.istio.io/traffic-distribution)",
+    "prefers nearby pods (trafficDistribution, or the annotation networking.istio.io/traffic-distribution)",
     fix="set localityLbSetting.enabled: false in the DestinationRule",
     reference=LOCALITY,
 )
@@ -69,7 +69,7 @@ def locality(situation: Situation) -> Iterator[Hit]:
         ]
         reasons = _reasons_for_locality(situation, client, view)
         what = "set loadBalancer.localityLbSetting.enabled: false, which Istio prefers to outlierDetection, trafficDistribution and its annotation"
-        also = "All callers that the rule is for then reach the pods of all zones, which may cost more than those of their own."
+        also = "All callers to which the rule applies then reach the pods of all zones, which may cost more than their own zone."
         fix = change_balancer(situation, client, view, {"localityLbSetting": {"enabled": False}}, what, also)
         if not reasons:
             fix = manual(f"Find out what prefers the pods of one zone for {situation.fqdn}: localityLbSetting of the mesh, or an EnvoyFilter.")

@@ -68,7 +68,7 @@ def _as_http(situation: Situation) -> Fix:
     port = situation.target.port
     if not _answers_http(situation):
         return manual(
-            f"If port {port} of {situation.source} is HTTP, set appProtocol: http for it. If it is another protocol, its callers would fail then; hash on the "
+            f"If port {port} of {situation.source} is HTTP, set appProtocol: http for it. If it uses another protocol, its callers would fail; hash on the "
             "source address (useSourceIp) instead."
         )
     checked = f"Port {port} of {situation.source} responded to the check's HTTP requests; nothing but the protocol of this port changes."

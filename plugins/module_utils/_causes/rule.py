@@ -295,7 +295,7 @@ def replace_hash(situation: Situation, rule: JsonDict, other: HashPolicy) -> Fix
     """A hash that works is not replaced: callers may rely on it, and one rule hashes on one key only."""
     text = (
         f"Decide which key {situation.fqdn} is to hash on: {label('DestinationRule', rule)} hashes on {policy_text(other)}, and the check sends "
-        f"{situation.key}. To change it ends the affinity of all callers that send {policy_text(other)}. If that key is right, run the check with it."
+        f"{situation.key}. Changing it ends the affinity of all callers that send {policy_text(other)}. If that key is right, run the check with it."
     )
     return manual(text)
 

@@ -98,7 +98,7 @@ class Cluster:
                 items, token, limit = [], None, None
                 continue
             if answer is None:
-                raise CheckError("not_served", f"The API server does not serve {path}, so nothing is known of {plural}. Next: check the version of their CRD.")
+                raise CheckError("not_served", f"The API server does not serve {path}, so {plural} are unknown. Next: check the version of their CRD.")
             body = _json_of(answer, permission)
             items += body.get("items") or []
             token = (body.get("metadata") or {}).get("continue") or None
@@ -184,7 +184,7 @@ def _json_of(answer: Any, permission: str) -> JsonDict:
     except ValueError:
         body = None
     if not isinstance(body, dict):
-        raise CheckError("api_error", f"The API server's response is not JSON ({permission}). Next: check whether a proxy answers in its place.")
+        raise CheckError("api_error", f"The API server's response is not JSON ({permission}). Next: check whether a proxy responds instead.")
     return body
 
 

@@ -33,8 +33,8 @@ with contextlib.suppress(ImportError):
 
 
 def connection_spec() -> JsonDict:
-    """The connection options of kubernetes.core. With `no_log`, the system log does not get a kubeconfig that is a dictionary; results are
-    the matter of `MaskedModule`."""
+    """The connection options of kubernetes.core. With `no_log`, the system log does not get a kubeconfig that is a dictionary; `MaskedModule`
+    hides secrets in results."""
     spec = copy.deepcopy(AUTH_ARG_SPEC)
     return {**spec, "kubeconfig": {**spec["kubeconfig"], "no_log": True}}
 

@@ -89,7 +89,7 @@ def _unread(pages: dict[str, str]) -> CheckError:
     listed = "; ".join(f"{name.partition('.')[0]}: {why}" for name, why in pages.items())
     return CheckError(
         UNREAD,
-        f"The admin pages of Envoy could not be read whole ({listed}), so it is not known what it has. "
+        f"The admin pages of Envoy could not be read completely ({listed}), so its state is unknown. "
         "Next: run it again; if that fails too, look at the load and the size of this Envoy's configuration.",
     )
 

@@ -66,16 +66,16 @@ def hidden_from(service: JsonDict, namespace: str, sidecars: Iterable[JsonDict] 
     own, name = service["metadata"]["namespace"], service["metadata"]["name"]
     exported_to = [part.strip() for part in ((service["metadata"].get("annotations") or {}).get(EXPORT_TO) or "*").split(",")]
     if not ("*" in exported_to or namespace in exported_to or ("." in exported_to and own == namespace)):
-        return f"its annotation {EXPORT_TO} ({', '.join(exported_to)}) does not name namespace {namespace}; look from a client pod of a namespace that it names"
+        return f"its annotation {EXPORT_TO} ({', '.join(exported_to)}) does not name namespace {namespace}; inspect it from a client pod in one that it names"
     if own == namespace:
         return None
     if sidecars is None:
-        return f"a Sidecar may keep it from namespace {namespace}, and they could not be read; look from a client pod in namespace {own}"
+        return f"a Sidecar may hide it from namespace {namespace}, and Sidecars could not be read; inspect it from a client pod in namespace {own}"
     hiding = next((entry for entry in sidecars if not imports(entry, own, name)), None)
     if hiding is None:
         return None
     label = f"{hiding['metadata']['namespace']}/{hiding['metadata']['name']}"
-    return f"Sidecar {label} does not import it; look from a client pod in namespace {own}"
+    return f"Sidecar {label} does not import it; inspect it from a client pod in namespace {own}"
 
 
 def imports(sidecar: JsonDict, namespace: str, name: str) -> bool:

@@ -4,7 +4,7 @@
 
 """Text of other people's objects that users paste: into a shell, into YAML, into an inventory. Pure.
 
-Everyone who may create an object in a cluster chooses its text, and whoever runs a printed command is an administrator. So this
+Everyone who may create an object in a cluster chooses its text, and the user who runs a printed command is an administrator. So this
 is the only place that makes commands and YAML of such text: names must be names, words are quoted, and text that a terminal or
 Ansible would interpret is not printed at all.
 

@@ -94,7 +94,7 @@ def brief_of(report: Report, run: str) -> Brief:
 
 def unreadable_brief(cluster: str) -> Brief:
     """The entry of a cluster whose own entry is spoilt: it must not vanish from the page."""
-    return Brief(cluster, "", RED, "the entry of its last run cannot be read; the next run of this cluster mends it", "", Summary(0, 0, 0, 0, 0, 0), (), ())
+    return Brief(cluster, "", RED, "the entry of its last run cannot be read; the next run of this cluster repairs it", "", Summary(0, 0, 0, 0, 0, 0), (), ())
 
 
 class Past:
@@ -179,7 +179,7 @@ class Store:
                 raise StoreError(f"{name}, {path}, is not a directory. Next: move it away, or set another directory in the option dir.")
         latest = self.home / LATEST
         if self.home.is_symlink():
-            raise StoreError(f"{self.home} is a link, which is not followed. Next: replace it by a directory, or set another directory in the option dir.")
+            raise StoreError(f"{self.home} is a link, which is not followed. Next: replace it with a directory, or set another directory in the option dir.")
         if latest.exists() and not latest.is_symlink() and not self._is_copy(latest):
             raise StoreError(f"{latest} is not a link of this module. Next: move it away, or set another directory in the option dir.")
         existing = next(path for path in (self.home, self.folder, *self.folder.absolute().parents) if path.exists())

@@ -109,11 +109,11 @@ def _unreadable(target: Target, entry: ClientView) -> Static | None:
     if entry.error:
         return Static(UNKNOWN, f"pod {client} could not be inspected: {entry.error}")
     if view is None and client.ambient:
-        return Static(UNKNOWN, f"pod {client} is in ambient mode, where a waypoint may hash, which is not read; look from a client pod with a sidecar")
+        return Static(UNKNOWN, f"pod {client} is in ambient mode, where a waypoint may hash, which is not read; inspect it from a client pod with a sidecar")
     if view is None:
         return Static(UNKNOWN, f"{proxy} did not respond") if client.sidecar else None
     if view.doubt:
-        return Static(UNKNOWN, f"the route of service {target} in {proxy} cannot be told: {view.doubt}")
+        return Static(UNKNOWN, f"the route of service {target} in {proxy} cannot be determined: {view.doubt}")
     if view.route is None and view.cluster is None and entry.hidden:
         return Static(UNKNOWN, f"{proxy} has neither a route nor a cluster for service {target}: {entry.hidden}")
     return None

@@ -51,13 +51,13 @@ def test_root_follows_no_link_when_it_sets_an_owner():
         ("true", []),
         ("mkdir -m 775 /mnt/etc /mnt/var /mnt/var/lib", []),
         ("mkdir -p /mnt/real/lib && ln -s real /mnt/var", []),
-        ("mkdir /mnt/var && chown 1000 /mnt/var", ["/mnt/var can be changed by others than root"]),
-        ("mkdir /mnt/var && chgrp 1000 /mnt/var && chmod g+w /mnt/var", ["/mnt/var can be changed by others than root"]),
-        ("mkdir -m 1777 /mnt/etc", ["/mnt/etc can be changed by others than root"]),
+        ("mkdir /mnt/var && chown 1000 /mnt/var", ["/mnt/var can be changed by users other than root"]),
+        ("mkdir /mnt/var && chgrp 1000 /mnt/var && chmod g+w /mnt/var", ["/mnt/var can be changed by users other than root"]),
+        ("mkdir -m 1777 /mnt/etc", ["/mnt/etc can be changed by users other than root"]),
         # Where the link leads to is root's, but not the link's place.
-        ("mkdir -p /mnt/real /mnt/var && ln -s /mnt/real /mnt/var/lib && chown 1000 /mnt/var", ["/mnt/var can be changed by others than root"]),
+        ("mkdir -p /mnt/real /mnt/var && ln -s /mnt/real /mnt/var/lib && chown 1000 /mnt/var", ["/mnt/var can be changed by users other than root"]),
         # And the other way round.
-        ("mkdir -p /mnt/real/var && chown 1000 /mnt/real && ln -s real/var /mnt/var", ["/mnt/real can be changed by others than root"]),
+        ("mkdir -p /mnt/real/var && chown 1000 /mnt/real && ln -s real/var /mnt/var", ["/mnt/real can be changed by users other than root"]),
         ("mkdir -p /mnt/var/lib && ln -s /etc /mnt/var/lib/name", ["/mnt/var/lib/name is a link"]),
     ],
     ids=[

@@ -35,7 +35,7 @@ def test_a_page_that_is_missing_or_cut_short_is_unread(name: str) -> None:
     for pages, why in ((lost, "was not read"), (cut, "cut short|code 28"), (late, "exit code 28")):
         found = view_or_unread(TARGET, pages)
         assert isinstance(found, Unread)
-        assert re.search(rf"could not be read whole \({name}: .*({why})", found.why)
+        assert re.search(rf"could not be read completely \({name}: .*({why})", found.why)
 
 
 def test_a_page_that_no_answer_rests_on_may_be_missing() -> None:

@@ -84,7 +84,7 @@ def test_a_selector_selects_by_all_of_its_labels(selector: Any, selected: bool) 
         ("desk, till", "till", None, None),
         # The service's own namespace is where callers are looked for, so what it cannot reach from there is no matter of the look.
         (None, "shop", ["./other"], None),
-        (None, "till", ["./*"], "Sidecar till/scope does not import it; look from a client pod in namespace shop"),
+        (None, "till", ["./*"], "Sidecar till/scope does not import it; inspect it from a client pod in namespace shop"),
         (None, "till", ["shop/*"], None),
         (None, "till", ["*/cart.shop.svc.cluster.local"], None),
         (None, "till", ["*/basket.shop.svc.cluster.local"], "does not import it"),

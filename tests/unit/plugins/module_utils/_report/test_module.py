@@ -436,7 +436,7 @@ def test_links_are_not_followed(report: Report, home: Path, tmp_path: Path):
     (tmp_path / "theirs/file").write_text("a" * 64)
     home.parent.mkdir()
     home.symlink_to(tmp_path / "theirs")
-    assert "is a link, which is not followed. Next: replace it by a directory" in report(of("passed"))["msg"]
+    assert "is a link, which is not followed. Next: replace it with a directory" in report(of("passed"))["msg"]
     (home.parent / ".salt").symlink_to(tmp_path / "theirs/file")
     assert ".salt cannot be read" in report(of("passed"), cluster="other", hash_session_ids=True)["msg"]
     (home.parent / ".lock").unlink()

@@ -12,7 +12,7 @@ from ansible_collections.meshops.istio.plugins.module_utils._verdict.judge impor
 from ansible_collections.meshops.istio.plugins.module_utils._verdict.window import Window
 from simulation import Truth, at_random, window
 
-WHY = "The admin pages of Envoy could not be read whole (routes: curl ended with exit code 28)"
+WHY = "The admin pages of Envoy could not be read completely (routes: curl ended with exit code 28)"
 
 
 def unread_at(seen: Window, *places: int) -> Window:
