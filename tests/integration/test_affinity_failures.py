@@ -317,7 +317,8 @@ def test_no_curl_of_ours_is_left_five_seconds_after_the_play_was_ended(mesh: Mes
 @pytest.mark.parametrize("status", ["503", "429"])
 def test_an_answer_that_envoy_gave_itself_does_not_show_where_a_session_landed(mesh: Mesh, status: str) -> None:
     result = check(mesh, **SHORT, service=PART, path=f"/{status}")
-    assert result["verdict"] == "inconclusive", result["msg"]
+    # A session that nobody serves is no affinity; a limit says nothing of it.
+    assert result["verdict"] == ("error" if status == "503" else "inconclusive"), result["msg"]
     assert set(result["requests"]["by_status"]) == {status}
     assert result["requests"]["identified"] == 0
 
@@ -344,7 +345,7 @@ def test_what_the_application_does_wrong_is_its_own(mesh: Mesh) -> None:
     assert refused["requests"]["by_status"] == {"500": refused["requests"]["identified"]} == {"500": refused["requests"]["planned"]}, refused["msg"]
     assert not [session for session in refused["sessions"] if session["moved"]]
     dropped = check(mesh, **SHORT, path="/drop", identify="header")
-    assert (dropped["verdict"], dropped["requests"]["identified"]) == ("inconclusive", 0), dropped["msg"]
+    assert (dropped["error"]["code"], dropped["requests"]["identified"]) == ("not_served", 0), dropped["msg"]
     assert set(dropped["requests"]["by_status"]) <= {"502", "503"}
     for options in ({}, {"identify": "body", "identify_pattern": r"nothing-like-that"}):
         forged = check(mesh, **SHORT, path="/forge", **options)
@@ -353,11 +354,11 @@ def test_what_the_application_does_wrong_is_its_own(mesh: Mesh) -> None:
         assert not [session for session in forged["sessions"] if session["moved"]]
 
 
-def test_a_service_without_endpoints_is_inconclusive(mesh: Mesh) -> None:
+def test_a_service_without_endpoints_serves_nobody(mesh: Mesh) -> None:
     result = check(mesh, **SHORT, service="nobody")
-    assert result["verdict"] == "inconclusive", result["msg"]
+    assert (result["verdict"], result["error"]["code"]) == ("error", "not_served"), result["msg"]
     assert result["requests"]["by_status"] == {"503": result["requests"]["planned"]}
-    assert "0 of 0 ready backends are eligible" in result["msg"]
+    assert "ready endpoints: none" in result["msg"]
 
 
 def test_a_rate_limit_takes_answers_and_is_not_sticky(mesh: Mesh) -> None:

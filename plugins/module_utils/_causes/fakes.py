@@ -83,7 +83,7 @@ def one_pod_in_the_subset(situation: Situation) -> Iterator[Hit]:
 
 @SECTION.cause(
     "F1",
-    "Only one pod is ready, and every session sticks to it regardless of the rule",
+    "Fewer than two pods are ready, so every session sticks regardless of the rule, or none is served",
     symptom="everything lands on one pod; the check is inconclusive",
     evidence="the service's EndpointSlices have fewer than two ready endpoints",
     fix="run two pods or more, at least during the measurement",
@@ -99,7 +99,9 @@ def one_backend(situation: Situation) -> Iterator[Hit]:
     workload = next((entry for pod in situation.backend_pods() if (entry := workload_of(pod))), None)
     name = f"{workload[0]} {situation.target.namespace}/{workload[1]}" if workload else "the workload"
     text = f"Find out why pods of {situation.source} are not ready."
-    if not waiting:
+    if not waiting and not ready:
+        text = f"Find out why {situation.source} selects no pod: compare its selector with the labels of the pods, and check that the workload runs."
+    elif not waiting:
         text = f"If the application can run in several pods, set two replicas or more for {name}, at least during the measurement."
     yield Hit(evidence(*items), manual(text), _severity(situation))
 
