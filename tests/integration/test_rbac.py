@@ -160,9 +160,9 @@ WAYS_UP: dict[str, tuple[dict[str, Any], str]] = {
     "hostNetwork": ({"hostNetwork": True}, "namespace of its node"),
     "hostPID": ({"hostPID": True}, "namespace of its node"),
     "node": ({"nodeName": "node-1"}, "namespace of its node"),
-    "image": ({"containers": [CURL | {"image": "docker.io/library/busybox"}]}, "the containers are not curl"),
-    "container": ({"containers": [CURL, CURL | {"name": "other"}]}, "the containers are not curl"),
-    "init container": ({"initContainers": [CURL | {"name": "other"}]}, "the containers are not curl"),
+    "image": ({"containers": [CURL | {"image": "docker.io/library/busybox"}]}, "the pod has containers other than curl"),
+    "container": ({"containers": [CURL, CURL | {"name": "other"}]}, "the pod has containers other than curl"),
+    "init container": ({"initContainers": [CURL | {"name": "other"}]}, "the pod has containers other than curl"),
 }
 
 

@@ -136,7 +136,7 @@ def _of_route(key: Key, target: Target, view: ProxyView, proxy: str) -> Static |
     if route is None:
         return _of_no_route(target, view, proxy)
     if route.answered:
-        return Static(UNKNOWN, f"{proxy} answers {_request(target)} by {route.answered}, so it reaches no pod")
+        return Static(UNKNOWN, f"{proxy} responds to {_request(target)} with {route.answered}, so the request reaches no pod")
     if not view.alike:
         names = " and ".join(_short(name) for name in route.destinations())
         return Static(DOES_NOT, f"the route in {proxy} is weighted over {names}, and Envoy selects one of them for each request{_lanes(view)}")
@@ -154,7 +154,7 @@ def _of_no_route(target: Target, view: ProxyView, proxy: str) -> Static:
 
 
 def _request(target: Target) -> str:
-    return f"{target.method} {target.path} as it is sent"
+    return f"{target.method} {target.path}"
 
 
 def _lanes(view: ProxyView) -> str:

@@ -94,7 +94,7 @@ def test_one_client(view: ProxyView, verdict: str, words: str) -> None:
 
 def test_a_route_that_cannot_be_told_is_unknown_and_one_that_envoy_answers_reaches_no_pod() -> None:
     doubt = replace(VIEW, route=None, doubt="a share of 10 in 100 requests cannot be evaluated")
-    for view, words in ((doubt, "determined: a share of 10"), (route(clusters=(), answered="a redirect"), "answers GET / as it is sent by a redirect")):
+    for view, words in ((doubt, "determined: a share of 10"), (route(clusters=(), answered="a redirect"), "responds to GET / with a redirect")):
         found = static_verdict(KEY, TARGET, Declared(), MEMBERSHIP, [ClientView(CLIENT, view)])
         assert (found.verdict, words in found.why) == ("unknown", True), found.why
 
