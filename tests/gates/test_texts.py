@@ -16,7 +16,7 @@ from harness import BIN, ROOT, project_files, run
 SELF = Path(__file__).resolve().relative_to(ROOT)
 
 # Generated, recorded, or in a format without comments.
-WITHOUT_HEADER = re.compile(r"(^LICENSE|^CHANGELOG\.md|^changelogs/changelog\.yaml|\.(json|conflist|sum|png|svg)|^tests/unit/.*/fixtures/.*)$")
+WITHOUT_HEADER = re.compile(r"(^LICENSE|^CHANGELOG\.md|^changelogs/changelog\.yaml|\.(json|conflist|lock|sum|png|svg)|^tests/unit/.*/fixtures/.*)$")
 
 
 @cache
