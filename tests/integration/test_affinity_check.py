@@ -69,8 +69,8 @@ def played_in_vain(mesh: Mesh) -> Played:
     """One play with what fails."""
     tasks = [
         {"name": "Check what is not there", CHECK: {"namespace": NAMESPACE, "service": "no-such", "key": KEY}, "ignore_errors": True},
-        {"name": "Check without a rule", CHECK: {"namespace": NAMESPACE, "service": "without-rule", "key": KEY}, "ignore_errors": True},
-        {"name": "Stop at the first move", CHECK: {"namespace": NAMESPACE, "service": "without-rule", "key": KEY, "fail_fast": True}},
+        {"name": "Stop at the first move", CHECK: {"namespace": NAMESPACE, "service": "without-rule", "key": KEY, "fail_fast": True}, "ignore_errors": True},
+        {"name": "Check without a rule", CHECK: {"namespace": NAMESPACE, "service": "without-rule", "key": KEY}},
     ]
     return mesh.ansible(tasks)
 

@@ -370,6 +370,7 @@ def test_a_rate_limit_takes_answers_and_is_not_sticky(mesh: Mesh) -> None:
     assert not [session for session in result["sessions"] if session["moved"]]
 
 
+@pytest.mark.full
 def test_packets_that_are_dropped_are_answers_that_are_missing(mesh: Mesh, lab: Path) -> None:
     """In the node's own network: what the client sends to one backend, where at least one session lands, does not arrive."""
     client = json.loads(mesh.kubectl("-n", mesh.namespace, "get", "pod", "test-pod", "-o", "json").stdout)

@@ -170,7 +170,7 @@ def test_a_host_that_the_gateway_does_not_know_is_no_proof(mesh: Mesh, gateway: 
     result = mesh.look(via=gateway | {"host": "other.example.com"}, client=OUTSIDER, profile="quick")
     assert result["verdict"] == "inconclusive", result["msg"]
     assert result["requests"]["by_status"].keys() == {"404"}
-    assert "none names its pod" in result["msg"]
+    assert "nothing in them names a pod" in result["msg"]
 
 
 @pytest.mark.parametrize(
