@@ -95,3 +95,12 @@ def test_the_log_of_a_pod_has_no_session_ids_in_the_clear():
     """On a host, the setting of the inventory holds, which extra variables would override."""
     variables = yaml.safe_load((ROOT / "roles/istio_schedule/vars/main.yml").read_text())["__istio_schedule_run_variables"]
     assert "({'istio_affinity_hash_session_ids': true} if __istio_schedule_inside else {})" in variables
+
+
+def test_the_runs_of_a_cronjob_name_their_own_cluster_and_no_run_has_a_variable_that_verify_refuses():
+    role = ROOT / "roles/istio_schedule"
+    (check,) = yaml.safe_load((ROOT / "playbooks/tasks/named.yml").read_text())
+    refused = {*check["vars"]["__cluster_environment"], "KUBECONFIG"}
+    assert "'istio_cluster_in_cluster': true" in yaml.safe_load((role / "vars/main.yml").read_text())["__istio_schedule_config_map"]["data"]["inventory.json"]
+    files = ("vars/main.yml", "defaults/main.yml", "templates/service.j2", "templates/cronjob.yaml.j2", "files/scheduled_run.py")
+    assert [(file, name) for file in files for name in refused if name in (role / file).read_text()] == []
