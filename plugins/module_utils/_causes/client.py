@@ -266,7 +266,7 @@ def _excludes(situation: Situation, name: str, value: str) -> bool:
     ways = {
         f"{CAPTURE}excludeOutboundPorts": port in words,
         f"{CAPTURE}excludeOutboundIPRanges": _within(address, words),
-        f"{CAPTURE}includeOutboundIPRanges": not _within(address, words),
+        f"{CAPTURE}includeOutboundIPRanges": _outside(address, words),
     }
     return ways.get(name, False)
 
@@ -277,6 +277,15 @@ def _within(address: str, ranges: list[str]) -> bool:
         return any(word == "*" or ip in ipaddress.ip_network(word, strict=False) for word in ranges)
     except ValueError:
         return "*" in ranges
+
+
+def _outside(address: str, ranges: list[str]) -> bool:
+    """Whether an address is in none of the ranges. A headless Service, or one that could not be read, has no address to tell by."""
+    try:
+        ipaddress.ip_address(address)
+    except ValueError:
+        return not ranges
+    return not _within(address, ranges)
 
 
 @SECTION.cause(
@@ -318,7 +327,7 @@ def _excluded_by(situation: Situation, words: list[str]) -> str:
     address, port = situation.service["spec"].get("clusterIP") or "", str(situation.target.port)
     if options.get("-x") and _within(address, options["-x"].split(",")):
         return f"-x {options['-x']}"
-    if options.get("-i") and not _within(address, options["-i"].split(",")):
+    if options.get("-i") and _outside(address, options["-i"].split(",")):
         return f"-i {options['-i']}"
     return f"-o {options['-o']}" if port in options.get("-o", "").split(",") else ""
 

@@ -107,3 +107,13 @@ def test_a_namespace_that_was_not_read_may_have_a_waypoint() -> None:
     space: JsonDict = {"metadata": {"name": "shop"}}
     known = replace(state, facts=replace(state.facts, namespaces={**state.facts.namespaces, "shop": space}))
     assert ([found.id for found in find_causes(known)], find_causes(state)) == (["C06"], [])
+
+
+@pytest.mark.parametrize(("address", "expected"), [("10.96.7.7", ["C03", "C72"]), ("None", []), (None, [])])
+def test_without_an_address_nobody_knows_what_is_redirected(address: str | None, expected: list[str]) -> None:
+    """A headless Service, or one that could not be read: ranges of addresses say nothing about it."""
+    spec = {"containers": [{"name": "tools"}], "initContainers": [{"name": "istio-init", "args": ["istio-iptables", "-i", "10.244.0.0/16"]}]}
+    annotations = {"traffic.sidecar.istio.io/includeOutboundIPRanges": "10.244.0.0/16"}
+    pod = {"metadata": {"name": "client", "namespace": "shop", "labels": {}, "annotations": annotations}, "spec": spec}
+    found = find_causes(situation(envoy(HASHING), HASHING, pod=pod, service=service(clusterIP=address)))
+    assert [each.id for each in found if each.id in ("C03", "C72")] == expected
