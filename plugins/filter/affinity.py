@@ -30,6 +30,7 @@ PROBE_KEY = "meshops.istio/probe-key"
 PROBE_PORT = "meshops.istio/probe-port"
 SINGLE_REPLICA = "meshops.istio/single-replica"
 KEYS = ("header", "cookie", "query")
+REPLACES = f"# If a service opted in by annotation, list its port of {PROBE_PORT} too: entries of the inventory take the place of its annotations."
 
 
 def affinity_targets(listed: Any, services: Any = ()) -> list[Options]:
@@ -58,16 +59,20 @@ def affinity_entries(plan: Any, checked: Any, reason: str = "the run ended befor
 
 def affinity_how_to_opt_in(plan: Any) -> list[str]:
     """Lines with the annotations and the inventory entries that opt in the remaining services; empty if every service opted in."""
-    services = [item["entry"]["static"] for item in dicts(plan, "affinity_how_to_opt_in") if not item["target"]]
+    items = dicts(plan, "affinity_how_to_opt_in")
+    opted_in = {name_of(item["target"]) for item in items if item["target"]}
+    services = [item["entry"] for item in items if not item["target"]]
     if not services:
         return []
-    lines = [(service, opted_in_by(service)) for service in services]
-    printed = [pair for _service, pair in lines if pair]
-    refused = sorted({f"{service['namespace']}/{service['service']}" for service, pair in lines if not pair})
+    # An annotation names one port only.
+    lines = [(entry, opted_in_by(entry["static"], name_of(entry) in opted_in or entry["port"] is not None)) for entry in services]
+    commands, entries = [line[0] for _entry, line in lines if line and line[0]], [line[1] for _entry, line in lines if line]
+    refused = sorted({"/".join(name_of(entry)) for entry, line in lines if not line})
     return [
         "These services ask for affinity and got a static verdict only. To opt in to probing, annotate a service or list it in istio_affinity_services:",
-        *(pair[0] for pair in printed),
-        *(["istio_affinity_services:", *(pair[1] for pair in printed)] if printed else []),
+        *commands,
+        *(["istio_affinity_services:", *entries] if entries else []),
+        *([REPLACES] if any(name_of(entry) in opted_in for entry, line in lines if line) else []),
         *([f"# Not printed, because the name of the key is not one that can be sent: {printable(', '.join(refused))}."] if refused else []),
     ]
 
@@ -200,8 +205,9 @@ def not_probed(entry: Options, reason: str) -> Options:
 # -- opting in --
 
 
-def opted_in_by(service: Mapping[str, Any]) -> list[str]:
+def opted_in_by(service: Mapping[str, Any], by_port: bool) -> list[str]:
     """The annotation that opts a service in, and the entry of the inventory, as lines that do nothing else where they are pasted.
+    `by_port` is for one of several ports: only the entry, which names it, since an annotation would replace that of another port.
 
     Empty if a part of them cannot be what it says: the key's name is text of whoever may create a DestinationRule.
     """
@@ -213,10 +219,11 @@ def opted_in_by(service: Mapping[str, Any]) -> list[str]:
     command = kubectl("annotate", "service", service["namespace"], service["service"], *words)
     values = ", ".join(f"{json.dumps(field)}: {inventory_value(value)}" for field, value in key.items())
     place = f'"namespace": {json.dumps(service["namespace"])}, "service": {json.dumps(service["service"])}'
-    return [command, f'  - {{{place}, "key": {{{values}}}, "path": "/"}}'] if command else []
+    port = f', "port": {int(service["port"])}' if by_port and service.get("port") else ""
+    return ["" if by_port else command, f'  - {{{place}{port}, "key": {{{values}}}, "path": "/"}}'] if command else []
 
 
-# -- helpers --# -- helpers --
+# -- helpers --
 
 
 def is_yes(value: Any) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import SplitResult, quote, unquote, urlsplit, urlunsplit
 
@@ -16,12 +16,11 @@ from ansible.errors import AnsibleFilterError
 
 from ansible_collections.meshops.istio.plugins.module_utils._report.as_prometheus import sink_metrics
 from ansible_collections.meshops.istio.plugins.module_utils._report.reading import log_line
+from ansible_collections.meshops.istio.plugins.module_utils._secrets import secrets_of_sink
 from ansible_collections.meshops.istio.plugins.plugin_utils._lists import dicts
 
 TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 NOT_IN_A_VALUE = re.compile(r"[^\t\x20-\x7e\x80-\xff]")
-# Headers whose values are no secrets.
-OPEN_HEADERS = frozenset({"accept", "content-type", "user-agent"})
 # Shorter ones cannot be told from ordinary words.
 SHORTEST_SECRET = 4
 MOST_OF_A_FAILURE = 1000
@@ -50,7 +49,8 @@ def affinity_sink_request(sink: Any, *segments: str) -> dict[str, Any]:
 def affinity_sink_failure(text: Any, sink: Any) -> str:
     """Why sending failed, in a line without the secrets of the sink."""
     shown = str(text)
-    for secret in sorted(set(_secrets(sink)), key=len, reverse=True):
+    secrets = _forms(*secrets_of_sink(str(sink.get("url", "")), sink.get("headers") or {}))
+    for secret in sorted(set(secrets), key=len, reverse=True):
         shown = shown.replace(secret, "***")
     return log_line(shown, MOST_OF_A_FAILURE)
 
@@ -90,20 +90,6 @@ def _split(url: str) -> SplitResult | None:
     except ValueError:
         return None
     return parts if usable and not re.search(r"[\x00-\x20\x7f]", parts.netloc + parts.query) else None
-
-
-def _secrets(sink: Mapping[str, Any]) -> Iterator[str]:
-    """What must not be shown of a sink: values of headers, the user and the password in its URL, and its query."""
-    for name, value in (sink.get("headers") or {}).items():
-        if str(name).lower() not in OPEN_HEADERS:
-            yield from _forms(str(value).strip(), *str(value).split()[1:])
-    url = str(sink.get("url", ""))
-    # Up to the last @, because a password may have a slash that should have been encoded.
-    user, at, _host = re.sub(r"^\w+://", "", url).partition("?")[0].rpartition("@")
-    if at:
-        yield from _forms(user, user.partition(":")[2])
-    query = url.partition("?")[2]
-    yield from _forms(query, *(pair.partition("=")[2] for pair in query.split("&")))
 
 
 def _forms(*secrets: str) -> Iterator[str]:

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Which values of a module's options are secrets. Pure.
+"""Which values of a module's options, and of a sink's, are secrets. Pure.
 
 Ansible replaces a `no_log` value wherever it stands in a result, so that a header `X-Canary: 1` changes every count. Only values that
 cannot be anything else are replaced everywhere. All secrets are hidden where they were given.
@@ -31,12 +31,30 @@ SECRET_VARIABLES = ("K8S_AUTH_API_KEY", "K8S_AUTH_PASSWORD", "K8S_AUTH_PROXY_HEA
 URLS, URL_VARIABLES = ("host", "proxy"), ("K8S_AUTH_HOST", "K8S_AUTH_PROXY")
 # Parts of a header value: a scheme, the cookies and their values.
 PARTS = re.compile(r"[\s;,=\"]+")
-CREDENTIALS_IN_URL = re.compile(r"(?<=//)[^/@\s]+(?=@)")
+SCHEME = re.compile(r"\s*[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+# Headers of a sink whose values are no secrets. Every other one may be what the server knows the sender by.
+OPEN_HEADERS = frozenset({"accept", "content-type", "user-agent"})
 
 
 def is_secret_name(name: str) -> bool:
     """Whether a header, an environment variable or an entry of a kubeconfig of this name is a secret."""
     return SECRET_NAME.search(name) is not None
+
+
+def credentials_of(url: str) -> list[str]:
+    """The user with the password in a URL, and the password; empty without. Up to the last @ before the query, because a password
+    may have characters that should have been encoded."""
+    user = SCHEME.sub("", url, count=1).partition("?")[0].rpartition("@")[0]
+    return [user, user.partition(":")[2]] if user else []
+
+
+def secrets_of_sink(url: str, headers: Mapping[str, Any]) -> Iterator[str]:
+    """What nobody may see of requests to a sink: values of headers, the user and the password in its URL, and its query."""
+    for name, value in headers.items():
+        if str(name).lower() not in OPEN_HEADERS:
+            yield from (str(value).strip(), *str(value).split()[1:])
+    query = url.partition("?")[2]
+    yield from (*credentials_of(url), query, *(pair.partition("=")[2] for pair in query.split("&")))
 
 
 def secrets_of(params: Mapping[str, Any], environment: Mapping[str, str]) -> set[str]:
@@ -51,7 +69,7 @@ def shown(params: Mapping[str, Any]) -> JsonDict:
     hidden: JsonDict = {name: HIDDEN for name in SECRET_OPTIONS if params.get(name)}
     if not isinstance(params.get("kubeconfig"), (str, type(None))) or "\n" in (params.get("kubeconfig") or ""):
         hidden["kubeconfig"] = HIDDEN
-    hidden |= {name: CREDENTIALS_IN_URL.sub(HIDDEN, params[name]) for name in URLS if isinstance(params.get(name), str)}
+    hidden |= {name: url.replace(user, HIDDEN) for name in URLS if isinstance(url := params.get(name), str) for user in credentials_of(url)[:1]}
     for option in ("headers", "proxy_headers"):
         value = params.get(option)
         if isinstance(value, Mapping):
@@ -70,7 +88,7 @@ def _secrets(params: Mapping[str, Any], environment: Mapping[str, str]) -> Itera
         yield from _leaves(params.get(option))
     yield from (environment[name] for name in SECRET_VARIABLES if name in environment)
     for url in (*map(params.get, URLS), *map(environment.get, URL_VARIABLES)):
-        yield from (part for credentials in CREDENTIALS_IN_URL.findall(str(url or "")) for part in (credentials, credentials.partition(":")[2]))
+        yield from credentials_of(str(url or ""))
     for option in ("headers", "proxy_headers"):
         yield from _named(params.get(option))
     yield from _of_kubeconfig(params.get("kubeconfig"))

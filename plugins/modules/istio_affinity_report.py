@@ -387,6 +387,8 @@ def read_settings(params: dict[str, Any]) -> Settings:
     for option, (least, most) in LIMITS.items():
         if not least <= params[option] <= most:
             raise BadOptionError(f"Option {option} is {params[option]}; it must be between {least} and {most}.")
+    if not params["dir"].strip():
+        raise BadOptionError("Option dir is empty. Next: name the directory for the reports, or leave the option out.")
     cluster = params["cluster"]
     if not re.fullmatch(r"[^/.\s][^/\n\t]{0,199}", cluster) or cluster == INDEX or text(cluster) != cluster:
         raise BadOptionError(f"Option cluster is {cluster!a}, which cannot name a directory; use no slashes, and begin with a letter or a digit.")

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 meshops.istio contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A machine of its own, for what would leave its marks on this one: users, units, cron files, services that run."""
+"""A machine of its own, for what would leave its marks on this one: users, units, services that run."""
 
 from __future__ import annotations
 

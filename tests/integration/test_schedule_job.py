@@ -180,6 +180,7 @@ def test_a_broken_service_fails_its_job_and_the_mend_is_green(inside: Inside) ->
     outcomes = [json.loads(line) for line in (inside.volume / "run.log").read_text().splitlines()]
     of_run = [(line.get("cluster"), line.get("outcome"), line.get("status")) for line in outcomes if "sink" not in line]
     assert of_run == [("lab", "broken", None), (None, None, 2)]
+    assert [(line["sink"], line["outcome"]) for line in outcomes if "sink" in line] == [("configmap", "sent")]
     assert _kept(inside)["status"] == "red"
 
     (service,) = [one for one in report["services"] if one["service"] == BROKEN]

@@ -83,6 +83,11 @@ class Situation:
     def source(self) -> str:
         return f"Service {self.target.namespace}/{self.target.service}"
 
+    def unread(self, *kinds: str) -> str | None:
+        """Why there may be objects of these kinds besides those that were read; None if all were read. What is not among the objects
+        is absent only then."""
+        return next((f"not every {kind} could be read ({self.facts.unread[kind].rstrip('.')})" for kind in kinds if kind in self.facts.unread), None)
+
     def namespace_of(self, client: Client) -> str:
         """The namespace of the proxy that balances, by which Istio chooses the rules."""
         return (self.target.via.namespace if self.target.via else None) or client.pod.namespace

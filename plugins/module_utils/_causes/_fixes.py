@@ -135,10 +135,19 @@ class Scene:
         """Why a change of the rules is not printed; None if it mends this client's requests and harms nobody's."""
         if not is_key(self.key):
             return f"{self.key.type} keys cannot have this name"
+        if unread := self.unread:
+            return unread
         policy = hash_in_force(after, self.to, self.caller)
         if policy is None or not policy.matches(self.key):
             return f"in a simulation it did not make Envoy hash on {self.key}"
         return harm_of(self.rules, after, self.to, self.ports, replaced)
+
+    @property
+    def unread(self) -> str | None:
+        """Why a simulation of the rules that were read proves nothing: others may exist, or the route's VirtualService is not known."""
+        route = self.client.view.route if self.client.view else None
+        hidden = route is not None and route.rule is not None and route_in_force(self.situation, self.client) is None
+        return self.situation.unread("DestinationRule", *(("VirtualService",) if hidden else ()))
 
     @property
     def checked(self) -> str:

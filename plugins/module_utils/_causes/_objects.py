@@ -134,6 +134,11 @@ def waypoint_of(situation: Situation) -> Item | None:
     return item if item and item[2] != "none" else None
 
 
+def waypoint_is_known(situation: Situation) -> bool:
+    """Whether the label is known: without one of the service, that of the namespace counts, which must have been read."""
+    return situation.target.namespace in situation.facts.namespaces or _first_label(WAYPOINT, waypoint_places(situation)) is not None
+
+
 def waypoint_places(situation: Situation) -> tuple[tuple[str, JsonDict], ...]:
     name = situation.target.namespace
     return ((situation.source, situation.service), (f"Namespace {name}", situation.facts.namespaces.get(name) or {"metadata": {}}))
@@ -152,7 +157,7 @@ def waypoint_without_route(situation: Situation) -> tuple[Item, ...]:
     waypoint, text = waypoint_of(situation), situation.facts.versions.get("istiod")
     version = version_of(text)
     leads = [route for route in routes_of(situation) if any(_leads_to(situation, route, destination) for destination in destinations(route))]
-    if waypoint is None or version is None or version >= HASHING_WAYPOINTS or leads:
+    if waypoint is None or version is None or version >= HASHING_WAYPOINTS or leads or situation.unread("VirtualService"):
         return ()
     return waypoint, ("istiod", "version", text), (situation.source, "VirtualServices that lead to it", None)
 

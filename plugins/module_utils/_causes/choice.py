@@ -263,8 +263,9 @@ def retried(situation: Situation) -> Iterator[Hit]:
             (proxy_name(situation, client), "requests counted, of those sent", f"{counted} of {sent}"),
             (proxy_name(situation, client), "retry_host_predicate of the route", predicates),
         )
-        rule = route_in_force(situation, client)
-        where = f"in {label('VirtualService', rule)}" if rule else f"in a VirtualService for {situation.fqdn} with itself as the only destination"
+        # Envoy names the VirtualService of its route, whether or not it could be read.
+        rule = view.route.rule if view.route else None
+        where = f"in VirtualService {rule}" if rule else f"in a VirtualService for {situation.fqdn} with itself as the only destination"
         text = (
             f"Decide whether callers of {situation.fqdn} may do without retries: with retries.attempts: 0 {where}, no failed request is sent to another pod, "
             "and its error reaches the caller."

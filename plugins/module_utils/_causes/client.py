@@ -19,6 +19,7 @@ from ansible_collections.meshops.istio.plugins.module_utils._causes._objects imp
     WAYPOINT,
     ambient_by,
     label,
+    waypoint_is_known,
     waypoint_of,
     waypoint_places,
     workload_text,
@@ -63,7 +64,7 @@ def _counter_items(situation: Situation, client: Client) -> tuple[Item, ...]:
 def no_waypoint(situation: Situation) -> Iterator[Hit]:
     for client in _own_proxies(situation):
         ambient = ambient_by(situation, client)
-        if ambient is None or waypoint_of(situation):
+        if ambient is None or waypoint_of(situation) or not waypoint_is_known(situation):
             continue
         containers = situation.body_of(client)["spec"].get("containers") or []
         items: list[Item] = [ambient, (f"Pod {client.pod}", "spec.containers", [entry["name"] for entry in containers] or [client.pod.container])]
@@ -265,7 +266,7 @@ def _excludes(situation: Situation, name: str, value: str) -> bool:
     ways = {
         f"{CAPTURE}excludeOutboundPorts": port in words,
         f"{CAPTURE}excludeOutboundIPRanges": _within(address, words),
-        f"{CAPTURE}includeOutboundIPRanges": not _within(address, words),
+        f"{CAPTURE}includeOutboundIPRanges": _outside(address, words),
     }
     return ways.get(name, False)
 
@@ -276,6 +277,15 @@ def _within(address: str, ranges: list[str]) -> bool:
         return any(word == "*" or ip in ipaddress.ip_network(word, strict=False) for word in ranges)
     except ValueError:
         return "*" in ranges
+
+
+def _outside(address: str, ranges: list[str]) -> bool:
+    """Whether an address is in none of the ranges. A headless Service, or one that could not be read, has no address to tell by."""
+    try:
+        ipaddress.ip_address(address)
+    except ValueError:
+        return not ranges
+    return not _within(address, ranges)
 
 
 @SECTION.cause(
@@ -317,7 +327,7 @@ def _excluded_by(situation: Situation, words: list[str]) -> str:
     address, port = situation.service["spec"].get("clusterIP") or "", str(situation.target.port)
     if options.get("-x") and _within(address, options["-x"].split(",")):
         return f"-x {options['-x']}"
-    if options.get("-i") and not _within(address, options["-i"].split(",")):
+    if options.get("-i") and _outside(address, options["-i"].split(",")):
         return f"-i {options['-i']}"
     return f"-o {options['-o']}" if port in options.get("-o", "").split(",") else ""
 
@@ -337,6 +347,9 @@ def no_such_host(situation: Situation) -> Iterator[Hit]:
     addresses = {backend.address.rpartition(":")[0] for backend in situation.membership.backends}
     if via.address not in {*addresses, *(situation.service["spec"].get("clusterIPs") or [])} or _known_host(situation, via.host):
         return
+    # One that could not be read may have the host.
+    if situation.unread("VirtualService"):
+        return
     known = [host for route in situation.facts.rules.get("VirtualService", ()) if on_mesh(route) for host in spec_of(route).get("hosts") or []]
     yield Hit(
         evidence(
@@ -352,7 +365,7 @@ def _by_host(situation: Situation, host: str) -> Fix:
     """A VirtualService for the host, for callers in the client's namespace only; not if callers reach another service by that name."""
     text = f"Call {situation.fqdn} by its name, or create a VirtualService for host {host} that leads to it"
     entries = [name for entry in situation.facts.rules.get("ServiceEntry", ()) for name in spec_of(entry).get("hosts") or []]
-    if not is_dns_name(host) or "." not in host or ".svc." in host or host in entries:
+    if not is_dns_name(host) or "." not in host or ".svc." in host or host in entries or situation.unread("ServiceEntry"):
         return manual(f"{text}, unless callers reach something else by that name.")
     namespace = situation.clients[0].pod.namespace
     route = [{"destination": {"host": situation.fqdn, "port": {"number": situation.target.port}}}]
@@ -413,7 +426,7 @@ def _sidecars_of(situation: Situation, client: Client) -> list[JsonDict]:
     chosen = [rule for rule in own if spec_of(rule).get("workloadSelector") and selects(spec_of(rule)["workloadSelector"], labels)]
     whole = [rule for rule in own if not spec_of(rule).get("workloadSelector")]
     root = [rule for rule in rules if rule["metadata"]["namespace"] == "istio-system" and not spec_of(rule).get("workloadSelector")]
-    return (chosen or whole or root)[:1]
+    return (chosen or whole or ([] if situation.unread("Sidecar") else root))[:1]
 
 
 def _listed(situation: Situation, sidecar: JsonDict) -> bool:

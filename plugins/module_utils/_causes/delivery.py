@@ -142,7 +142,9 @@ def refused(situation: Situation) -> Iterator[Hit]:
 def not_delivered(situation: Situation) -> Iterator[Hit]:
     for client, view in not_hashing_for_service(situation):
         rule = next((rule for rule in rules_of(situation) if applies(situation, client, rule)), None)
-        if rule is None or (view.cluster and view.cluster.rule not in (None, named(rule))) or _filters(situation, client):
+        if rule is None or (view.cluster and view.cluster.rule not in (None, named(rule))):
+            continue
+        if _filters(situation, client) or situation.unread("EnvoyFilter"):
             continue
         stage = scene(situation, client, view)
         last, received = _changed_at(rule), _received_at(view)
@@ -206,7 +208,8 @@ def missing_pods(situation: Situation) -> Iterator[Hit]:
         whole = parts is not None and not parts[1] and parts[2] == situation.fqdn
         some = len(missing) < len(membership.ready())
         # A rule that leaves out a locality leaves out its pods.
-        if not missing or not some or distribution_of(situation, client, view) or not whole or view.cluster is None or view.cluster.type != "EDS":
+        left_out = distribution_of(situation, client, view) or situation.unread("DestinationRule")
+        if not missing or not some or left_out or not whole or view.cluster is None or view.cluster.type != "EDS":
             continue
         items = (
             (situation.source, "ready endpoints that Envoy does not know", missing),

@@ -138,7 +138,7 @@ def _onto_the_mesh(situation: Situation, client: Client, view: ProxyView, route:
     what = f"add mesh to spec.gateways of {label('VirtualService', route)}"
     destination, stage = _single_destination(route), scene(situation, client, view)
     others = [other for other in routes_of(situation) if on_mesh(other)]
-    if destination is None or others or not only_for(route, situation.fqdn):
+    if destination is None or others or not only_for(route, situation.fqdn) or situation.unread("DestinationRule", "VirtualService"):
         return manual(f"{what[0].upper()}{what[1:]}. From then on its routes apply to all callers on the mesh of {', '.join(spec_of(route)['hosts'])}.")
     there = Destination(situation.fqdn, stage.to.port, destination.get("subset", ""), bool(destination.get("port")))
     policy = hash_in_force(stage.rules, there, stage.caller)
@@ -174,18 +174,22 @@ def another_host(situation: Situation) -> Iterator[Hit]:
             continue
         stage = scene(situation, client, view, host=parts[2])
         spec = merged(stage.near)
-        if hashes(cluster_balancer(spec, stage.to), situation.key):
+        # Of rules that could not be read, only the cluster says whether they hash.
+        hashing = situation.unread("DestinationRule") and view.cluster is not None and view.cluster.lb_policy in HASHING
+        if hashing or hashes(cluster_balancer(spec, stage.to), situation.key):
             continue
         items = (
             (proxy_name(situation, client), "cluster of the route", view.route.clusters[0][0]),
             (proxy_name(situation, client), "VirtualService of the route", view.route.rule),
-            (f"host {parts[2]}", "DestinationRules in force", [named(rule) for rule in stage.near]),
+            (f"host {parts[2]}", "DestinationRules in force", situation.unread("DestinationRule") or [named(rule) for rule in stage.near]),
             *_halves(situation, client, view),
         )
         # A hash on another key may be what the callers of that host rely on.
         other = policy_in(cluster_balancer(spec, stage.to))
         fix = create_rule(stage, f"{parts[2].partition('.')[0]}-affinity")
-        if stage.near:
+        if not stage.to.home and (unread := situation.unread("ServiceEntry")):
+            fix = manual(f"Find out what defines host {parts[2]}: Envoy hashes only where it has the pods' addresses, and {unread}.")
+        elif stage.near:
             text = (
                 f"In {named(stage.near[0])}, hash on {situation.key} instead of {other.name or other.type}, if none of its callers need that." if other else ""
             )
@@ -252,7 +256,8 @@ def subset_unknown(situation: Situation) -> Iterator[Hit]:
         if view.cluster is not None or view.route is None or parts is None or not parts[1] or parts[2] != situation.fqdn:
             continue
         near = scene(situation, client, view).near
-        if rule_with(near, parts[1]) is not None:
+        # A rule that could not be read may be in force, and may have the subset.
+        if rule_with(near, parts[1]) is not None or situation.unread("DestinationRule"):
             continue
         others = [rule for rule in rules_of(situation) if subset_of(rule, parts[1])]
         items = [

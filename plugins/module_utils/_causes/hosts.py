@@ -72,7 +72,8 @@ def locality(situation: Situation) -> Iterator[Hit]:
         also = "All callers to which the rule applies then reach the pods of all zones, which may cost more than their own zone."
         fix = change_balancer(situation, client, view, {"localityLbSetting": {"enabled": False}}, what, also)
         if not reasons:
-            fix = manual(f"Find out what prefers the pods of one zone for {situation.fqdn}: localityLbSetting of the mesh, or an EnvoyFilter.")
+            unread = f" No DestinationRule is known to, but {why}." if (why := situation.unread("DestinationRule")) else ""
+            fix = manual(f"Find out what prefers the pods of one zone for {situation.fqdn}: localityLbSetting of the mesh, or an EnvoyFilter.{unread}")
         yield Hit(evidence(*items, *reasons), fix)
 
 

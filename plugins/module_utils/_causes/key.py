@@ -56,7 +56,8 @@ def header_altered(situation: Situation) -> Iterator[Hit]:
         items = [(proxy_name(situation, client), f"request header {name} on the route", change)]
         rule = route_in_force(situation, client)
         if rule is None:
-            yield Hit(evidence(*items), manual(f"Find and remove what changes the header {name}, for example an EnvoyFilter."))
+            maker = f"VirtualService {route.rule}, which could not be read, or an EnvoyFilter" if route.rule else "for example an EnvoyFilter"
+            yield Hit(evidence(*items), manual(f"Find and remove what changes the header {name}: {maker}."))
             continue
         items.append((label("VirtualService", rule), "spec.http[].headers.request", change))
         text = (

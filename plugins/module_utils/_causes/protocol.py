@@ -146,6 +146,7 @@ def _with_address(situation: Situation) -> Fix:
     taken = {name_of(each) for each in situation.facts.rules.get("DestinationRule", ())}
     if (
         not spec.get("selector")
+        or situation.unread("DestinationRule")
         or not is_key(situation.key)
         or (situation.target.namespace, name) in taken
         or (meta.get("namespace"), name) in situation.facts.services
@@ -232,7 +233,7 @@ def _to_the_service(situation: Situation, client: Client, view: ProxyView, route
     stage = scene(situation, client, replace(view, cluster=None, route=None))
     policy = hash_in_force(stage.rules, stage.to, stage.caller)
     whole = len(http) == 1 and len(places) == len(http[0].get("route") or []) == 1
-    if not whole or not only_for(route, situation.fqdn) or policy is None or not policy.matches(situation.key):
+    if not whole or stage.unread or not only_for(route, situation.fqdn) or policy is None or not policy.matches(situation.key):
         return manual(f"{otherwise} Look at its other hosts and destinations first: requests leave the ServiceEntry's endpoints.")
     checked = f"The VirtualService is for {situation.fqdn} only and has this one route; the rules in force for pod {client.pod} hash on {situation.key} there."
     return list_patch("VirtualService", route, [{"op": "replace", "path": places[0], "value": own}], checked=checked, otherwise=otherwise)

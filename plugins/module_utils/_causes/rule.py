@@ -335,7 +335,9 @@ def client_ip(situation: Situation) -> Iterator[Hit]:
 
 
 def _by_client_ip(situation: Situation) -> bool:
-    return situation.service["spec"].get("sessionAffinity") == "ClientIP" and _mistyped(situation) is None
+    """Whether the Service alone asks for affinity, as far as that is known."""
+    asks = situation.service["spec"].get("sessionAffinity") == "ClientIP"
+    return asks and _mistyped(situation) is None and not situation.unread("DestinationRule")
 
 
 def _without_rule(situation: Situation, client: Client, view: ProxyView) -> bool:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -95,3 +96,22 @@ def test_the_log_of_a_pod_has_no_session_ids_in_the_clear():
     """On a host, the setting of the inventory holds, which extra variables would override."""
     variables = yaml.safe_load((ROOT / "roles/istio_schedule/vars/main.yml").read_text())["__istio_schedule_run_variables"]
     assert "({'istio_affinity_hash_session_ids': true} if __istio_schedule_inside else {})" in variables
+
+
+def test_the_runs_of_a_cronjob_name_their_own_cluster_and_no_run_has_a_variable_that_verify_refuses():
+    role = ROOT / "roles/istio_schedule"
+    (check,) = yaml.safe_load((ROOT / "playbooks/tasks/named.yml").read_text())
+    refused = {*check["vars"]["__cluster_environment"], "KUBECONFIG"}
+    assert "'istio_cluster_in_cluster': true" in yaml.safe_load((role / "vars/main.yml").read_text())["__istio_schedule_config_map"]["data"]["inventory.json"]
+    files = ("vars/main.yml", "defaults/main.yml", "templates/service.j2", "templates/cronjob.yaml.j2", "files/scheduled_run.py")
+    assert [(file, name) for file in files for name in refused if name in (role / file).read_text()] == []
+
+
+def test_the_page_has_every_status_that_a_run_may_end_with():
+    """Alerts and notifications show the number."""
+    program = (ROOT / "roles/istio_schedule/files/scheduled_run.py").read_text()
+    numbers = dict(re.findall(r"^([A-Z_]+) = (\d+)$", program, re.MULTILINE))
+    reasons = program.partition("REASONS = {")[2].partition("}")[0]
+    statuses = {numbers.get(name, name) for name in re.findall(r"^    (\w+):", reasons, re.MULTILINE)} | {numbers["FAILED"], numbers["BUSY"]}
+    rows = re.findall(r"^\| ([\d, ]+) \|", (ROOT / "docs/schedule.md").read_text(), re.MULTILINE)
+    assert statuses - set(re.split(r", ", ", ".join(rows))) == set()

@@ -40,7 +40,7 @@ VARIABLES: dict[str, Any] = {
         }
     ],
     "istio_affinity_sink_http": {"url": f"http://{NOWHERE}/put?signature={secret('query')}", "headers": {"Authorization": f"Bearer {secret('sink')}"}},
-    "istio_affinity_sink_pushgateway": {"url": f"http://{NOWHERE}", "headers": {"Authorization": f"Bearer {secret('push')}"}},
+    "istio_affinity_sink_pushgateway": {"url": f"http://ops:{secret('pusher')}@{NOWHERE}", "headers": {"Authorization": f"Bearer {secret('push')}"}},
 }
 OUTCOMES: dict[str, tuple[str, dict[str, str], str]] = {
     "the cluster does not respond": ("verify.yml", {}, "did not return a valid response"),

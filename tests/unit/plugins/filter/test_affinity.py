@@ -238,6 +238,23 @@ def test_how_to_opt_in_is_what_opts_in():
     assert affinity_how_to_opt_in(affinity_plan(affinity_targets([CART]), [_found()])) == []
 
 
+def test_another_port_of_a_service_opts_in_by_the_inventory_with_its_port():
+    """An annotation would take the place of the one that opted in the first port."""
+    for found in ([_found(), _found(port=8080)], [_found(port=8080)]):
+        lines = affinity_how_to_opt_in(affinity_plan(affinity_targets([], [_service("cart", probe="/", probe_port="80")]), found))
+        assert [line for line in lines if "kubectl" in line] == []
+        expected = CART | {"port": 8080, "key": HEADER, "path": "/"}
+        assert yaml.safe_load("\n".join(lines[1:])) == {"istio_affinity_services": [expected]}
+        assert "meshops.istio/probe-port" in lines[-1]
+        targets = affinity_targets([expected, CART | {"port": 80}])
+        assert affinity_how_to_opt_in(affinity_plan(targets, found)) == []
+
+
+def test_two_ports_of_a_service_opt_in_by_the_inventory():
+    lines = affinity_how_to_opt_in(affinity_plan([], [_found(), _found(port=8080)]))
+    assert [entry["port"] for entry in yaml.safe_load("\n".join(lines[1:]))["istio_affinity_services"]] == [80, 8080]
+
+
 def test_it_is_all_plain_data():
     """Older Ansibles hand it on as text."""
     plan = affinity_plan(affinity_targets([CART]), [_found(), _found("search")])

@@ -55,7 +55,7 @@ def result_of(measured: Window, failure: CheckError | None = None, findings: tup
 
 def test_the_keys_are_the_same_whatever_happened() -> None:
     measured = window(Truth())
-    planned = planned_result(survey_of(measured), KEY, 740, 7)
+    planned = planned_result(survey_of(measured), KEY, 171, 7)
     results = [result_of(measured), planned, error_result(CheckError("no_service", "There is none.")), empty_result()]
     assert len({tuple(result) for result in results}) == 1
     assert {tuple(result["requests"]) for result in results} == {("planned", "sent", "answered", "identified", "failed", "by_status", "by_error")}
@@ -69,9 +69,9 @@ def test_an_error_is_said_in_the_message() -> None:
 
 
 def test_check_mode_says_what_would_be_sent() -> None:
-    result = planned_result(survey_of(window(Truth())), KEY, 740, 7)
-    assert (result["verdict"], result["requests"]["planned"], result["requests"]["sent"]) == (None, 740, 0)
-    assert result["msg"].startswith("check mode: 740 requests would go to sample/nginx-service:80 from sample/test-0")
+    result = planned_result(survey_of(window(Truth())), KEY, 171, 7)
+    assert (result["verdict"], result["requests"]["planned"], result["requests"]["sent"]) == (None, 171, 0)
+    assert result["msg"].startswith("check mode: 171 requests would go to sample/nginx-service:80 from sample/test-0")
 
 
 def test_a_passed_check_says_what_it_proved() -> None:

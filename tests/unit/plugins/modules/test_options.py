@@ -75,6 +75,16 @@ def test_an_option_of_nonsense_is_refused_in_words(
             assert path[-1] in result["msg"], where
 
 
+@pytest.mark.parametrize("folder", ["", "  "])
+def test_reports_without_a_directory_are_refused(folder: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """They would be in the current directory, where tidying up deletes old runs."""
+    monkeypatch.chdir(tmp_path)
+    with patch_module_args({**NEEDED[istio_affinity_report], "dir": folder}), pytest.raises(SystemExit):
+        istio_affinity_report.main()
+    assert json.loads(capfd.readouterr().out)["msg"] == "Option dir is empty. Next: name the directory for the reports, or leave the option out."
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_case_that_was_reported(capfd: pytest.CaptureFixture[str]) -> None:
     """`service: "{{ name | default('') }}"` ended in "Module failed: 'name'"."""
     with patch_module_args({**NOWHERE, "namespace": "shop", "service": ""}), pytest.raises(SystemExit):

@@ -101,6 +101,7 @@ INPUTS: dict[str, dict[str, Any]] = {
     "password": {"host": NOWHERE, "username": "admin", "password": CANARIES["password"]},
     "proxy": {"host": NOWHERE, "api_key": "x", "proxy": NOWHERE, "proxy_headers": {"proxy_basic_auth": f"me:{CANARIES['proxy-auth']}"}},
     "proxy URL": {"host": NOWHERE, "api_key": "x", "proxy": f"http://me:{CANARIES['proxy-auth']}@127.0.0.1:9"},
+    "proxy URL with a slash": {"host": NOWHERE, "api_key": "x", "proxy": f"http://me:a/{CANARIES['proxy-auth']}@127.0.0.1:9"},
     "headers": {"host": NOWHERE, "api_key": "x", "headers": HEADERS},
 }
 
