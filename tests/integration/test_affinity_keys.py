@@ -123,7 +123,7 @@ def test_the_access_log_tells_the_pod_where_it_is_on(mesh: Mesh) -> None:
 def test_an_answer_that_names_nobody_is_inconclusive(mesh: Mesh) -> None:
     result = mesh.look(identify="header", identify_header=UNHELPFUL)
     assert result["verdict"] == "inconclusive"
-    assert "none names its pod" in result["msg"]
+    assert "nothing in them names a pod" in result["msg"]
 
 
 def test_a_sidecar_takes_the_source_from_what_was_forwarded(mesh: Mesh) -> None:
