@@ -101,7 +101,7 @@ def test_a_shim_that_fails_and_an_incomplete_python_are_passed_over(checkout: Pa
     _program(checkout.parent / f"pyenv/versions/{THIS}.99/bin/python3", "exit 1")
     made = _venv(checkout, ".venv", "3.99", "3.98", THIS).expect().stdout
     assert f"Making .venv from requirements.txt with {base}" in made
-    assert (checkout / ".venv/made-from").read_text() == f"{checkout}\nPython {sys.version.split()[0]}\n# nothing\n"
+    assert (checkout / ".venv/made-from").read_text() == f"{checkout}\nPython {sys.version.split()[0]}\n# nothing\n# nothing\n"
     run(checkout / ".venv/bin/pip", "--version").expect()
     assert _venv(checkout, ".venv", "3.99", "3.98", THIS).expect().output == ""
 

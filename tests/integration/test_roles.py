@@ -307,6 +307,11 @@ def test_says_what_the_sample_waits_for(ansible: Ansible, namespace: Callable[..
 # -- what is not theirs: one host a case, all on the lab --
 
 
+def _message(result: dict[str, Any]) -> str:
+    """Why a task failed; a loop has a message for each item."""
+    return " ".join([result["msg"], *(item["msg"] for item in result.get("results", ()) if item.get("failed"))])
+
+
 @pytest.fixture
 def cases(ansible: Ansible, tmp_path: Path) -> Cases:
     """Run a playbook or tasks on the lab once for each set of variables; the messages of failed tasks come by the set's name."""
@@ -318,7 +323,7 @@ def cases(ansible: Ansible, tmp_path: Path) -> Cases:
         # All of them, though the first one fails.
         together = {"istio_serial": "100%", "istio_max_fail_percentage": 100}
         played = ansible(what, inventory=inventory, extra_vars=together).expect(*codes)
-        return played, {task.host: task.result["msg"] for task in played.tasks if task.status == "failed"}
+        return played, {task.host: _message(task.result) for task in played.tasks if task.status == "failed"}
 
     return play
 
