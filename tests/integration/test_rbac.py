@@ -193,11 +193,11 @@ def test_the_ways_up_are_closed(account: Path, kubectl: Kubectl) -> None:
     for words in (
         ("get", "secrets", "-n", NAMESPACE),
         ("get", "secrets", "-n", "kube-system"),
-        ("create", "pods/exec", "-n", PROBES),
-        ("create", "pods/exec", "-n", "kube-system"),
-        ("get", "pods/log", "-n", PROBES),
+        ("create", "pods", "--subresource=exec", "-n", PROBES),
+        ("create", "pods", "--subresource=exec", "-n", "kube-system"),
+        ("get", "pods", "--subresource=log", "-n", PROBES),
         ("patch", "pods", "-n", PROBES),
-        ("create", "serviceaccounts/token", "-n", NAMESPACE),
+        ("create", "serviceaccounts", "--subresource=token", "-n", NAMESPACE),
         ("create", "rolebindings", "-n", PROBES),
     ):
         assert kubectl(*can, *words, codes=(1,)).stdout.strip() == "no", words
