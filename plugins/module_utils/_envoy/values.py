@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from ansible_collections.meshops.istio.plugins.module_utils._model import CheckError, HashPolicy, JsonDict, Unread
 
 # The bodies of the pages that were read whole, and why the others were not, by name.
-Pages = Mapping[str, bytes | Unread]
+Pages = Mapping[str, "bytes | Unread"]
 
 
 def page_of(pages: Pages, name: str) -> JsonDict | Unread:

@@ -32,7 +32,7 @@ from ansible_collections.meshops.istio.plugins.module_utils._istio.rules import 
 )
 from ansible_collections.meshops.istio.plugins.module_utils._model import HashPolicy, JsonDict, Key
 
-Path = tuple[str | int, ...]
+Path = tuple["str | int", ...]
 # A namespace in place of all those that no rule mentions.
 ELSEWHERE = "~"
 

@@ -27,13 +27,13 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def _config(folder: Path, /, *command: str, **more: object) -> Path:
+def _config(place: Path, /, *command: str, **more: object) -> Path:
     settings = {
         "name": "verify",
         "command": list(command),
         "environment": {"OWN": "yes"},
-        "folder": str(folder),
-        "report_dir": str(folder / "reports"),
+        "folder": str(place),
+        "report_dir": str(place / "reports"),
         "timeout": 60,
         "metrics": "",
         "print_reports": False,
@@ -41,7 +41,7 @@ def _config(folder: Path, /, *command: str, **more: object) -> Path:
         "on_failure_command": [],
         "on_failure_webhook": "",
     }
-    path = folder / "config.json"
+    path = place / "config.json"
     path.write_text(json.dumps(settings | more))
     return path
 

@@ -245,5 +245,5 @@ def test_what_is_no_list_is_refused(value: Any):
 
 
 def test_the_version_of_kubernetes_core():
-    assert int(collection_version("kubernetes.core").split(".")[0]) >= 6
+    assert int(collection_version("kubernetes.core").partition(".")[0]) >= 6
     assert collection_version("meshops.istio") == "0" or collection_version("meshops.istio")[0].isdigit()

@@ -55,9 +55,9 @@ AUTOMATIC = (
 )
 
 
-def names(*items: Item, own: dict[str, str] = OWN, ignore: tuple[tuple[str, str], ...] = ()) -> list[str]:
+def names(*items: Item, own: dict[str, str] | None = None, ignore: tuple[tuple[str, str], ...] = ()) -> list[str]:
     kinds = frozenset((group, name) for name, group in GROUPS.items()) | {("", name) for name in ("Pod", "Service", "ConfigMap", "Secret")}
-    return [f"{found.kind.kind} {found.name}" for found in foreign(Contents(items, kinds, ()), own, ignore)]
+    return [f"{found.kind.kind} {found.name}" for found in foreign(Contents(items, kinds, ()), OWN if own is None else own, ignore)]
 
 
 def test_the_sample_alone_keeps_nothing():

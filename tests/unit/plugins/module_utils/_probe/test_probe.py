@@ -35,7 +35,7 @@ PODS = ("cart-1", "cart-2", "cart-3")
 BACKENDS = tuple(Backend(pod, pod, f"10.0.0.{number}:80", None, None, True) for number, pod in enumerate(PODS))
 MEMBERSHIP = Membership({"slice": 1}, BACKENDS, 100.0)
 SETTINGS: Any = SimpleNamespace(method=Method("auto", ("X-Pod",)), max_flip_rate=0.02, sending=Sending())
-Chooser = Callable[[str | None], str]
+Chooser = Callable[["str | None"], str]
 
 
 def by_key(value: str | None) -> str:
@@ -140,7 +140,7 @@ def test_each_client_identifies_in_its_own_way() -> None:
     plan = make_plan(KEY, ["a"], None, 2, PROFILES["default"], 3, 1)
     runs = []
     for name, method, identity in (("one", "header", f"{FIELD}".join(["cart-2", ""])), ("two", "upstream", "10.0.0.1:80")):
-        part = ClientRun(ClientPod("shop", name, name, None, None, "curl", True), None, plan, runner.Tally([runner.Trace() for _ in plan.sessions]), method)
+        part = ClientRun(ClientPod("shop", name, name, None, None, "curl", True), None, plan, runner.Tally([runner.Trace() for _session in plan.sessions]), method)
         part.tally.identities.add(identity)
         part.tally.sessions[0].add(0, identity)
         runs.append(part)
