@@ -140,7 +140,9 @@ def test_each_client_identifies_in_its_own_way() -> None:
     plan = make_plan(KEY, ["a"], None, 2, PROFILES["default"], 3, 1)
     runs = []
     for name, method, identity in (("one", "header", f"{FIELD}".join(["cart-2", ""])), ("two", "upstream", "10.0.0.1:80")):
-        part = ClientRun(ClientPod("shop", name, name, None, None, "curl", True), None, plan, runner.Tally([runner.Trace() for _session in plan.sessions]), method)
+        part = ClientRun(
+            ClientPod("shop", name, name, None, None, "curl", True), None, plan, runner.Tally([runner.Trace() for _session in plan.sessions]), method
+        )
         part.tally.identities.add(identity)
         part.tally.sessions[0].add(0, identity)
         runs.append(part)
