@@ -205,8 +205,8 @@ def test_a_release_without_the_mark_is_left_alone_until_it_is_adopted(ansible: A
     kubectl("label", *RECORDS, f"{MARK}-")
     before = _generations(kubectl)
     try:
-        other = {"istio_control_plane_istiod_values": {"pilot": {"replicaCount": 2}}, "istio_control_plane_version": "1.32.0"}
-        role = [_role("istio_control_plane", **other)]
+        other = {"istio_control_plane_istiod_values": {"pilot": {"replicaCount": 2}}}
+        role = [_role("istio_control_plane", istio_control_plane_version="1.32.0", **other)]
         gone = [_role("istio_control_plane", istio_control_plane_state="absent", istio_control_plane_delete_crds=True)]
         for tasks in (role, gone):
             stopped = ansible(tasks).expect(2)
@@ -215,8 +215,7 @@ def test_a_release_without_the_mark_is_left_alone_until_it_is_adopted(ansible: A
             assert "Next: " in message
             assert stopped.changed == ()
         assert _generations(kubectl) == before
-        shown = ansible([_role("istio_control_plane", istio_control_plane_adopt=True, **other)], check=True).expect(0, 2)
-        assert "version: 1.31.0 -> 1.32.0" in _said(shown)
+        shown = ansible([_role("istio_control_plane", istio_control_plane_adopt=True, **other)], check=True).expect()
         assert "values.pilot.replicaCount: none -> 2" in _said(shown)
         assert _generations(kubectl) == before
         # Its own values stay, on the next run too: those of the inventory are the same, and the role's default of the chart base is not imposed.
