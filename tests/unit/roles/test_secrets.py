@@ -49,6 +49,7 @@ OUTCOMES: dict[str, tuple[str, dict[str, str], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("outcome", [pytest.param(name, marks=[pytest.mark.full] if number else []) for number, name in enumerate(OUTCOMES)])
 def test_no_secret_is_printed_or_written(outcome: str, tmp_path: Path) -> None:
     playbook, environment, words = OUTCOMES[outcome]
