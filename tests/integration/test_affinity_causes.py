@@ -448,15 +448,18 @@ def outcomes(causes: Broken, request: pytest.FixtureRequest) -> Outcomes:
 
 
 def others(causes: Broken, mended: list[str]) -> dict[str, Any]:
-    """The clusters and virtual hosts of all services but those of these folders, in an Envoy of each of two namespaces."""
-    own = {LAST, *(name.lower() for name in mended)}
+    """The clusters and virtual hosts of all services but those of these folders, in an Envoy of each of two namespaces. Namespaces
+    of other tests are left out: their services come and go meanwhile."""
+    own = {LAST, *(CASES[name].service or name.lower() for name in mended)}
+    places = tuple(f".{namespace}.svc" for namespace in (NAMESPACE, OTHER, "sample", "istio-system", "kube-system", "default"))
     kept: dict[str, Any] = {}
     for namespace, pod in ((NAMESPACE, "test-pod"), (OTHER, "client-c12")):
         for resource in ("dynamic_active_clusters", "dynamic_route_configs"):
             page = ("pilot-agent", "request", "GET", f"config_dump?resource={resource}")
             dump = json.loads(causes.kubectl("-n", namespace, "exec", pod, "-c", "istio-proxy", "--", *page).stdout)
             parts = [part for entry in dump["configs"] for part in (entry.get("route_config") or {}).get("virtual_hosts", [entry.get("cluster")]) if part]
-            kept |= {f"{pod} {part['name']}": part for part in parts if not any(name in part["name"] for name in own)}
+            shown = [part for part in parts if any(place in part["name"] for place in places) and not any(name in part["name"] for name in own)]
+            kept |= {f"{pod} {part['name']}": part for part in shown}
     return kept
 
 
