@@ -152,9 +152,9 @@ SECRET = {"secretKeyRef": {"name": "any", "key": "any"}}
 WAYS_UP: dict[str, tuple[dict[str, Any], str]] = {
     "privileged": ({"containers": [CURL | {"securityContext": {"privileged": True}}]}, "has privileges"),
     "capability": ({"containers": [CURL | {"securityContext": SAFE | {"capabilities": {"add": ["SYS_ADMIN"]}}}]}, "has privileges"),
-    "hostPath": ({"volumes": [{"name": "host", "hostPath": {"path": "/"}}]}, "a volume is none"),
-    "Secret": ({"volumes": [{"name": "stolen", "secret": {"secretName": "any"}}]}, "a volume is none"),
-    "token": ({"volumes": [{"name": "t", "projected": {"sources": [{"serviceAccountToken": {"path": "t"}}]}}]}, "a volume is none"),
+    "hostPath": ({"volumes": [{"name": "host", "hostPath": {"path": "/"}}]}, "has a volume other than"),
+    "Secret": ({"volumes": [{"name": "stolen", "secret": {"secretName": "any"}}]}, "has a volume other than"),
+    "token": ({"volumes": [{"name": "t", "projected": {"sources": [{"serviceAccountToken": {"path": "t"}}]}}]}, "has a volume other than"),
     "variable": ({"containers": [CURL | {"env": [{"name": "STOLEN", "valueFrom": SECRET}]}]}, "a variable is read"),
     "account": ({"automountServiceAccountToken": True}, "uses a service account"),
     "hostNetwork": ({"hostNetwork": True}, "namespace of its node"),
