@@ -195,8 +195,13 @@ def _generations(kubectl: Kubectl) -> dict[str, Any]:
     """Every object of the control plane, as far as it changes only when somebody changes it."""
     items = _get(kubectl, OF_ISTIO, "--namespace=istio-system")["items"] + _get(kubectl, OF_THE_CLUSTER)["items"]
     kept = [item for item in items if "leader" not in item["metadata"]["name"] and "election" not in item["metadata"]["name"]]
-    fields = ("uid", "labels", "annotations", "generation")
-    return {f"{item['kind']} {item['metadata']['name']}": [item["metadata"].get(field) for field in fields] + [item.get("data")] for item in kept}
+    # A webhook's generation is left out: a while after it started, istiod writes certificate and failure policy into its own.
+    return {f"{item['kind']} {item['metadata']['name']}": _lasting(item) for item in kept}
+
+
+def _lasting(item: dict[str, Any]) -> list[Any]:
+    fields = ("uid", "labels", "annotations", *(() if item["kind"].endswith("WebhookConfiguration") else ("generation",)))
+    return [*(item["metadata"].get(field) for field in fields), item.get("data")]
 
 
 @pytest.mark.usefixtures("sample")
