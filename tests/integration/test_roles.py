@@ -224,7 +224,7 @@ def test_a_release_without_the_mark_is_left_alone_until_it_is_adopted(ansible: A
             assert stopped.changed == ()
         assert _generations(kubectl) == before
         shown = ansible([_role("istio_control_plane", istio_control_plane_adopt=True, **other)], check=True).expect()
-        assert "values.pilot.replicaCount: none -> 2" in _said(shown)
+        assert "values.pilot: none -> " in _said(shown)
         assert _generations(kubectl) == before
         # Its own values stay, on the next run too: those of the inventory are the same, and the role's default of the chart base is not imposed.
         adopted = ansible([_role("istio_control_plane", istio_control_plane_adopt=True)]).expect()
