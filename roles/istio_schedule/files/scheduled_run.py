@@ -477,7 +477,7 @@ def notify(config: Config) -> int:
 
 
 def run_and_tell(config: Config, *, tell: bool) -> int:
-    """Run; whatever goes wrong is told."""
+    """Run the playbook, and notify of any failure."""
     try:
         status = run(config)
     except StoppedError as stopped:
@@ -485,7 +485,7 @@ def run_and_tell(config: Config, *, tell: bool) -> int:
     except OSError as error:
         say(f"{config.name}: {REASONS[NO_FOLDER]}: {error}")
         status = NO_FOLDER
-    except Exception:  # noqa: BLE001 - nobody is told of a traceback
+    except Exception:  # noqa: BLE001 - an uncaught exception would end without a notification
         say(traceback.format_exc())
         status = CRASHED
     if tell and status not in (0, BUSY):

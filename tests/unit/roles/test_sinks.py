@@ -126,7 +126,7 @@ def test_every_sink_has_the_report(tmp_path: Path, servers: tuple[Server, Server
     uploads = [f"/base/prod/{name}?sig={TOKEN}" for name in FILES]
     assert web.paths() == [*uploads[:1] * 3, *uploads[1:]]
     assert gateway.paths() == ["/metrics/job/istio_affinity/instance/prod"] * 2
-    # The Pushgateway is told whether the server has the reports, and the file of both.
+    # The metrics that the Pushgateway receives cover the HTTP server; those in the report directory cover both sinks.
     assert b'istio_affinity_sink_up{cluster="prod",sink="http"} 1\n' in gateway.requests[-1][2]
     metrics = (tmp_path / "reports/prod/latest/affinity.prom").read_text()
     assert [line for line in metrics.splitlines() if "sink_up{" in line] == [
